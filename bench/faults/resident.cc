@@ -1,0 +1,275 @@
+/*
+ * Access to pages that are in memory: 8 bytes at a random address, again and again, summed.
+ *
+ *   access_pointer  tide_access_pointer() inside access sections of kSectionAccesses accesses
+ *   access_read     tide_read() of 8 bytes
+ *   raw_pointer     the rival: a load from plain memory, behind huge pages as an engine's frames are
+ *
+ * All three follow the same random sequence over memory of the same size and content, so that their sums must agree; an
+ * address does not depend on the loads before it, so that the processor may overlap them. Private: each thread has a
+ * space with its share of the memory. Shared: all threads roam over all of it.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "soft_spaces.h"
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <sys/mman.h>
+
+namespace bench {
+
+namespace {
+
+constexpr uint64_t kSectionAccesses = 1024;
+
+/* The word at an offset of a thread's part: what raw memory and spaces are filled with. */
+uint64_t content(uint64_t word)
+{
+    return word * 0x9E3779B97F4A7C15u;
+}
+
+/* The sequence of offsets: a linear congruential generator's high bits, scaled to the part. */
+struct Sequence {
+    uint64_t state;
+    uint64_t words;
+    Sequence(unsigned thread, uint64_t bytes) : state(thread * 2 + 1), words(bytes / 8) {}
+    uint64_t next_offset()
+    {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        return ((state >> 32) * words >> 32) * 8;
+    }
+};
+
+uint64_t accesses_per_thread(unsigned threads)
+{
+    return (options().quick ? 8 : 32) * kMiB / threads;
+}
+
+/* ---- raw memory -------------------------------------------------------------------------------------------------- */
+
+class RawMemory {
+public:
+    explicit RawMemory(uint64_t bytes) : bytes_(bytes)
+    {
+        void *memory = mmap(nullptr, bytes_ + 2 * kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            throw std::runtime_error(std::string("mmap of raw memory: ") + strerror(errno));
+        mapping_ = static_cast<char *>(memory);
+        aligned_ = mapping_ + (2 * kMiB - reinterpret_cast<uintptr_t>(mapping_) % (2 * kMiB)) % (2 * kMiB);
+        madvise(aligned_, bytes_, MADV_HUGEPAGE);
+    }
+    ~RawMemory() { munmap(mapping_, bytes_ + 2 * kMiB); }
+    RawMemory(const RawMemory &) = delete;
+    RawMemory &operator=(const RawMemory &) = delete;
+    uint64_t *words() const { return reinterpret_cast<uint64_t *>(aligned_); }
+
+private:
+    uint64_t bytes_;
+    char *mapping_;
+    char *aligned_;
+};
+
+/* ---- the three ways ---------------------------------------------------------------------------------------------- */
+
+enum class Way { kPointer, kRead, kRaw };
+
+/* Memory of one case, raw or in spaces, filled. */
+class Resident {
+public:
+    Resident(Engine &engine, const Case &which, Team &team)
+        : part_bytes_(which.space == Space::kPrivate ? options().resident_bytes / which.threads
+                                                     : options().resident_bytes),
+          spaces_(engine, which.space, which.space == Space::kPrivate ? which.threads : 1, options().resident_bytes),
+          private_(which.space == Space::kPrivate)
+    {
+        spaces_.commit();
+        team.run([&](Lane &lane) {
+            if (lane.index != 0 && !private_)
+                return;
+            const Part &part = spaces_.part(lane.index);
+            uint64_t page[kPageBytes / 8];
+            for (uint64_t offset = 0; offset < part_bytes_; offset += kPageBytes) {
+                for (uint64_t i = 0; i < kPageBytes / 8; i++)
+                    page[i] = content(offset / 8 + i);
+                check(tide_write(part.space, part.base + offset, page, sizeof page), "tide_write");
+            }
+        });
+    }
+    uint64_t part_bytes() const { return part_bytes_; }
+    const Part &part(unsigned thread) const { return spaces_.part(private_ ? thread : 0); }
+
+private:
+    uint64_t part_bytes_;
+    Spaces spaces_;
+    bool private_;
+};
+
+std::unique_ptr<Engine> g_engine;
+std::unique_ptr<RawMemory> g_raw;
+
+/* Raw memory is the same for every case, so it is filled for the part size of the case: words count from each part. */
+void fill_raw(uint64_t part_bytes)
+{
+    static uint64_t filled_for;
+    if (!g_raw)
+        g_raw = std::make_unique<RawMemory>(options().resident_bytes);
+    if (filled_for == part_bytes)
+        return;
+    for (uint64_t word = 0; word < options().resident_bytes / 8; word++)
+        g_raw->words()[word] = content(word % (part_bytes / 8));
+    filled_for = part_bytes;
+}
+
+uint64_t expected_sum(unsigned thread, uint64_t bytes, uint64_t accesses)
+{
+    Sequence sequence(thread, bytes);
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < accesses; i++)
+        sum += content(sequence.next_offset() / 8);
+    return sum;
+}
+
+void check_sum(uint64_t sum, unsigned thread, uint64_t bytes, uint64_t accesses)
+{
+    if (sum != expected_sum(thread, bytes, accesses))
+        throw std::runtime_error("the bytes read are not the bytes that were written");
+}
+
+uint64_t by_pointer(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
+{
+    Sequence sequence(lane.index, bytes);
+    uint64_t sum = 0;
+    for (uint64_t done = 0; done < accesses; done += kSectionAccesses) {
+        tide_access access;
+        check(tide_access_begin(part.space, &access), "tide_access_begin");
+        repeat(lane, kSectionAccesses, [&](uint64_t) {
+            const void *word = tide_access_pointer(&access, part.base + sequence.next_offset(), TIDE_ACCESS_READ);
+            if (__builtin_expect(word == nullptr, 0))
+                throw_tide("tide_access_pointer", access.status);
+            sum += *static_cast<const uint64_t *>(word);
+            return true;
+        });
+        tide_access_end(&access);
+    }
+    return sum;
+}
+
+uint64_t by_read(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
+{
+    Sequence sequence(lane.index, bytes);
+    uint64_t sum = 0;
+    repeat(lane, accesses, [&](uint64_t) {
+        uint64_t word;
+        check(tide_read(part.space, part.base + sequence.next_offset(), &word, sizeof word), "tide_read");
+        sum += word;
+        return true;
+    });
+    return sum;
+}
+
+uint64_t by_raw(Lane &lane, const uint64_t *words, uint64_t bytes, uint64_t accesses)
+{
+    Sequence sequence(lane.index, bytes);
+    uint64_t sum = 0;
+    repeat(lane, accesses, [&](uint64_t) {
+        sum += words[sequence.next_offset() / 8];
+        return true;
+    });
+    return sum;
+}
+
+void resident_passes(benchmark::State &state, const Case &which, Way way)
+{
+    const uint64_t part_bytes =
+        which.space == Space::kPrivate ? options().resident_bytes / which.threads : options().resident_bytes;
+    const uint64_t accesses = accesses_per_thread(which.threads);
+    Team team(which.threads);
+    std::unique_ptr<Resident> resident;
+    if (way == Way::kRaw) {
+        fill_raw(part_bytes);
+    } else {
+        if (!g_engine) {
+            const uint64_t bytes = options().resident_bytes;
+            g_engine = std::make_unique<Engine>(bytes + bytes / 8, 0);
+        }
+        resident = std::make_unique<Resident>(*g_engine, which, team);
+    }
+
+    std::vector<uint64_t> sums(which.threads);
+    auto one_pass = [&](bool sampling) {
+        std::unique_ptr<CounterDelta> counters;
+        if (resident)
+            counters = std::make_unique<CounterDelta>(*g_engine);
+        Pass pass = team.run(
+            [&](Lane &lane) {
+                switch (way) {
+                case Way::kPointer:
+                    sums[lane.index] = by_pointer(lane, resident->part(lane.index), part_bytes, accesses);
+                    break;
+                case Way::kRead:
+                    sums[lane.index] = by_read(lane, resident->part(lane.index), part_bytes, accesses);
+                    break;
+                case Way::kRaw:
+                    sums[lane.index] = by_raw(
+                        lane, g_raw->words() + (which.space == Space::kPrivate ? lane.index * part_bytes / 8 : 0),
+                        part_bytes, accesses);
+                    break;
+                }
+            },
+            sampling);
+        if (counters && counters->delta().faults.page_faults > accesses / 1000)
+            throw std::runtime_error(which.name + ": pages that should be resident were faulted in");
+        return pass;
+    };
+    Result result;
+    for (auto _ : state) {
+        Pass pass = one_pass(false);
+        state.SetIterationTime(pass.seconds);
+        result.add(pass);
+    }
+    result.add_latencies(one_pass(true));
+    if (which.round == 0)
+        for (unsigned i = 0; i < which.threads; i++)
+            check_sum(sums[i], i, part_bytes, accesses);
+    if (resident && which.last_round && which.threads == 64)
+        g_engine->verify();
+    result.publish(state);
+}
+
+} // namespace
+
+void close_resident_engine()
+{
+    g_engine.reset();
+    g_raw.reset();
+}
+
+void add_resident_cases()
+{
+    const bool pointer = class_wanted("access_pointer"), read = class_wanted("access_read"),
+               raw = pointer || read || class_wanted("raw_pointer");
+    for (unsigned round = 0; round < options().rounds; round++)
+        for (unsigned threads : thread_counts(true))
+            for (Space space : {Space::kPrivate, Space::kShared}) {
+                Case which;
+                which.space = space;
+                which.threads = threads;
+                which.round = round;
+                which.last_round = round + 1 == options().rounds;
+                auto add = [&](const char *name, Way way) {
+                    which.name = name;
+                    add_case(which, 1,
+                             [way](benchmark::State &state, const Case &c) { resident_passes(state, c, way); });
+                };
+                if (pointer)
+                    add("access_pointer", Way::kPointer);
+                if (raw)
+                    add("raw_pointer", Way::kRaw);
+                if (read)
+                    add("access_read", Way::kRead);
+            }
+}
+
+} // namespace bench

@@ -1,0 +1,535 @@
+#!/usr/bin/env python3
+"""The benchmark's report: what bench/run prints, summary.json and report.html.
+
+report.py machine --out DIR --disk DIR     writes DIR/machine.json: what the figures will be measured on, before they are
+report.py report --out DIR                 reads DIR/raw/*.json (Google Benchmark), DIR/machine.json and, if it is there,
+                                           DIR/replay.json; prints tables; writes summary.json and report.html
+
+A row is a class, a kind of space and a number of threads; its figures are medians over the rounds. Ratios are ratios of
+medians. Only Python's standard library is used.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+import argparse
+import html
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+
+# The rival that a class is compared with: what does the same work without the engine.
+RIVAL = {
+    "demand_zero": "kernel_again", "soft_standby": "kernel_again", "soft_modified": "kernel_again",
+    "demand_zero_256MiB": "kernel_again", "demand_zero_16GiB": "kernel_again",
+    "kernel_again": "kernel_again", "kernel_fresh": "kernel_again",
+    "hard": "fio", "fio": "fio", "kernel_file": "fio",
+    "collided": "kernel_collided", "kernel_collided": "kernel_collided",
+    "access_pointer": "raw_pointer", "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
+}
+CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
+           "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
+           "access_read", "raw_pointer"]
+# Measured once for all, whatever the space kind.
+ONE_SPACE = {"fio": "shared"}
+NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_read"]
+COUNTERS = ["faults_per_s", "faults_per_cpu_s", "p50_ns", "p99_ns", "p999_ns", "local_share"]
+
+
+# ---- machine ---------------------------------------------------------------------------------------------------------
+
+def read(path, default=""):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return default
+
+
+def busy_share(seconds):
+    """The share of all CPUs' time that something else took during some seconds of our sleep."""
+    def snapshot():
+        figures = [int(word) for word in read("/proc/stat").split("\n")[0].split()[1:9]]
+        return sum(figures), figures[3] + figures[4]
+    try:
+        total, idle = snapshot()
+        time.sleep(seconds)
+        total_after, idle_after = snapshot()
+        return 1 - (idle_after - idle) / max(1, total_after - total)
+    except (ValueError, IndexError):
+        return None
+
+
+def file_system(folder):
+    """Device and type of the file system that holds a folder."""
+    device = os.stat(folder).st_dev
+    wanted = "%d:%d" % (os.major(device), os.minor(device))
+    for line in read("/proc/self/mountinfo").splitlines():
+        words = line.split()
+        if len(words) > 9 and words[2] == wanted:
+            dash = words.index("-")
+            return "%s on %s" % (words[dash + 1], words[dash + 2])
+    return "unknown"
+
+
+def machine_command(arguments):
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", read("/proc/meminfo"), re.M))
+    cpus = re.findall(r"^model name\s*:\s*(.*)$", read("/proc/cpuinfo"), re.M)
+    nodes = [name for name in os.listdir("/sys/devices/system/node") if re.fullmatch(r"node\d+", name)] \
+        if os.path.isdir("/sys/devices/system/node") else ["node0"]
+    pages = re.search(r"\[(\w+)\]", read("/sys/kernel/mm/transparent_hugepage/enabled"))
+    machine = {
+        "cpu": cpus[0] if cpus else platform.processor() or platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": "%s %s" % (platform.system(), platform.release()),
+        "memory_bytes": int(memory.get("MemTotal", 0)) * 1024,
+        "memory_available_bytes": int(memory.get("MemAvailable", 0)) * 1024,
+        "nodes": len(nodes),
+        "huge_pages": pages.group(1) if pages else "unknown",
+        "disk": file_system(arguments.disk),
+        "virtual": "hypervisor" in read("/proc/cpuinfo"),
+        "busy_share_before": busy_share(2),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
+    with open(os.path.join(arguments.out, "machine.json"), "w", encoding="utf-8") as file:
+        json.dump(machine, file, indent=1)
+    if machine["busy_share_before"] is not None and machine["busy_share_before"] > 0.1:
+        print("warning: other programs keep the CPUs %.0f %% busy: the figures will be too low and will vary"
+              % (100 * machine["busy_share_before"]))
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+def load_raw(folder):
+    """All measured cases: {(class, space, threads): [counters of each round]}, sizes, and what failed."""
+    cases, context, errors = {}, {}, []
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".json"):
+            continue
+        try:
+            raw = json.loads(read(os.path.join(folder, name)))
+        except ValueError:
+            errors.append("%s is not complete: the program did not end well" % name)
+            continue
+        context.update(raw.get("context", {}))
+        for case in raw.get("benchmarks", []):
+            match = re.match(r"(\w+)/(private|shared)/threads:(\d+)/round:(\d+)", case["name"])
+            if not match:
+                continue
+            if case.get("error_occurred"):
+                errors.append("%s: %s" % (case["name"], case.get("error_message", "")))
+                continue
+            key = (match.group(1), match.group(2), int(match.group(3)))
+            cases.setdefault(key, []).append(case)
+    return cases, context, errors
+
+
+def median(values):
+    values = [value for value in values if value is not None]
+    return statistics.median(values) if values else None
+
+
+def make_rows(cases, cpus):
+    rows = {}
+    for key, rounds in cases.items():
+        row = {"class": key[0], "space": key[1], "threads": key[2]}
+        for counter in COUNTERS:
+            row[counter] = median([case.get(counter) for case in rounds])
+        row["ns_per_fault"] = 1e9 * min(key[2], cpus) / row["faults_per_s"] if row["faults_per_s"] else None
+        row["faults_per_s_min"] = min(case["faults_per_s"] for case in rounds)
+        row["faults_per_s_max"] = max(case["faults_per_s"] for case in rounds)
+        row["rounds"] = len(rounds)
+        for extra in ("pfn_bytes_per_frame", "overhead_share", "frames"):
+            if extra in rounds[0]:
+                row[extra] = rounds[0][extra]
+        rows[key] = row
+    for key, row in rows.items():
+        rival = RIVAL.get(key[0])
+        row["rival"] = rival
+        other = rows.get((rival, ONE_SPACE.get(rival, key[1]), key[2]))
+        row["kernel_faults_per_s"] = other["faults_per_s"] if other else None
+        row["ratio"] = row["faults_per_s"] / other["faults_per_s"] if other and other["faults_per_s"] else None
+    order = {name: index for index, name in enumerate(CLASSES)}
+    return [rows[key] for key in sorted(rows, key=lambda k: (order.get(k[0], 99), k[1], k[2]))]
+
+
+# ---- targets ---------------------------------------------------------------------------------------------------------
+
+def make_targets(rows, replay):
+    by_key = {(row["class"], row["space"], row["threads"]): row for row in rows}
+
+    def rate(name, space, threads):
+        row = by_key.get((name, space, threads))
+        return row["faults_per_s"] if row else None
+
+    def quotient(a, b):
+        return a / b if a is not None and b else None
+
+    targets = []
+
+    def add(name, wanted, measured, reached, shown):
+        targets.append({"name": name, "wanted": wanted, "measured": measured,
+                        "reached": None if measured is None else bool(reached),
+                        "shown": "not measured" if measured is None else shown})
+
+    def at_least(name, limit, measured, unit=""):
+        add(name, "at least %g%s" % (limit, unit), measured, measured is not None and measured >= limit,
+            "%.2f%s" % (measured, unit) if measured is not None else "")
+
+    def at_most(name, limit, measured, form="%.2f", unit=""):
+        add(name, "at most %g%s" % (limit, unit), measured, measured is not None and measured <= limit,
+            (form + "%s") % (measured, unit) if measured is not None else "")
+
+    for name in ("demand_zero", "soft_standby"):
+        for space in ("private", "shared"):
+            for threads in (1, 2, 64):
+                row = by_key.get((name, space, threads))
+                at_least("%s, %s, %d thread%s: times the kernel" % (name, space, threads, "s" * (threads > 1)), 20,
+                         row["ratio"] if row else None)
+    for many, few, limit in ((2, 1, 1.9), (64, 2, 0.9)):
+        for name in NO_INPUT_OUTPUT:
+            for space in ("private", "shared"):
+                at_least("%s, %s: %d threads over %d" % (name, space, many, few), limit,
+                         quotient(rate(name, space, many), rate(name, space, few)))
+    for space in ("private", "shared"):
+        for threads in (1, 2, 64):
+            at_most("access_pointer, %s, %d thread%s: time over raw pointer's" %
+                    (space, threads, "s" * (threads > 1)), 1.3,
+                    quotient(rate("raw_pointer", space, threads), rate("access_pointer", space, threads)))
+    for space in ("private", "shared"):
+        at_least("hard, %s, 64 threads: over fio's" % space, 0.9,
+                 quotient(rate("hard", space, 64), rate("fio", "shared", 64)))
+    at_most("demand_zero: cost with 16 GiB of frames over that with 256 MiB", 1.2,
+            quotient(rate("demand_zero_256MiB", "private", 1), rate("demand_zero_16GiB", "private", 1)))
+    engines = [row for row in rows if "overhead_share" in row]
+    at_most("PFN database: bytes per frame", 32, max((row["pfn_bytes_per_frame"] for row in engines), default=None),
+            "%.1f")
+    at_most("overhead of the engine, tables aside: share of memory", 1.2,
+            max((100 * row["overhead_share"] for row in engines), default=None), "%.3f", " %")
+    if replay:
+        good = sum(1 for row in replay if row.get("at_least_lru"))
+        add("replay: hits at least LRU's, traces and budgets", "all of %d" % len(replay), good, good == len(replay),
+            "%d of %d" % (good, len(replay)))
+    else:
+        add("replay: hits at least LRU's, traces and budgets", "all", None, None, "")
+    return targets
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+def millions(value):
+    return "-" if value is None else "%.3f" % (value / 1e6) if value < 1e8 else "%.1f" % (value / 1e6)
+
+
+def nanoseconds(value):
+    return "-" if value is None else "%.1f" % value if value < 100 else "{:,.0f}".format(value)
+
+
+def times(value):
+    return "-" if value is None else "%.2f" % value if value < 100 else "%.0f" % value
+
+
+def percent(value):
+    return "-" if value is None else "%.1f" % (100 * value)
+
+
+COLUMNS = [
+    ("class", lambda row: row["class"]), ("space", lambda row: row["space"]),
+    ("threads", lambda row: str(row["threads"])), ("M/s", lambda row: millions(row["faults_per_s"])),
+    ("ns", lambda row: nanoseconds(row["ns_per_fault"])), ("p50 ns", lambda row: nanoseconds(row["p50_ns"])),
+    ("p99 ns", lambda row: nanoseconds(row["p99_ns"])), ("p99.9 ns", lambda row: nanoseconds(row["p999_ns"])),
+    ("M/CPU s", lambda row: millions(row["faults_per_cpu_s"])), ("local %", lambda row: percent(row["local_share"])),
+    ("rival", lambda row: row["rival"] or "-"), ("rival M/s", lambda row: millions(row["kernel_faults_per_s"])),
+    ("ratio", lambda row: times(row["ratio"])),
+]
+LEFT_COLUMNS = {"class", "space", "rival", "trace", "target", "wanted"}  # others are figures, to the right
+REPLAY_COLUMNS = [("trace", "trace", "%s"), ("threads", "threads", "%d"), ("budget %", "budget_percent", "%g"),
+                  ("pages", "budget_pages", "%d"), ("accesses", "accesses", "%d"),
+                  ("demand zero", "demand_zero", "%d"), ("soft", "soft", "%d"), ("hard", "hard", "%d"),
+                  ("hits %", "hit_share", None), ("LRU %", "lru_hit_share", None), ("Belady %", "belady_hit_share", None)]
+
+
+def replay_cells(row):
+    cells = []
+    for _, key, form in REPLAY_COLUMNS:
+        value = row.get(key)
+        cells.append("-" if value is None else "%.3f" % (100 * value) if form is None else form % value)
+    return cells
+
+
+def print_table(headings, lines, group=0):
+    widths = [max(len(line[i]) for line in [headings] + lines) for i in range(len(headings))]
+
+    def show(line):
+        print("  ".join(cell.ljust(width) if heading in LEFT_COLUMNS else cell.rjust(width)
+                        for cell, width, heading in zip(line, widths, headings)).rstrip())
+    show(headings)
+    print("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    last = None
+    for line in lines:
+        if last is not None and line[group] != last:
+            print()
+        last = line[group]
+        show(line)
+
+
+def print_report(rows, targets, errors, machine, context):
+    print("%s, %d CPUs, %s, %.1f GiB, %d node%s, %s" % (
+        machine.get("cpu"), machine.get("cpus", 0), machine.get("kernel"), machine.get("memory_bytes", 0) / 2**30,
+        machine.get("nodes", 0), "s" * (machine.get("nodes", 0) != 1), machine.get("disk")))
+    print(sizes_text(context) + "\n")
+    print_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows])
+    print("\nM/s: million faults (accesses) a second. ns: elapsed time x min(threads, CPUs) / faults. M/CPU s: a second of"
+          "\nCPU time, zeroing and workers included. ratio: to the rival of the row.\n")
+    print("targets")
+    reached = {None: "not measured", True: "reached", False: "missed"}
+    print_table(["target", "wanted", "measured", ""],
+                [[t["name"], t["wanted"], t["shown"] if t["reached"] is not None else "-", reached[t["reached"]]]
+                 for t in targets], group=1)
+    counts = [sum(1 for t in targets if t["reached"] is state) for state in (True, False, None)]
+    print("\n%d reached, %d missed, %d not measured" % tuple(counts))
+    for error in errors:
+        print("FAILED: " + error)
+
+
+def sizes_text(context):
+    def mib(name):
+        return int(context.get(name, 0)) // 2**20
+    large = mib("large_engine_bytes")
+    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (disk); resident: %d MiB; large engine: %s"
+            % (context.get("rounds", "?"), mib("fault_bytes"), mib("disk_bytes"), mib("resident_bytes"),
+               "%d MiB" % large if large else "not measured (--quick, or less than 20 GiB available)"))
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+CHARTS = [
+    ("Faults without I/O", "faults a second", ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
+    ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
+    ("Resident access", "accesses a second", ["access_pointer", "access_read", "raw_pointer"]),
+]
+# Index of the colour; rivals are grey and dashed.
+STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
+         "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
+         "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1"}
+
+
+def short_number(value):
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return "%g %s" % (value / limit, suffix)
+    return "%g" % value
+
+
+def chart(title, unit, names, space, rows):
+    """One SVG: rate over threads, both axes logarithmic; lines are named at their right end."""
+    width, height, left, right, top, bottom = 560, 320, 56, 128, 46, 40
+    curves = {}
+    for row in rows:
+        wanted_space = ONE_SPACE.get(row["class"], space)
+        if row["class"] in names and row["space"] == wanted_space and row["faults_per_s"]:
+            curves.setdefault(row["class"], []).append(row)
+    if not any(not name.startswith(("kernel", "fio", "raw")) for name in curves):
+        return ""
+    values = [row[key] for curve in curves.values() for row in curve for key in ("faults_per_s_min", "faults_per_s_max")]
+    threads = sorted({row["threads"] for curve in curves.values() for row in curve})
+    low = math.floor(math.log10(min(values)) * 2) / 2
+    high = max(math.ceil(math.log10(max(values)) * 2) / 2, low + 1)
+    last = max(1, math.log2(max(threads)))
+
+    def x(count):
+        return left + (width - left - right) * math.log2(count) / last
+
+    def y(value):
+        return top + (height - top - bottom) * (high - math.log10(value)) / (high - low)
+
+    out = ['<svg viewBox="0 0 %d %d" role="img" aria-label="%s, %s">' % (width, height, html.escape(title), space),
+           '<text class="title" x="%d" y="16">%s, %s</text>' %
+           (left, html.escape(title), "private spaces" if space == "private" else "one shared space")]
+    for power in range(math.floor(low), math.ceil(high) + 1):
+        for factor in (1, 2, 5):
+            value = factor * 10.0 ** power
+            if not low <= math.log10(value) <= high + 1e-9 or (factor != 1 and high - low > 2):
+                continue
+            out.append('<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' % (left, width - right, y(value), y(value)))
+            out.append('<text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>' %
+                       (left - 6, y(value) + 4, short_number(value)))
+    for count in threads:
+        out.append('<text class="tick" x="%.1f" y="%d" text-anchor="middle">%d</text>' %
+                   (x(count), height - bottom + 18, count))
+    out.append('<text class="tick" x="%.1f" y="%d" text-anchor="middle">threads</text>' %
+               ((left + width - right) / 2, height - 6))
+    out.append('<text class="tick" x="%d" y="33">%s</text>' % (left, unit))
+    labels = []
+    for name in names:
+        curve = sorted(curves.get(name, []), key=lambda row: row["threads"])
+        if not curve:
+            continue
+        style = STYLE[name]
+        points = " ".join("%.1f,%.1f" % (x(row["threads"]), y(row["faults_per_s"])) for row in curve)
+        out.append('<polyline class="curve %s" points="%s"/>' % (style, points))
+        for row in curve:
+            out.append('<line class="range %s" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>' %
+                       (style, x(row["threads"]), x(row["threads"]), y(row["faults_per_s_min"]), y(row["faults_per_s_max"])))
+            out.append('<circle class="dot %s" cx="%.1f" cy="%.1f" r="3"><title>%s, %d threads: %s/s (%s to %s)</title></circle>' %
+                       (style, x(row["threads"]), y(row["faults_per_s"]), name, row["threads"],
+                        short_number(float("%.3g" % row["faults_per_s"])),
+                        short_number(float("%.3g" % row["faults_per_s_min"])),
+                        short_number(float("%.3g" % row["faults_per_s_max"]))))
+        labels.append([y(curve[-1]["faults_per_s"]), x(curve[-1]["threads"]), name, style])
+    labels.sort()
+    for previous, label in zip(labels, labels[1:]):
+        label[0] = max(label[0], previous[0] + 14)
+    overflow = labels[-1][0] - (height - bottom) if labels else 0
+    for label in labels:
+        if overflow > 0:
+            label[0] -= overflow
+        out.append('<text class="name %s" x="%.1f" y="%.1f">%s</text>' % (label[3], label[1] + 9, label[0] + 4, label[2]))
+    out.append("</svg>")
+    return "\n".join(out)
+
+
+# ---- page ------------------------------------------------------------------------------------------------------------
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --rule: #d9dee3; --paper: #fdfdfc; --band: #f4f5f6;
+  --c1: #1f5fa6; --c2: #23795a; --c3: #a85b12; --r1: #6f7780; --r2: #99a1a9; --r3: #b3b9bf; --good: #23795a; --bad: #b02a37; }
+@media (prefers-color-scheme: dark) { :root { --ink: #dfe3e7; --soft: #98a2ac; --rule: #343b42; --paper: #15181b; --band: #1d2125;
+  --c1: #74aef0; --c2: #64c29b; --c3: #e7a35c; --r1: #9aa3ac; --r2: #747d86; --r3: #59626b; --good: #64c29b; --bad: #f0808a; } }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
+p { max-width: 48rem; } .soft, footer { color: var(--soft); } .warning { color: var(--bad); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; } dt { color: var(--soft); } dd { margin: 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
+svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
+.title { fill: var(--ink); font-size: 14px; font-weight: 600; } .tick { fill: var(--soft); }
+.grid { stroke: var(--rule); stroke-width: 1; } .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.range { stroke-width: 1; opacity: .6; }
+""" + "".join(
+    ".curve.%s, .range.%s { stroke: var(--%s); } .dot.%s, .name.%s { fill: var(--%s); }\n" % ((style,) * 6)
+    for style in ("c1", "c2", "c3", "r1", "r2", "r3")) + """
+.curve.r1 { stroke-dasharray: 6 4; } .curve.r2 { stroke-dasharray: 2 4; } .curve.r3 { stroke-dasharray: 8 3 2 3; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; } th { color: var(--soft); font-weight: 500;
+  border-bottom: 1px solid var(--rule); } td.left, th.left { text-align: left; } tr.first td { border-top: 1px solid var(--rule); }
+tr.rival td { color: var(--soft); } td.reached { color: var(--good); } td.missed { color: var(--bad); font-weight: 600; }
+"""
+
+METHOD = """
+<p>A pass is one stretch of work on N threads that begin together; trimming, writing out, zeroing ahead and giving memory
+back lie outside it. Engine and rivals take turns, round by round, in one process and one run; each figure is the median of
+the rounds, and the thin vertical lines show the slowest and the fastest. Threads are not pinned. Latencies come from a
+pass of their own that times one operation in 17; the clock's own cost is subtracted. <em>M/CPU&nbsp;s</em> counts the
+faulting threads, the zeroing and the workers. Every pass is checked: its touches took the fault that the class is about,
+random reads returned the bytes that were written, and at the end of each class the whole engine is verified.</p>
+<p>Rivals: <em>kernel_again</em>, touching 4&nbsp;KiB pages after MADV_DONTNEED; <em>kernel_fresh</em>, touching a new mapping
+(both without huge pages, both in one process); <em>fio</em>, random reads of 4&nbsp;KiB with O_DIRECT and as many threads;
+<em>kernel_file</em> and <em>kernel_collided</em>, page faults on a mapped file out of the page cache; <em>raw_pointer</em>,
+loads from plain memory behind huge pages. docs/benchmark.md tells it in full.</p>
+"""
+
+
+def html_table(headings, lines, group=None, row_class=None, cell_class=None):
+    out = ['<div class="scroll"><table><thead><tr>']
+    for heading in headings:
+        out.append('<th%s>%s</th>' % (' class="left"' if heading in LEFT_COLUMNS else "", html.escape(heading)))
+    out.append("</tr></thead><tbody>")
+    last = None
+    for index, line in enumerate(lines):
+        classes = [row_class(index)] if row_class and row_class(index) else []
+        if group is not None and line[group] != last:
+            classes.append("first")
+            last = line[group]
+        out.append("<tr%s>" % (' class="%s"' % " ".join(classes) if classes else ""))
+        for column, cell in enumerate(line):
+            style = cell_class(index, column) if cell_class else ""
+            if headings[column] in LEFT_COLUMNS:
+                style = "left"
+            out.append("<td%s>%s</td>" % (' class="%s"' % style if style else "", html.escape(cell)))
+        out.append("</tr>")
+    out.append("</tbody></table></div>")
+    return "".join(out)
+
+
+def make_page(rows, targets, errors, replay, machine, context):
+    out = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>pagetide: benchmark</title>',
+           '<meta name="viewport" content="width=device-width, initial-scale=1">', "<style>%s</style></head><body>" % PAGE_STYLE,
+           "<h1>pagetide: benchmark</h1>", '<p class="soft">%s</p>' % html.escape(machine.get("date", ""))]
+    busy = machine.get("busy_share_before")
+    facts = [("Processor", "%s, %d CPUs%s" % (machine.get("cpu"), machine.get("cpus", 0),
+                                              ", virtual machine" if machine.get("virtual") else "")),
+             ("Kernel", machine.get("kernel", "")),
+             ("Memory", "%.1f GiB, %.1f GiB available, %d NUMA node%s, huge pages: %s" % (
+                 machine.get("memory_bytes", 0) / 2**30, machine.get("memory_available_bytes", 0) / 2**30,
+                 machine.get("nodes", 0), "s" * (machine.get("nodes", 0) != 1), machine.get("huge_pages"))),
+             ("Disk", machine.get("disk", "")), ("Sizes", sizes_text(context)),
+             ("Before the run", "CPUs %.0f %% busy with other work" % (100 * busy) if busy is not None else "unknown")]
+    out.append("<dl>%s</dl>" % "".join("<dt>%s</dt><dd>%s</dd>" % (html.escape(a), html.escape(str(b))) for a, b in facts))
+    if busy is not None and busy > 0.1:
+        out.append('<p class="warning">The machine was not idle: the figures are too low and vary.</p>')
+    for error in errors:
+        out.append('<p class="warning">Failed: %s</p>' % html.escape(error))
+
+    out.append("<h2>Curves</h2><div class=\"charts\">")
+    for title, unit, names in CHARTS:
+        for space in ("private", "shared"):
+            out.append(chart(title, unit, names, space, rows))
+    out.append("</div>")
+
+    reached = {None: "not measured", True: "reached", False: "missed"}
+    out.append("<h2>Targets</h2>")
+    out.append(html_table(["target", "wanted", "measured", ""],
+                          [[t["name"], t["wanted"], t["shown"] if t["reached"] is not None else "-", reached[t["reached"]]]
+                           for t in targets], group=1,
+                          cell_class=lambda i, column: reached[targets[i]["reached"]].replace(" ", "-") if column == 3 else ""))
+    out.append("<h2>All figures</h2>")
+    out.append(html_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows], group=0,
+                          row_class=lambda i: "rival" if rows[i]["class"] in RIVAL.values() or
+                          rows[i]["class"].startswith("kernel") else ""))
+    out.append('<p class="soft">M/s: million faults (accesses) a second. ns: elapsed time × min(threads, CPUs) / faults. '
+               "M/CPU s: a second of CPU time, zeroing and workers included. ratio: to the rival of the row.</p>")
+    if replay:
+        out.append("<h2>Traces of real programs</h2>")
+        out.append(html_table([name for name, _, _ in REPLAY_COLUMNS], [replay_cells(row) for row in replay], group=0))
+    out.append("<h2>Method, in short</h2>" + METHOD + "</body></html>")
+    return "\n".join(out)
+
+
+def report_command(arguments):
+    cases, context, errors = load_raw(os.path.join(arguments.out, "raw"))
+    errors += ["step %s" % step for step in arguments.failed or []]
+    machine = json.loads(read(os.path.join(arguments.out, "machine.json"), "{}"))
+    replay = json.loads(read(os.path.join(arguments.out, "replay.json"), "{}")).get("rows", [])
+    rows = make_rows(cases, machine.get("cpus", 1))
+    targets = make_targets(rows, replay)
+    with open(os.path.join(arguments.out, "summary.json"), "w", encoding="utf-8") as file:
+        json.dump({"rows": rows, "targets": targets, "machine": machine, "replay": replay, "errors": errors,
+                   "sizes": {key: int(context[key]) for key in
+                             ("rounds", "fault_bytes", "disk_bytes", "resident_bytes", "large_engine_bytes") if key in context}},
+                  file, indent=1)
+    with open(os.path.join(arguments.out, "report.html"), "w", encoding="utf-8") as file:
+        file.write(make_page(rows, targets, errors, replay, machine, context))
+    print_report(rows, targets, errors, machine, context)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="The benchmark's report. bench/run calls it.")
+    commands = parser.add_subparsers(required=True)
+    machine = commands.add_parser("machine")
+    machine.add_argument("--disk", required=True)
+    machine.set_defaults(command=machine_command)
+    report = commands.add_parser("report")
+    report.add_argument("--failed", nargs="*")
+    report.set_defaults(command=report_command)
+    for command in (machine, report):
+        command.add_argument("--out", required=True)
+    arguments = parser.parse_args()
+    arguments.command(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+/**
+ * @file
+ * Access to the memory of a soft space: copying, touching, pointers in access sections, and pins for I/O.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef PAGETIDE_ACCESS_H
+#define PAGETIDE_ACCESS_H
+
+#include <pagetide/space.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tide_access_kind { TIDE_ACCESS_READ = 0, TIDE_ACCESS_WRITE = 1 } tide_access_kind;
+
+/*
+ * Errors that every call of this file can return: TIDE_ACCESS_VIOLATION (no region, not committed, no right; also the
+ * first byte that fails in tide_last_error()->address), TIDE_IN_PAGE_ERROR (page-file read failed; io_error says why;
+ * no other page is lost and the access may be repeated), TIDE_TIMEOUT (no frame within frame_wait_ms),
+ * TIDE_ACCESS_SECTION_TOO_LONG (only inside an open section), TIDE_INVALID_PARAMETER (NULL, or a range that wraps).
+ * All are thread-safe.
+ */
+
+/**
+ * Copies bytes out of a space: ReadProcessMemory. Stops at the first page that fails; bytes before it are copied.
+ * Concurrent writers of the same bytes are the caller's to order, as with any memory.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_read(tide_space *space, tide_address address, void *buffer, size_t bytes);
+
+/** Copies bytes into a space: WriteProcessMemory. Stops at the first page that fails; bytes before it are written. */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_write(tide_space *space, tide_address address, const void *buffer,
+                                                   size_t bytes);
+
+/**
+ * Makes the page of an address valid for an access, as one load or store of a program would.
+ * @return TIDE_SUCCESS (already valid), or which fault it took: TIDE_PAGE_FAULT_DEMAND_ZERO,
+ *   TIDE_PAGE_FAULT_TRANSITION, TIDE_PAGE_FAULT_PAGING_FILE; or an error.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch(tide_space *space, tide_address address, tide_access_kind kind);
+
+/** Touches every page of a range in ascending order. Stops at the first error. @return TIDE_SUCCESS or that error. */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t bytes,
+                                                         tide_access_kind kind);
+
+/**
+ * An open access section: between begin and end, pointers got from it stay good, whatever the trimmer and the writers
+ * do, and the calls cost no shared write. Keep it short: frames that left a working set meanwhile cannot be reused
+ * until it ends. Belongs to the thread that began it. Sections nest. The fields are private.
+ */
+typedef struct tide_access {
+    tide_space *space;
+    void *thread;
+    const uint64_t *table;    /* page directory of the last 1 GiB translated, or NULL */
+    tide_address table_base;
+    char *memory;
+    tide_status status;
+} tide_access;
+
+/** Begins an access section on a space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INSUFFICIENT_RESOURCES. */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_begin(tide_space *space, tide_access *access);
+
+/**
+ * A pointer to the byte at an address, good up to the end of its page and of the section. A pointer got for reading
+ * must not be written through. Takes the fault if the page is not valid.
+ * @return the pointer, or NULL with the reason in access->status and tide_last_error().
+ */
+TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind);
+
+/** Ends the section; its pointers are void. */
+TIDE_EXPORT void tide_access_end(tide_access *access);
+
+/** Frames held in memory for I/O: MmProbeAndLockPages. Pinned pages may leave the working set but keep frame and content. */
+typedef struct tide_pin tide_pin;
+
+/**
+ * Faults a range in and pins its frames. Not inside an access section of the same thread longer than needed: pins do
+ * not need one.
+ * @return TIDE_SUCCESS; the errors above; TIDE_INSUFFICIENT_RESOURCES (a frame with 65,535 pins). On error nothing
+ *   stays pinned.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_pin_create(tide_space *space, tide_address address, size_t bytes,
+                                                        tide_access_kind kind, tide_pin **pin);
+
+/** The pinned bytes in address order, for readv, writev or io_uring; valid until tide_pin_destroy(). */
+TIDE_EXPORT const struct iovec *tide_pin_iovec(const tide_pin *pin, unsigned *count);
+
+/** Unpins. Pages pinned for writing are dirty. NULL is allowed. */
+TIDE_EXPORT void tide_pin_destroy(tide_pin *pin);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,16 @@
+/**
+ * @file
+ * Everything public.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef PAGETIDE_PAGETIDE_H
+#define PAGETIDE_PAGETIDE_H
+
+#include <pagetide/access.h>
+#include <pagetide/engine.h>
+#include <pagetide/space.h>
+#include <pagetide/statistics.h>
+#include <pagetide/status.h>
+
+#endif

@@ -1,0 +1,19 @@
+/*
+ * Assertion failure.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/assert.h"
+
+#include <execinfo.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+_Noreturn void assert_fail(const char *condition, const char *file, int line)
+{
+    void *frames[32];
+
+    fprintf(stderr, "pagetide: assertion failed: %s (%s:%d)\n", condition, file, line);
+    backtrace_symbols_fd(frames, backtrace(frames, 32), 2);
+    abort();
+}

@@ -1,0 +1,244 @@
+/*
+ * Access to memory: touch, read, write, access sections, pins.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "engine/engine_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static char *pointer_of(const struct frames *frames, pte_t valid, tide_address address)
+{
+    return frames->memory + ((valid.bits >> PTE_FRAME_SHIFT) << 12) + (address & (TIDE_PAGE_BYTES - 1));
+}
+
+static tide_status range_check(tide_address address, uint64_t bytes)
+{
+    if (bytes != 0 && address + (bytes - 1) < address)
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "range 0x%lx, %lu bytes, wraps round the address space", address, bytes);
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_touch(tide_space *space, tide_address address, tide_access_kind kind)
+{
+    tide_status status = TIDE_SUCCESS;
+
+    if (__builtin_expect(space == NULL || space->magic != SPACE_MAGIC, 0))
+        return space_check(space);
+    struct grace_thread *thread = engine_thread(engine_of(space));
+    if (__builtin_expect(thread == NULL, 0))
+        return TIDE_INSUFFICIENT_RESOURCES;
+    grace_enter(thread);
+    if (!pte_is_valid(fault_lookup(space, address, kind)) || address > TIDE_HIGHEST_ADDRESS) {
+        pte_t valid;
+        status = fault_resolve(space, thread, address, kind, &valid);
+    }
+    grace_leave(thread);
+    return status;
+}
+
+tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t bytes, tide_access_kind kind)
+{
+    tide_status status = range_check(address, bytes);
+
+    if (!tide_failed(status) && bytes == 0)
+        return space_check(space);
+    for (tide_address at = address; !tide_failed(status) && at - address < bytes;) {
+        status = tide_touch(space, at, kind);
+        at = (at | (TIDE_PAGE_BYTES - 1)) + 1;
+        if (at == 0)
+            break;
+    }
+    return tide_failed(status) ? status : TIDE_SUCCESS;
+}
+
+/* Copies page by page; the engine is left between pages, so that a long copy holds no grace period back. */
+static tide_status copy(tide_space *space, tide_address address, char *buffer, size_t bytes, tide_access_kind kind)
+{
+    tide_status status = space_check(space);
+
+    if (!tide_failed(status))
+        status = range_check(address, bytes);
+    if (!tide_failed(status) && buffer == NULL && bytes != 0)
+        status = error_set(TIDE_INVALID_PARAMETER, 0, address, "the buffer of %zu bytes is NULL", bytes);
+    if (tide_failed(status))
+        return status;
+    struct grace_thread *thread = engine_thread(engine_of(space));
+    if (thread == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    const struct frames *frames = space_frames(space);
+    while (bytes != 0) {
+        const size_t left = TIDE_PAGE_BYTES - (address & (TIDE_PAGE_BYTES - 1));
+        const size_t part = bytes < left ? bytes : left;
+
+        grace_enter(thread);
+        pte_t valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t) { 0 } : fault_lookup(space, address, kind);
+        if (!pte_is_valid(valid)) {
+            status = fault_resolve(space, thread, address, kind, &valid);
+            if (tide_failed(status)) {
+                grace_leave(thread);
+                return status;
+            }
+        }
+        if (kind == TIDE_ACCESS_READ)
+            memcpy(buffer, pointer_of(frames, valid, address), part);
+        else
+            memcpy(pointer_of(frames, valid, address), buffer, part);
+        grace_leave(thread);
+        address += part;
+        buffer += part;
+        bytes -= part;
+    }
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_read(tide_space *space, tide_address address, void *buffer, size_t bytes)
+{
+    return copy(space, address, buffer, bytes, TIDE_ACCESS_READ);
+}
+
+tide_status tide_write(tide_space *space, tide_address address, const void *buffer, size_t bytes)
+{
+    return copy(space, address, (char *)(uintptr_t)buffer, bytes, TIDE_ACCESS_WRITE);
+}
+
+/* ---- access sections -------------------------------------------------------------------------------------------- */
+
+tide_status tide_access_begin(tide_space *space, tide_access *access)
+{
+    const tide_status status = space_check(space);
+
+    if (tide_failed(status))
+        return status;
+    if (access == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the access section is NULL");
+    struct grace_thread *thread = engine_thread(engine_of(space));
+    if (thread == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    if (!grace_section_begin(thread, space))
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "%u access sections are open in this thread; that is the most",
+                         GRACE_SPACES_MAX);
+    *access = (tide_access) { .space = space, .thread = thread, .table_base = UINT64_MAX,
+                              .memory = space_frames(space)->memory };
+    return TIDE_SUCCESS;
+}
+
+/* The last page directory used is no longer, or not yet, the right one; or the page needs a fault. */
+static void *pointer_slow(tide_access *access, tide_address address, tide_access_kind kind)
+{
+    struct grace_thread *thread = access->thread;
+    pte_t valid;
+
+    grace_enter(thread);
+    access->status = fault_resolve(access->space, thread, address, kind, &valid);
+    access->table = address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
+    access->table_base = access->table == NULL ? UINT64_MAX : address >> 30;
+    grace_leave(thread);
+    return tide_failed(access->status) ? NULL : pointer_of(space_frames(access->space), valid, address);
+}
+
+void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind)
+{
+    const uint64_t rights = fault_rights(kind);
+
+    if (__builtin_expect(address >> 30 == access->table_base, 1)) {
+        const uint64_t entry = sync_load_64(&access->table[(address >> 21) & (TABLE_ENTRIES - 1)]);
+        if (__builtin_expect(entry != 0, 1)) {
+            const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
+            const pte_t pte = pte_load(&leaf[(address >> 12) & (TABLE_ENTRIES - 1)]);
+            if (__builtin_expect((pte.bits & rights) == rights, 1))
+                return access->memory + ((pte.bits >> PTE_FRAME_SHIFT) << 12) + (address & (TIDE_PAGE_BYTES - 1));
+        }
+    }
+    return pointer_slow(access, address, kind);
+}
+
+void tide_access_end(tide_access *access)
+{
+    if (access == NULL || access->thread == NULL)
+        return;
+    grace_section_end(access->thread, access->space);
+    access->thread = NULL;
+    access->table_base = UINT64_MAX;
+}
+
+/* ---- pins ------------------------------------------------------------------------------------------------------- */
+
+struct tide_pin {
+    tide_space *space;
+    unsigned count;
+    struct iovec pages[];
+};
+
+static frame_t pin_frame(const tide_pin *pin, unsigned i)
+{
+    const char *memory = space_frames(pin->space)->memory;
+
+    return (frame_t) { (uint32_t)(((const char *)pin->pages[i].iov_base - memory) / TIDE_PAGE_BYTES) };
+}
+
+tide_status tide_pin_create(tide_space *space, tide_address address, size_t bytes, tide_access_kind kind, tide_pin **out)
+{
+    const uint64_t first = address / TIDE_PAGE_BYTES;
+    tide_status status = space_check(space);
+
+    if (!tide_failed(status))
+        status = range_check(address, bytes);
+    if (!tide_failed(status) && (out == NULL || bytes == 0))
+        status = error_set(TIDE_INVALID_PARAMETER, 0, address, out == NULL ? "the place for the pin is NULL" : "a pin of 0 bytes; the least is 1");
+    if (tide_failed(status))
+        return status;
+    const uint64_t pages = (address + bytes - 1) / TIDE_PAGE_BYTES - first + 1;
+    if (pages > space_frames(space)->total)
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "a pin of %lu pages, and the engine has %lu frames", pages, space_frames(space)->total);
+    struct grace_thread *thread = engine_thread(engine_of(space));
+    tide_pin *pin = thread == NULL ? NULL : malloc(sizeof *pin + pages * sizeof pin->pages[0]);
+    if (pin == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, address, "no memory for a pin of %lu pages", pages);
+    pin->space = space;
+    pin->count = 0;
+    (void)sync_add_64(&space->pins, 1);
+    for (uint64_t i = 0; i < pages && !tide_failed(status); i++) {
+        const tide_address at = i == 0 ? address : (first + i) * TIDE_PAGE_BYTES;
+        const size_t left = TIDE_PAGE_BYTES - (at & (TIDE_PAGE_BYTES - 1));
+        frame_t frame;
+
+        grace_enter(thread);
+        status = fault_pin(space, thread, at, kind, &frame);
+        grace_leave(thread);
+        if (tide_failed(status))
+            break;
+        pin->pages[i].iov_base = (char *)frame_memory(space_frames(space), frame) + (at & (TIDE_PAGE_BYTES - 1));
+        pin->pages[i].iov_len = address + bytes - at < left ? address + bytes - at : left;
+        pin->count++;
+    }
+    if (tide_failed(status)) {
+        tide_pin_destroy(pin);
+        return status;
+    }
+    *out = pin;
+    return TIDE_SUCCESS;
+}
+
+const struct iovec *tide_pin_iovec(const tide_pin *pin, unsigned *count)
+{
+    if (count != NULL)
+        *count = pin == NULL ? 0 : pin->count;
+    return pin == NULL ? NULL : pin->pages;
+}
+
+void tide_pin_destroy(tide_pin *pin)
+{
+    if (pin == NULL)
+        return;
+    struct grace_thread *thread = engine_thread(engine_of(pin->space));
+    for (unsigned i = 0; i < pin->count; i++) {
+        grace_enter(thread);
+        frames_reference_drop(space_frames(pin->space), pin_frame(pin, i));
+        grace_leave(thread);
+    }
+    (void)sync_add_64(&pin->space->pins, (uint64_t)-1);
+    free(pin);
+}

@@ -1,0 +1,368 @@
+/*
+ * Opening and closing an engine; which threads know which engines.
+ *
+ * A thread gets a record in an engine at its first call and keeps it until it ends. The last engine used is remembered in one
+ * thread-local word pair, which is all that the fast path reads; others are found in a short thread-local list. Engines have
+ * ids that are never used again, so an entry of a closed engine is never taken for another's.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "engine/engine_impl.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Thread_local struct engine_thread_cache engine_thread_cache;
+
+struct thread_entry {
+    uint64_t engine_id;
+    struct grace_thread *thread;
+    struct thread_entry *next;
+};
+
+static _Thread_local struct thread_entry *thread_entries; /* [T] */
+static pthread_key_t thread_key;                          /* [I] runs thread_exit() */
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+
+static struct sync_lock registry_lock = { .rank = SYNC_RANK_registry };
+static tide_engine *registry;      /* [L:registry] open engines */
+static uint64_t registry_next_id;  /* [L:registry] */
+
+static tide_engine *registry_find(uint64_t id)
+{
+    for (tide_engine *engine = registry; engine != NULL; engine = engine->next)
+        if (engine->id == id)
+            return engine;
+    return NULL;
+}
+
+static void thread_exit(void *entries)
+{
+    for (struct thread_entry *entry = entries, *next; entry != NULL; entry = next) {
+        next = entry->next;
+        sync_lock(&registry_lock);
+        if (registry_find(entry->engine_id) != NULL)
+            grace_thread_put(entry->thread);
+        sync_unlock(&registry_lock);
+        free(entry);
+    }
+    engine_thread_cache = (struct engine_thread_cache) { 0 };
+    thread_entries = NULL;
+}
+
+static void thread_key_create(void)
+{
+    ASSERT_ALWAYS(pthread_key_create(&thread_key, thread_exit) == 0);
+}
+
+struct grace_thread *engine_thread_slow(tide_engine *engine)
+{
+    struct thread_entry *entry = thread_entries;
+
+    while (entry != NULL && entry->engine_id != engine->id)
+        entry = entry->next;
+    if (entry == NULL) {
+        entry = calloc(1, sizeof *entry);
+        if (entry == NULL) {
+            (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread entry of %zu bytes", sizeof *entry);
+            return NULL;
+        }
+        entry->engine_id = engine->id;
+        entry->thread = grace_thread_get(&engine->partition.frames->grace);
+        if (entry->thread == NULL) {
+            free(entry);
+            return NULL;
+        }
+        pthread_once(&thread_once, thread_key_create);
+        entry->next = thread_entries;
+        thread_entries = entry;
+        (void)pthread_setspecific(thread_key, thread_entries);
+    }
+    engine_thread_cache = (struct engine_thread_cache) { engine->id, entry->thread };
+    return entry->thread;
+}
+
+/* The calling thread forgets an engine that is being closed, and any that have been. */
+static void thread_entries_prune(void)
+{
+    struct thread_entry **link = &thread_entries;
+
+    sync_lock(&registry_lock);
+    while (*link != NULL) {
+        struct thread_entry *entry = *link;
+        if (registry_find(entry->engine_id) != NULL) {
+            link = &entry->next;
+            continue;
+        }
+        *link = entry->next;
+        free(entry);
+    }
+    sync_unlock(&registry_lock);
+    pthread_once(&thread_once, thread_key_create);
+    (void)pthread_setspecific(thread_key, thread_entries);
+    engine_thread_cache = (struct engine_thread_cache) { 0 };
+}
+
+tide_status engine_check(const tide_engine *engine)
+{
+    if (engine == NULL)
+        return error_set(TIDE_INVALID_HANDLE, 0, 0, "the engine is NULL");
+    if (engine->magic != ENGINE_MAGIC)
+        return error_set(TIDE_INVALID_HANDLE, 0, 0, "%p is no open engine", (const void *)engine);
+    return TIDE_SUCCESS;
+}
+
+tide_status space_check(const tide_space *space)
+{
+    if (space == NULL)
+        return error_set(TIDE_INVALID_HANDLE, 0, 0, "the space is NULL");
+    if (space->magic != SPACE_MAGIC)
+        return error_set(TIDE_INVALID_HANDLE, 0, 0, "%p is no space", (const void *)space);
+    return TIDE_SUCCESS;
+}
+
+/* ---- open and close --------------------------------------------------------------------------------------------- */
+
+void tide_config_init(tide_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->struct_bytes = sizeof *config;
+}
+
+static tide_status config_check(const tide_config *config)
+{
+    if (config == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the configuration is NULL");
+    if (config->struct_bytes != sizeof *config)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "struct_bytes is %zu, and this library's tide_config has %zu: call tide_config_init() first",
+                         config->struct_bytes, sizeof *config);
+    if (config->workers != TIDE_WORKERS_THREADS && config->workers != TIDE_WORKERS_MANUAL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "worker mode %d; known are 0 and 1", (int)config->workers);
+    if (config->cluster_pages > STORES_CLUSTER_MAX)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cluster_pages %u; the most is %d", config->cluster_pages,
+                         STORES_CLUSTER_MAX);
+    if (config->page_file_count != 0 && config->page_files == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u page files are counted and none is given", config->page_file_count);
+    return TIDE_SUCCESS;
+}
+
+static bool reclaim(struct partition *partition, struct grace_thread *thread, unsigned node)
+{
+    return workers_reclaim(((tide_engine *)(void *)partition)->workers, thread, node);
+}
+
+/* Frames that the commit limit keeps back so that somebody can always make progress: the writers' reserve and a few to turn over. */
+static uint64_t reserve_pages(const struct frames *frames)
+{
+    uint64_t reserve = 8;
+
+    for (unsigned n = 0; n < frames->node_count; n++)
+        reserve += frames->nodes[n].reserve;
+    return reserve;
+}
+
+static tide_status partition_open(struct partition *partition, const tide_config *config)
+{
+    const struct stores_options stores = {
+        .files = config->page_files,
+        .file_count = config->page_file_count,
+        .filter = config->io_filter,
+        .filter_context = config->io_filter_context,
+        .disable_io_uring = config->disable_io_uring,
+        .disable_direct_io = config->disable_direct_io,
+    };
+    tide_status status = topology_create(config->topology_synthetic, config->topology_xml, &partition->topology);
+
+    if (tide_failed(status))
+        return status;
+    const struct frames_options frames = { .config = config, .topology = partition->topology, .detach = page_table_detach };
+    sync_lock_init(&partition->lock, SYNC_RANK_engine);
+    partition->reclaim = reclaim;
+    partition->cluster_pages = config->cluster_pages == 0 ? 16 : config->cluster_pages;
+    partition->frame_wait_ns = (config->frame_wait_ms == 0 ? 30000u : config->frame_wait_ms) * 1000000ull;
+    partition->waits = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *partition->waits);
+    if (partition->waits == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the wait table of %zu bytes", sizeof *partition->waits);
+    for (unsigned i = 0; i < PTE_WAIT_BUCKETS; i++)
+        sync_event_init(&partition->waits->buckets[i].event);
+    /* The files first: they are the likelier to be refused, and the frames take long to populate. */
+    status = stores_create(&stores, &partition->stores);
+    if (!tide_failed(status))
+        status = frames_create(&frames, &partition->frames);
+    return status;
+}
+
+static void engine_free(tide_engine *engine)
+{
+    struct partition *partition = &engine->partition;
+
+    workers_destroy(engine->workers);
+    commit_destroy(&partition->commit);
+    frames_destroy(partition->frames);
+    stores_destroy(partition->stores);
+    free(partition->waits);
+    topology_destroy(partition->topology);
+    free(engine);
+}
+
+tide_status tide_engine_open(const tide_config *config, tide_engine **out)
+{
+    tide_status status = config_check(config);
+    tide_engine *engine;
+
+    if (tide_failed(status))
+        return status;
+    if (out == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the engine is NULL");
+    engine = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *engine);
+    if (engine == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for an engine of %zu bytes", sizeof *engine);
+    memset(engine, 0, sizeof *engine);
+    sync_lock_init(&engine->world, SYNC_RANK_world);
+    status = partition_open(&engine->partition, config);
+    if (!tide_failed(status)) {
+        engine->reserve_pages = reserve_pages(engine->partition.frames);
+        const uint64_t capacity = engine->partition.frames->total + stores_capacity_pages(engine->partition.stores);
+        status = commit_init(&engine->partition.commit, capacity > engine->reserve_pages ? capacity - engine->reserve_pages : 0,
+                             engine->partition.topology->cpu_count);
+    }
+    if (!tide_failed(status))
+        status = workers_create(&engine->partition, config, &engine->workers);
+    if (!tide_failed(status))
+        status = workers_start(engine->workers);
+    if (tide_failed(status)) {
+        engine_free(engine);
+        return status;
+    }
+    sync_lock(&registry_lock);
+    engine->id = ++registry_next_id;
+    engine->next = registry;
+    registry = engine;
+    sync_unlock(&registry_lock);
+    engine->magic = ENGINE_MAGIC;
+    *out = engine;
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_engine_close(tide_engine *engine)
+{
+    tide_status status = engine_check(engine);
+
+    if (tide_failed(status))
+        return status;
+    sync_lock(&engine->partition.lock);
+    const uint64_t spaces = engine->partition.space_count;
+    sync_unlock(&engine->partition.lock);
+    if (spaces != 0)
+        return error_set(TIDE_DEVICE_BUSY, 0, 0, "%lu spaces of the engine are open; there must be 0", spaces);
+    sync_lock(&registry_lock);
+    for (tide_engine **link = &registry; *link != NULL; link = &(*link)->next) {
+        if (*link == engine) {
+            *link = engine->next;
+            break;
+        }
+    }
+    sync_unlock(&registry_lock);
+    thread_entries_prune();
+    engine->magic = 0;
+    engine_free(engine);
+    return TIDE_SUCCESS;
+}
+
+/* ---- workers ---------------------------------------------------------------------------------------------------- */
+
+static tide_status worker_check(const tide_engine *engine, tide_worker worker)
+{
+    const tide_status status = engine_check(engine);
+
+    if (tide_failed(status))
+        return status;
+    if ((unsigned)worker >= TIDE_WORKER_COUNT)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "worker %u; the highest is %u", (unsigned)worker, TIDE_WORKER_COUNT - 1);
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_worker_hold(tide_engine *engine, tide_worker worker, bool hold)
+{
+    const tide_status status = worker_check(engine, worker);
+
+    if (!tide_failed(status))
+        workers_hold(engine->workers, worker, hold);
+    return status;
+}
+
+tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages, uint64_t *done_pages)
+{
+    const tide_status status = worker_check(engine, worker);
+    bool failed = false;
+
+    if (tide_failed(status))
+        return status;
+    if (node >= engine->workers->node_count)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, engine->workers->node_count - 1);
+    struct grace_thread *thread = engine_thread(engine);
+    if (thread == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    const uint64_t done = worker_run(workers_get(engine->workers, worker, node), thread,
+                                     budget_pages == 0 ? UINT64_MAX : budget_pages, worker != TIDE_WORKER_MODIFIED_WRITER, &failed);
+    if (done_pages != NULL)
+        *done_pages = done;
+    return failed ? error_set(TIDE_IO_ERROR, 0, 0, "a write to a page file failed; the pages stay modified") : TIDE_SUCCESS;
+}
+
+tide_status tide_clock_advance(tide_engine *engine, uint64_t milliseconds)
+{
+    tide_status status = engine_check(engine);
+
+    if (!tide_failed(status) && engine->workers->mode != TIDE_WORKERS_MANUAL)
+        status = error_set(TIDE_INVALID_PARAMETER, 0, 0, "the engine has worker threads and the real clock");
+    if (!tide_failed(status))
+        (void)sync_add_64(&engine->workers->virtual_ns, milliseconds * 1000000u);
+    return status;
+}
+
+static void empty_working_sets(tide_engine *engine)
+{
+    const struct working_set_choice all = { .node = TIDE_NO_PREFERRED_NODE, .accessed_too = true };
+
+    sync_lock(&engine->partition.lock);
+    for (tide_space *space = engine->partition.spaces; space != NULL; space = space->next)
+        (void)working_set_trim(space, all, UINT64_MAX);
+    sync_unlock(&engine->partition.lock);
+}
+
+tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
+{
+    tide_status status = engine_check(engine);
+    bool failed = false;
+
+    if (tide_failed(status))
+        return status;
+    if ((unsigned)what > TIDE_EMPTY_FREE)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list %u to empty; the highest is %u", (unsigned)what, TIDE_EMPTY_FREE);
+    struct grace_thread *thread = engine_thread(engine);
+    if (thread == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    struct frames *frames = engine->partition.frames;
+    (void)grace_advance(&frames->grace);
+    if (what == TIDE_EMPTY_FREE)
+        frames_drain_caches(frames);
+    for (unsigned n = 0; n < frames->node_count; n++) {
+        if (what == TIDE_EMPTY_MODIFIED) {
+            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX, false, &failed);
+            continue;
+        }
+        grace_enter(thread);
+        if (what == TIDE_EMPTY_WORKING_SETS && n == 0)
+            empty_working_sets(engine);
+        else if (what == TIDE_EMPTY_STANDBY || what == TIDE_EMPTY_STANDBY_LOWEST)
+            (void)frames_repurpose(frames, n, what == TIDE_EMPTY_STANDBY ? 7 : 0, UINT64_MAX);
+        else if (what == TIDE_EMPTY_FREE)
+            (void)frames_zero_free(frames, n, UINT64_MAX);
+        grace_leave(thread);
+    }
+    return failed ? error_set(TIDE_IO_ERROR, 0, 0, "a write to a page file failed; the pages stay modified") : TIDE_SUCCESS;
+}

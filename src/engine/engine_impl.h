@@ -1,0 +1,51 @@
+/*
+ * Inside engine/: the engine itself and how a public call enters it.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ENGINE_ENGINE_IMPL_H
+#define ENGINE_ENGINE_IMPL_H
+
+#include <pagetide/pagetide.h>
+
+#include "faults/fault.h"
+#include "spaces/space.h"
+#include "workers/workers.h"
+
+#define ENGINE_MAGIC 0x74696465656E676Eull /* "tideengn" */
+
+struct tide_engine {
+    struct partition partition;  /* first: a partition is its engine */
+    uint64_t magic;              /* [I] ENGINE_MAGIC while open */
+    uint64_t id;                 /* [I] never used again in the process */
+    struct workers *workers;     /* [I] */
+    struct sync_lock world;      /* rank world: one verifier at a time */
+    uint64_t reserve_pages;      /* [I] what the commit limit keeps back */
+    tide_engine *next;           /* [L:registry] */
+};
+
+static inline tide_engine *engine_of(const tide_space *space)
+{
+    return (tide_engine *)(void *)space->partition;
+}
+
+/* The calling thread's record in an engine; made at its first call. NULL with the last error set if that fails. */
+struct grace_thread *engine_thread_slow(tide_engine *engine);
+
+struct engine_thread_cache {
+    uint64_t engine_id;
+    struct grace_thread *thread;
+};
+extern _Thread_local struct engine_thread_cache engine_thread_cache; /* [T] */
+
+static inline struct grace_thread *engine_thread(tide_engine *engine)
+{
+    return __builtin_expect(engine_thread_cache.engine_id == engine->id, 1) ? engine_thread_cache.thread
+                                                                            : engine_thread_slow(engine);
+}
+
+/* Refuses a NULL or dead handle. */
+tide_status engine_check(const tide_engine *engine);
+tide_status space_check(const tide_space *space);
+
+#endif

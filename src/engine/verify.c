@@ -1,0 +1,416 @@
+/*
+ * Verification: stops the world and checks the invariants of nt-behaviour 32 over every frame, list, table and slot.
+ *
+ * With the world stopped no thread is inside the engine, so no PTE is claimed, no I/O is in flight and nothing is locked. Access
+ * sections may be open: their threads touch frame contents and accessed bits only.
+ *
+ * Checked here: I1 counts, I2 available, I3 zeroed content, I4 frames and PTEs point at each other, I5 share and reference
+ * counts, I6 lists, I7 slots, I8 charge, I10 regions, I11 table tallies, I12 working sets, I13 clean content.
+ * Not a matter of a moment's state: I9 (stamps of the stress test), I14 (lock ranks and sync_assert_unlocked() in debug builds) and
+ * I15 (the stress test's watchdog; here: that no PTE is left claimed).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "engine/engine_impl.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct verify {
+    tide_engine *engine;
+    struct frames *frames;
+    tide_verify_report *report;
+    uint8_t *listed;    /* per frame: seen on a list or in a cache */
+    uint32_t *valid;    /* per frame: valid PTEs that name it */
+    uint32_t *tally;    /* per frame that is a table: frames that name a PTE in it */
+    uint32_t *entries;  /* per frame that is a table: valid and transition PTEs in it */
+    uint64_t *slots;    /* every slot that a PTE or an original names */
+    uint64_t slot_count, slot_room;
+    void *page;         /* for reading slots */
+    int io_error;
+    bool out_of_memory;
+};
+
+__attribute__((format(printf, 2, 3))) static void violated(struct verify *verify, const char *format, ...)
+{
+    if (verify->report->violations++ == 0) {
+        va_list arguments;
+
+        va_start(arguments, format);
+        (void)vsnprintf(verify->report->first, sizeof verify->report->first, format, arguments);
+        va_end(arguments);
+    }
+}
+
+static void slot_note(struct verify *verify, uint64_t original)
+{
+    const struct stores_slot slot = pte_slot((pte_t) { original });
+
+    if (verify->slot_count == verify->slot_room) {
+        const uint64_t room = verify->slot_room == 0 ? 1024 : verify->slot_room * 2;
+        uint64_t *slots = realloc(verify->slots, room * sizeof *slots);
+        if (slots == NULL) {
+            verify->out_of_memory = true;
+            return;
+        }
+        verify->slots = slots;
+        verify->slot_room = room;
+    }
+    verify->slots[verify->slot_count++] = ((uint64_t)slot.file << 32) | slot.slot;
+    verify->report->slots_checked++;
+    if (!stores_slot_allocated(verify->engine->partition.stores, slot))
+        violated(verify, "I7: slot %u of page file %u is named and not allocated", slot.slot, slot.file);
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
+
+static enum frame_state list_state(unsigned list)
+{
+    static const enum frame_state states[] = { FRAME_ZEROED, FRAME_FREE, FRAME_MODIFIED, FRAME_MODIFIED_NO_WRITE, FRAME_BAD };
+
+    return list < FRAME_LIST_STANDBY ? states[list] : FRAME_STANDBY;
+}
+
+static void listed_check(struct verify *verify, uint32_t number, unsigned list, const char *where)
+{
+    const uint64_t word = verify->frames->pfns[number].word;
+
+    if (verify->listed[number]++ != 0)
+        violated(verify, "I6: frame %u is listed twice, the second time on %s", number, where);
+    if (pfn_state(word) != list_state(list))
+        violated(verify, "I6: frame %u in state %s is on %s", number, frame_state_name(pfn_state(word)), where);
+    if (list >= FRAME_LIST_STANDBY && pfn_priority(word) != list - FRAME_LIST_STANDBY)
+        violated(verify, "I6: frame %u of priority %u is on the standby list %u", number, pfn_priority(word), list - FRAME_LIST_STANDBY);
+    if (pfn_share_count(word) != 0 || pfn_reference_count(word) != 0)
+        violated(verify, "I6: listed frame %u has share count %u and reference count %u", number, pfn_share_count(word),
+                 pfn_reference_count(word));
+}
+
+static void lists_check(struct verify *verify, unsigned node)
+{
+    const struct frames *frames = verify->frames;
+
+    for (unsigned l = 0; l < FRAME_LIST_COUNT; l++) {
+        for (unsigned s = 0; s <= frames->shard_mask; s++) {
+            const struct frame_shard *shard = &frames->nodes[node].lists[l][s];
+            uint32_t previous = UINT32_MAX;
+            uint64_t count = 0;
+            char where[64];
+
+            snprintf(where, sizeof where, "list %u of node %u, shard %u", l, node, s);
+            for (uint32_t number = shard->head; number != UINT32_MAX && count <= shard->count; count++) {
+                if (!frame_is_on_node(frames, (frame_t) { number }, node))
+                    violated(verify, "I6: frame %u of another node is on %s", number, where);
+                if (frames->pfns[number].previous != previous)
+                    violated(verify, "I6: frame %u on %s has back link %u, not %u", number, where, frames->pfns[number].previous, previous);
+                listed_check(verify, number, l, where);
+                previous = number;
+                number = frames->pfns[number].next;
+            }
+            if (count != shard->count || shard->tail != previous)
+                violated(verify, "I6: %s counts %lu frames and links %lu", where, shard->count, count);
+        }
+    }
+    for (unsigned c = 0; c < frames->cpu_count && node == 0; c++) {
+        const struct frames_cpu *cpu = &frames->cpus[c];
+
+        for (unsigned i = 0; i < cpu->zeroed_count; i++)
+            listed_check(verify, cpu->zeroed[i], FRAME_LIST_ZEROED, "a CPU's cache of zeroed frames");
+        for (unsigned i = 0; i < cpu->free_count; i++)
+            listed_check(verify, cpu->free[i], FRAME_LIST_FREE, "a CPU's cache of free frames");
+    }
+}
+
+/* ---- tables and regions ----------------------------------------------------------------------------------------- */
+
+static uint32_t table_number(const struct verify *verify, const uint64_t *entry)
+{
+    return (uint32_t)(((const char *)entry - verify->frames->memory) / TIDE_PAGE_BYTES);
+}
+
+static void frame_of_pte(struct verify *verify, const tide_space *space, uint64_t page, const uint64_t *at, pte_t pte)
+{
+    const frame_t frame = pte_frame(pte);
+
+    if (frame.number >= verify->frames->end) {
+        violated(verify, "I4: page 0x%lx of space %lu names frame %u of %u", page, space->id, frame.number, verify->frames->end);
+        return;
+    }
+    const struct pfn *pfn = frame_pfn(verify->frames, frame);
+    verify->entries[table_number(verify, at)]++;
+    if (pfn->pte != at)
+        violated(verify, "I4: page 0x%lx of space %lu names frame %u, whose owner is another PTE", page, space->id, frame.number);
+    const enum frame_state state = pfn_state(pfn->word);
+    if (pte_is_valid(pte)) {
+        verify->valid[frame.number]++;
+        if (state != FRAME_ACTIVE)
+            violated(verify, "I5: page 0x%lx of space %lu is valid and its frame %u is %s", page, space->id, frame.number, frame_state_name(state));
+        if ((pte.bits & PTE_DIRTY) != 0 && !(pfn->word & PFN_DIRTY))
+            violated(verify, "I13: page 0x%lx of space %lu may be written and its frame %u counts as clean", page, space->id, frame.number);
+    } else if (state == FRAME_ACTIVE || state == FRAME_FREE || state == FRAME_ZEROED) {
+        violated(verify, "I4: page 0x%lx of space %lu is in transition and its frame %u is %s", page, space->id, frame.number, frame_state_name(state));
+    }
+}
+
+static void leaf_check(struct verify *verify, const tide_space *space, uint64_t first, const uint64_t *leaf, uint64_t *valid)
+{
+    for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
+        const uint64_t page = first + i;
+        const pte_t pte = pte_load(&leaf[i]);
+
+        verify->report->ptes_checked++;
+        if (pte.bits == 0)
+            continue;
+        if (vad_find(&space->vads, page) == NULL)
+            violated(verify, "I10: page 0x%lx of space %lu lies in no region and has PTE 0x%lx", page, space->id, pte.bits);
+        if (pte_is_valid(pte)) {
+            ++*valid;
+            frame_of_pte(verify, space, page, &leaf[i], pte);
+        } else if (pte_tag(pte) == PTE_TAG_TRANSITION) {
+            frame_of_pte(verify, space, page, &leaf[i], pte);
+        } else if (pte_tag(pte) == PTE_TAG_PAGE_FILE) {
+            slot_note(verify, pte.bits);
+        } else if (pte_tag(pte) == PTE_TAG_BUSY) {
+            violated(verify, "I15: page 0x%lx of space %lu is claimed and nobody is there", page, space->id);
+        }
+    }
+}
+
+/* Committed pages of a region by its PTEs. */
+static uint64_t committed_count(const tide_space *space, const struct vad *vad)
+{
+    uint64_t count = vad->commit_state != 0 ? vad->last_page - vad->first_page + 1 : 0;
+    uint64_t page = vad->first_page;
+    const uint64_t *leaf;
+
+    while ((leaf = page_table_next_leaf(&space->table, &page, vad->last_page)) != NULL) {
+        for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
+            const pte_t pte = pte_load(&leaf[i]);
+
+            if (page + i < vad->first_page || page + i > vad->last_page || pte.bits == 0)
+                continue;
+            if (!pte_is_valid(pte) && pte_tag(pte) == PTE_TAG_DECOMMITTED)
+                count -= vad->commit_state != 0;
+            else
+                count += vad->commit_state == 0;
+        }
+        page += TABLE_ENTRIES;
+    }
+    return count;
+}
+
+static uint64_t space_verify(struct verify *verify, const tide_space *space)
+{
+    uint64_t page = 0, valid = 0, committed = 0, promised = 0;
+    const uint64_t *leaf;
+    char why[200];
+
+    if (!vad_tree_check(&space->vads, why, sizeof why))
+        violated(verify, "I10: regions of space %lu: %s", space->id, why);
+    while ((leaf = page_table_next_leaf(&space->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)) != NULL) {
+        leaf_check(verify, space, page, leaf, &valid);
+        page += TABLE_ENTRIES;
+    }
+    for (const struct vad *vad = vad_first(&space->vads); vad != NULL; vad = vad_next(&space->vads, vad)) {
+        const uint64_t count = committed_count(space, vad);
+
+        if (count != vad->committed_pages)
+            violated(verify, "I8: region 0x%lx of space %lu is charged %lu pages and has %lu committed", vad->first_page,
+                     space->id, vad->committed_pages, count);
+        committed += vad->committed_pages;
+        promised += vad->table_charge;
+    }
+    if (committed != space->committed_pages || promised != space->tables_promised)
+        violated(verify, "I8: space %lu counts %lu committed and %lu promised pages; its regions %lu and %lu", space->id,
+                 space->committed_pages, space->tables_promised, committed, promised);
+    if (space->tables_charged < space->table.table_pages)
+        violated(verify, "I8: space %lu has %lu tables and is charged for %lu", space->id, space->table.table_pages, space->tables_charged);
+    if (valid != space_working_set_pages(space))
+        violated(verify, "I12: space %lu has %lu valid PTEs and a working set of %lu", space->id, valid, space_working_set_pages(space));
+    return space->committed_pages + space->tables_charged;
+}
+
+/* ---- frames ----------------------------------------------------------------------------------------------------- */
+
+static bool is_zero(const void *page)
+{
+    static const char zeros[TIDE_PAGE_BYTES];
+
+    return memcmp(page, zeros, sizeof zeros) == 0;
+}
+
+/* A clean page's slot holds what its frame holds. */
+static void clean_check(struct verify *verify, frame_t frame, const struct pfn *pfn)
+{
+    const struct stores_slot slot = pte_slot((pte_t) { pfn->original });
+    const struct iovec page = { verify->page, TIDE_PAGE_BYTES };
+    const int error = stores_read(verify->engine->partition.stores, slot, &page, 1);
+
+    if (error != 0)
+        verify->io_error = error;
+    else if (memcmp(verify->page, frame_memory(verify->frames, frame), TIDE_PAGE_BYTES) != 0)
+        violated(verify, "I13: frame %u is clean and differs from slot %u of page file %u", frame.number, slot.slot, slot.file);
+}
+
+static void owned_frame_check(struct verify *verify, frame_t frame, const struct pfn *pfn)
+{
+    const uint64_t word = pfn->word;
+    const enum frame_state state = pfn_state(word);
+
+    if (pfn_use(word) == FRAME_USE_PAGE_TABLE)
+        return;
+    if (word & PFN_DELETED) {
+        if (state != FRAME_TRANSITION)
+            violated(verify, "I6: frame %u is deleted and %s", frame.number, frame_state_name(state));
+        return;
+    }
+    if (word & (PFN_READ_IN_PROGRESS | PFN_WRITE_IN_PROGRESS))
+        violated(verify, "I6: frame %u has I/O in progress in a stopped world", frame.number);
+    if (pfn->pte == NULL) {
+        violated(verify, "I4: frame %u is %s and has no owner", frame.number, frame_state_name(state));
+        return;
+    }
+    verify->tally[table_number(verify, pfn->pte)]++;
+    const pte_t pte = pte_load(pfn->pte);
+    if (pte_frame(pte).number != frame.number || (pte_is_valid(pte) ? state != FRAME_ACTIVE : pte_tag(pte) != PTE_TAG_TRANSITION))
+        violated(verify, "I4: frame %u is %s and its PTE is 0x%lx", frame.number, frame_state_name(state), pte.bits);
+    if (verify->valid[frame.number] != pfn_share_count(word))
+        violated(verify, "I5: frame %u has share count %u and %u valid PTEs", frame.number, pfn_share_count(word), verify->valid[frame.number]);
+    if (pfn_share_count(word) != 0 && pfn_reference_count(word) == 0)
+        violated(verify, "I5: frame %u has share count %u and no reference", frame.number, pfn_share_count(word));
+    if (pfn->original != 0) {
+        slot_note(verify, pfn->original);
+        if (word & PFN_DIRTY)
+            violated(verify, "I13: frame %u is dirty and keeps a slot", frame.number);
+        else
+            clean_check(verify, frame, pfn);
+    } else if (!(word & PFN_DIRTY)) {
+        violated(verify, "I13: frame %u is clean and has no slot", frame.number);
+    }
+}
+
+static void frames_check(struct verify *verify, unsigned node)
+{
+    const struct frames *frames = verify->frames;
+    uint64_t states[FRAME_STATE_COUNT] = { 0 };
+    struct frames_counts counts;
+
+    for (uint32_t i = 0; i < frames->nodes[node].count; i++) {
+        const frame_t frame = { frames->nodes[node].first + i };
+        const struct pfn *pfn = frame_pfn(frames, frame);
+        const enum frame_state state = pfn_state(pfn->word);
+        const bool on_list = state != FRAME_ACTIVE && state != FRAME_TRANSITION;
+
+        verify->report->frames_checked++;
+        states[state]++;
+        if (on_list != (verify->listed[frame.number] != 0))
+            violated(verify, "I6: frame %u is %s and on %s list", frame.number, frame_state_name(state), on_list ? "no" : "a");
+        if (state == FRAME_ZEROED && !is_zero(frame_memory(frames, frame)))
+            violated(verify, "I3: frame %u is zeroed and holds a byte that is not 0", frame.number);
+        if (state != FRAME_ZEROED && state != FRAME_FREE && state != FRAME_BAD)
+            owned_frame_check(verify, frame, pfn);
+    }
+    frames_counts(frames, node, &counts);
+    const uint64_t zeroed = counts.lists[FRAME_LIST_ZEROED] + counts.cached_zeroed;
+    const uint64_t free_frames = counts.lists[FRAME_LIST_FREE] + counts.cached_free;
+    if (frames->node_count == 1 && (states[FRAME_ZEROED] != zeroed || states[FRAME_FREE] != free_frames))
+        violated(verify, "I1: node %u has %lu zeroed and %lu free frames and counts %lu and %lu", node, states[FRAME_ZEROED],
+                 states[FRAME_FREE], zeroed, free_frames);
+    if (states[FRAME_STANDBY] != counts.standby || states[FRAME_MODIFIED] != counts.lists[FRAME_LIST_MODIFIED])
+        violated(verify, "I1: node %u has %lu standby and %lu modified frames and counts %lu and %lu", node,
+                 states[FRAME_STANDBY], states[FRAME_MODIFIED], counts.standby, counts.lists[FRAME_LIST_MODIFIED]);
+    if (states[FRAME_TRANSITION] != counts.transition)
+        violated(verify, "I1: node %u has %lu frames in transition and counts %lu", node, states[FRAME_TRANSITION], counts.transition);
+    if (counts.available != zeroed + free_frames + counts.standby)
+        violated(verify, "I2: node %u counts %lu available; zeroed, free and standby are %lu", node, counts.available,
+                 zeroed + free_frames + counts.standby);
+}
+
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
+
+static int slot_compare(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void slots_check(struct verify *verify)
+{
+    struct stores_statistics statistics;
+
+    stores_statistics_get(verify->engine->partition.stores, &statistics);
+    if (verify->slot_count != 0)
+        qsort(verify->slots, verify->slot_count, sizeof *verify->slots, slot_compare);
+    for (uint64_t i = 1; i < verify->slot_count; i++)
+        if (verify->slots[i] == verify->slots[i - 1])
+            violated(verify, "I7: slot %u of page file %u has two owners", (uint32_t)verify->slots[i], (unsigned)(verify->slots[i] >> 32));
+    if (statistics.used_slots != verify->slot_count)
+        violated(verify, "I7: %lu slots are allocated and %lu are named", statistics.used_slots, verify->slot_count);
+}
+
+static void verify_stopped(struct verify *verify)
+{
+    struct partition *partition = &verify->engine->partition;
+    uint64_t charge = 0;
+
+    for (unsigned n = 0; n < verify->frames->node_count; n++)
+        lists_check(verify, n);
+    for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
+        charge += space_verify(verify, space);
+    for (unsigned n = 0; n < verify->frames->node_count; n++)
+        frames_check(verify, n);
+    for (uint32_t i = 0; i < verify->frames->end; i++)
+        if (verify->tally[i] != verify->entries[i])
+            violated(verify, "I11: table in frame %u holds %u valid and transition PTEs, and %u frames name it", i, verify->entries[i],
+                     verify->tally[i]);
+    slots_check(verify);
+    if (charge != commit_total(&partition->commit))
+        violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit), charge);
+    if (charge > sync_load_64(&partition->commit.limit))
+        violated(verify, "I8: the charge of %lu pages passes the limit of %lu", charge, sync_load_64(&partition->commit.limit));
+}
+
+tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
+{
+    tide_verify_report local;
+    tide_status status = engine_check(engine);
+    struct verify verify = { .engine = engine, .report = report != NULL ? report : &local };
+
+    if (tide_failed(status))
+        return status;
+    memset(verify.report, 0, sizeof *verify.report);
+    verify.frames = engine->partition.frames;
+    const size_t end = verify.frames->end;
+    verify.listed = calloc(end, sizeof *verify.listed);
+    verify.valid = calloc(end, sizeof *verify.valid);
+    verify.tally = calloc(end, sizeof *verify.tally);
+    verify.entries = calloc(end, sizeof *verify.entries);
+    verify.page = aligned_alloc(TIDE_PAGE_BYTES, TIDE_PAGE_BYTES);
+    if (verify.listed == NULL || verify.valid == NULL || verify.tally == NULL || verify.entries == NULL || verify.page == NULL) {
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);
+        goto out;
+    }
+    sync_lock(&engine->world);
+    grace_world_stop(&verify.frames->grace);
+    verify_stopped(&verify);
+    grace_world_resume(&verify.frames->grace);
+    sync_unlock(&engine->world);
+    if (verify.report->violations != 0)
+        status = error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", verify.report->violations, verify.report->first);
+    else if (verify.out_of_memory)
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %lu slots", verify.slot_count);
+    else if (verify.io_error != 0)
+        status = error_set(TIDE_IO_ERROR, verify.io_error, 0, "a slot could not be read: %s", strerror(verify.io_error));
+out:
+    free(verify.listed);
+    free(verify.valid);
+    free(verify.tally);
+    free(verify.entries);
+    free(verify.slots);
+    free(verify.page);
+    return status;
+}

@@ -1,0 +1,269 @@
+/*
+ * The fault path: look at the PTE, do what its form asks for, look again until it is valid.
+ *
+ *   valid        rights; first write to a clean page; accessed bit
+ *   0            the VAD says whether it is committed: demand zero
+ *   demand zero  a zeroed frame, one compare-and-swap of the PTE
+ *   transition   claim; take the frame off its list, or join it while it is being written
+ *   page file    claim; read, with neighbours (hard.c)
+ *   busy         wait until whoever claimed it is done (collided fault)
+ *   decommitted  access violation
+ *
+ * What is written on the way, for a demand-zero fault with a frame in the CPU's cache: the thread's own record, the CPU's cache, the frame's record, the
+ * PTE, one counter of this CPU. No line that another CPU's faults write: no lock of the space, no global counter (tests/lines counts).
+ *
+ * Order of a demand-zero fault: frame first, then the PTE by compare-and-swap from what was seen. Nothing is claimed
+ * while waiting for a frame, and a fault that loses the race gives the frame back. A fault on a 0 PTE reads the VAD's commit
+ * state before and after the swap; see spaces/region.c for why that closes the race with decommit and release.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "faults/fault_impl.h"
+
+tide_status fault_violation(struct fault *fault, const char *why)
+{
+    space_count(fault->space, SPACE_VIOLATIONS, 1);
+    return error_set(TIDE_ACCESS_VIOLATION, 0, fault->address, "%s of address 0x%lx: %s",
+                     fault->kind == TIDE_ACCESS_WRITE ? "write" : "read", fault->address, why);
+}
+
+/* The region of the faulting page, remembered per thread as long as the tree does not change. */
+static struct vad *fault_vad(struct fault *fault)
+{
+    struct grace_thread *thread = fault->thread;
+    const struct vad_tree *tree = &fault->space->vads;
+    const uint64_t sequence = sync_load_64(&tree->sequence);
+
+    if (thread->vad_space == fault->space && thread->vad_sequence == sequence && thread->vad != NULL &&
+        fault->page - thread->vad->first_page <= thread->vad->last_page - thread->vad->first_page)
+        return thread->vad;
+    struct vad *vad = vad_find(tree, fault->page);
+    if (vad != NULL) {
+        thread->vad_space = fault->space;
+        thread->vad_sequence = sequence;
+        thread->vad = vad;
+    }
+    return vad;
+}
+
+unsigned fault_node(struct fault *fault)
+{
+    if (__builtin_expect(sync_load_relaxed_32(&fault->space->has_preferred_nodes) != 0, 0)) {
+        const struct vad *vad = fault_vad(fault);
+        if (vad != NULL && vad->preferred_node != TIDE_NO_PREFERRED_NODE)
+            return vad->preferred_node;
+    }
+    return topology_cpu_node(space_frames(fault->space)->topology, os_cpu_current());
+}
+
+static tide_status frame_wait(struct fault *fault, unsigned node)
+{
+    const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->deadline_ns);
+
+    return tide_failed(status) ? status : FAULT_AGAIN;
+}
+
+/* A committed page that has never been touched, or was discarded. `vad` is given if `seen` is 0. */
+static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, struct vad *vad, unsigned protection)
+{
+    tide_space *space = fault->space;
+    struct frames *frames = space_frames(space);
+    const unsigned node = fault_node(fault);
+
+    if (!fault_allowed(fault, protection))
+        return fault_violation(fault, "the protection does not allow it");
+    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
+        working_set_make_room(space);
+    if (pte == NULL) {
+        unsigned made = 0;
+        pte = page_table_make(&space->table, fault->page, node, &made);
+        if (pte == NULL)
+            return frame_wait(fault, node);
+    }
+    const frame_t frame = frames_allocate(frames, node, FRAMES_ZERO, 0);
+    if (__builtin_expect(frame_is_none(frame), 0))
+        return frame_wait(fault, node);
+
+    struct pfn *pfn = frame_pfn(frames, frame);
+    pfn->pte = pte;
+    pfn->original = 0;
+    frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
+                                           sync_load_relaxed_32(&space->priority)));
+    const pte_t valid = pte_make_valid(frame, protection, true);
+    if (__builtin_expect(!pte_cas(pte, seen, valid), 0)) {
+        frames_give_back(frames, frame, true);
+        return FAULT_AGAIN;
+    }
+    fault_count(fault, SPACE_DEMAND_ZERO, frame, node);
+    fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
+    if (vad != NULL && __builtin_expect(sync_load_32(&vad->commit_state) != protection, 0)) {
+        /* Decommitted or released meanwhile: undo. Whoever did that may have come to this page already. */
+        (void)page_delete(space, pte, (pte_t) { 0 }, false);
+        return FAULT_AGAIN;
+    }
+    fault->valid = valid;
+    return fault->result;
+}
+
+static tide_status unknown(struct fault *fault, uint64_t *pte)
+{
+    struct vad *vad = fault_vad(fault);
+    const uint32_t state = vad == NULL ? 0 : sync_load_32(&vad->commit_state);
+
+    if (vad == NULL)
+        return fault_violation(fault, "it lies in no region");
+    if (state == 0 || (state & VAD_DELETED) != 0)
+        return fault_violation(fault, "it is not committed");
+    return demand_zero(fault, pte, (pte_t) { 0 }, vad, state);
+}
+
+/* The page is in a frame that is on a list or being written. */
+static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
+{
+    tide_space *space = fault->space;
+    struct frames *frames = space_frames(space);
+    const unsigned protection = pte_protection(seen);
+    const frame_t frame = pte_frame(seen);
+    struct pfn *pfn = frame_pfn(frames, frame);
+    enum space_counter counter = SPACE_STANDBY;
+
+    if (!fault_allowed(fault, protection))
+        return fault_violation(fault, "the protection does not allow it");
+    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
+        working_set_make_room(space);
+    if (!pte_cas(pte, seen, pte_busy_form(seen)))
+        return FAULT_AGAIN;
+    /* The claim keeps the frame this page's: nobody can repurpose it now. Only the writer may still move it. */
+    uint64_t word = sync_load_64(&pfn->word);
+    for (;;) {
+        const enum frame_state state = pfn_state(word);
+
+        if (state == FRAME_TRANSITION) {
+            const uint64_t next = pfn_with_state(word, FRAME_ACTIVE) + PFN_SHARE_ONE + PFN_REFERENCE_ONE;
+            if (!frame_state_cas(pfn, word, next, &word))
+                continue;
+            (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+            word = next;
+            counter = SPACE_WRITE_IN_PROGRESS;
+            break;
+        }
+        counter = state == FRAME_STANDBY ? SPACE_STANDBY : SPACE_MODIFIED;
+        if (frames_unlink(frames, frame, word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, &word))
+            break;
+    }
+    bool dirty = (word & PFN_DIRTY) != 0;
+    if (!dirty && fault->kind == TIDE_ACCESS_WRITE) {
+        page_dirty_claimed(space, frame);
+        dirty = true;
+    }
+    fault->valid = pte_make_valid(frame, protection, dirty);
+    pte_release(space->partition->waits, pte, fault->valid);
+    fault_count(fault, counter, frame, fault_node(fault));
+    return fault->result = TIDE_PAGE_FAULT_TRANSITION;
+}
+
+/* The PTE is valid. */
+static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
+{
+    const uint64_t right = fault->kind == TIDE_ACCESS_WRITE ? PTE_WRITE : PTE_READ;
+
+    if (!(seen.bits & right))
+        return fault_violation(fault, "the protection does not allow it");
+    if (fault->kind == TIDE_ACCESS_WRITE && !(seen.bits & PTE_DIRTY)) {
+        /* First write to a clean page: its slot is stale from now on. No fault in NT's count. */
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            return FAULT_AGAIN;
+        page_dirty_claimed(fault->space, pte_frame(seen));
+        seen.bits |= PTE_DIRTY | PTE_ACCESSED;
+        pte_release(fault->space->partition->waits, pte, seen);
+    } else if (!(seen.bits & PTE_ACCESSED)) {
+        const pte_t accessed = { seen.bits | PTE_ACCESSED };
+        if (!pte_cas(pte, seen, accessed))
+            return FAULT_AGAIN;
+        seen = accessed;
+    }
+    fault->valid = seen;
+    return fault->result;
+}
+
+static tide_status step(struct fault *fault)
+{
+    uint64_t *pte = page_table_find(&fault->space->table, fault->page);
+    const pte_t seen = pte == NULL ? (pte_t) { 0 } : pte_load(pte);
+
+    if (seen.bits == 0)
+        return unknown(fault, pte);
+    if (pte_is_valid(seen))
+        return valid(fault, pte, seen);
+    switch (pte_tag(seen)) {
+    case PTE_TAG_NONE:
+        return demand_zero(fault, pte, seen, NULL, pte_protection(seen));
+    case PTE_TAG_TRANSITION:
+        return soft(fault, pte, seen);
+    case PTE_TAG_PAGE_FILE:
+        return fault_hard(fault, pte, seen);
+    case PTE_TAG_DECOMMITTED:
+        return fault_violation(fault, "it is not committed");
+    case PTE_TAG_BUSY:
+        space_count(fault->space, SPACE_COLLIDED, 1);
+        if (fault->result == TIDE_SUCCESS)
+            fault->result = TIDE_PAGE_FAULT_TRANSITION;
+        pte_wait(fault->space->partition->waits, fault->thread, pte);
+        return FAULT_AGAIN;
+    default:
+        ASSERT_ALWAYS(!"a private PTE has one of the private forms");
+        return FAULT_AGAIN;
+    }
+}
+
+static tide_status resolve(struct fault *fault)
+{
+    tide_status status;
+
+    if (__builtin_expect(fault->address - TIDE_LOWEST_ADDRESS > TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS, 0))
+        return fault_violation(fault, "it lies outside of the address space");
+    do
+        status = step(fault);
+    while (status == FAULT_AGAIN);
+    return status;
+}
+
+tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address, tide_access_kind kind,
+                          pte_t *out)
+{
+    struct fault fault = { .space = space, .thread = thread, .address = address, .kind = kind,
+                           .page = address / TIDE_PAGE_BYTES };
+    const tide_status status = resolve(&fault);
+
+    *out = fault.valid;
+    return status;
+}
+
+tide_status fault_pin(tide_space *space, struct grace_thread *thread, tide_address address, tide_access_kind kind,
+                      frame_t *frame)
+{
+    struct fault fault = { .space = space, .thread = thread, .address = address, .kind = kind,
+                           .page = address / TIDE_PAGE_BYTES };
+
+    for (;;) {
+        const tide_status status = resolve(&fault);
+        if (tide_failed(status))
+            return status;
+        uint64_t *pte = page_table_find(&space->table, fault.page);
+        /* Between resolving and claiming the page may have been trimmed; then its fault is taken again. */
+        if (pte == NULL || !pte_cas(pte, fault.valid, pte_busy_form(fault.valid)))
+            continue;
+        *frame = pte_frame(fault.valid);
+        struct pfn *pfn = frame_pfn(space_frames(space), *frame);
+        uint64_t word = sync_load_64(&pfn->word);
+        bool pinned = false;
+        while (pfn_reference_count(word) < UINT16_MAX && !pinned)
+            pinned = frame_state_cas(pfn, word, word + PFN_REFERENCE_ONE, &word);
+        pte_release(space->partition->waits, pte, fault.valid);
+        if (!pinned)
+            return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, address, "the frame of address 0x%lx has %u references; the most is %u",
+                             address, pfn_reference_count(word), UINT16_MAX);
+        return TIDE_SUCCESS;
+    }
+}

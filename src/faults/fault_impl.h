@@ -1,0 +1,47 @@
+/*
+ * Inside faults/.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef FAULTS_FAULT_IMPL_H
+#define FAULTS_FAULT_IMPL_H
+
+#include "faults/fault.h"
+
+struct fault {
+    tide_space *space;
+    struct grace_thread *thread;
+    tide_address address;
+    tide_access_kind kind;
+    uint64_t page;
+    uint64_t deadline_ns; /* of waiting for frames, 0 before the first wait */
+    tide_status result;   /* class of fault taken so far */
+    pte_t valid;          /* the outcome */
+};
+
+/* One step of a fault has been taken and the PTE must be looked at again. Never leaves faults/. */
+#define FAULT_AGAIN TIDE_STATUS_CODE(0x7F000001)
+
+static inline bool fault_allowed(const struct fault *fault, unsigned protection)
+{
+    return fault->kind == TIDE_ACCESS_WRITE ? pte_protection_writes(protection) : pte_protection_reads(protection);
+}
+
+/* Counts a resolved fault and whether its frame is on the preferred node. */
+static inline void fault_count(struct fault *fault, enum space_counter counter, frame_t frame, unsigned node)
+{
+    space_count(fault->space, counter, 1);
+    if (__builtin_expect(!frame_is_on_node(space_frames(fault->space), frame, node), 0))
+        space_count(fault->space, SPACE_REMOTE, 1);
+}
+
+/* The node that a page of this fault prefers: its region's, else that of the running CPU. */
+unsigned fault_node(struct fault *fault);
+
+/* Counts an access violation and says why. */
+tide_status fault_violation(struct fault *fault, const char *why);
+
+/* The page is in the page file: `seen` is its PTE. hard.c */
+tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen);
+
+#endif

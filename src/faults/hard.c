@@ -1,0 +1,221 @@
+/*
+ * Hard faults: reading a page back, with its neighbours (nt-behaviour 9.3).
+ *
+ * The faulting page's PTE is claimed, and those of neighbours whose copies lie in the adjoining slots of the same file; one read fills all of
+ * them, outside of the engine and without a lock. The faulting page becomes valid, the neighbours go to standby. Others
+ * who fault on any of them meanwhile wait on the busy PTE: one read, however many threads.
+ *
+ * How many neighbours. A random access should not pay for sixteen pages, a scan should. The table says which it is,
+ * without any state: pages just before (or after) the faulting one that are in memory are the track of a scan. The window is twice that track and
+ * one more, up to the cluster limit, so a scan reaches full clusters after a few faults and a lone access reads one page.
+ *
+ * The frame of the faulting page is allocated before anything is claimed, so nothing is held while waiting for one; the neighbours' frames are
+ * taken only if they are at hand. If the clustered read fails, the page is read alone, so that a bad neighbour harms only itself.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "faults/fault_impl.h"
+
+#include <string.h>
+
+struct cluster {
+    uint64_t *pte;    /* of the first page */
+    unsigned count;
+    unsigned fault;   /* index of the faulting page */
+    pte_t seen[STORES_CLUSTER_MAX];
+    frame_t frames[STORES_CLUSTER_MAX];
+};
+
+static bool in_memory(pte_t pte)
+{
+    return pte_is_valid(pte) || pte_tag(pte) == PTE_TAG_TRANSITION || pte_tag(pte) == PTE_TAG_BUSY;
+}
+
+/* Length of the track of pages in memory beside entry `index`, in one direction, up to `most`. */
+static unsigned track(const uint64_t *leaf, unsigned index, int direction, unsigned most)
+{
+    unsigned length = 0;
+    int at = (int)index + direction;
+
+    while (length < most && at >= 0 && at < TABLE_ENTRIES && in_memory(pte_load(&leaf[at]))) {
+        length++;
+        at += direction;
+    }
+    return length;
+}
+
+/* Does entry `index` + `distance` hold the slot that lies `distance` from the faulting page's? */
+static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distance, pte_t *seen)
+{
+    if (index < 0 || index >= TABLE_ENTRIES)
+        return false;
+    *seen = pte_load(&leaf[index]);
+    return !pte_is_valid(*seen) && pte_tag(*seen) == PTE_TAG_PAGE_FILE &&
+           seen->bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT) == faulting.bits;
+}
+
+static frame_t neighbour_frame(struct fault *fault, unsigned node)
+{
+    return frames_allocate(space_frames(fault->space), node, FRAMES_ANY, 0);
+}
+
+/* Claims neighbours in one direction, nearest first, and puts them behind the faulting page in the arrays. Returns the count. */
+static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsigned index, pte_t faulting, int direction,
+                                 unsigned most, unsigned node, pte_t *seen, frame_t *frames)
+{
+    unsigned count = 0;
+
+    while (count < most) {
+        const int distance = direction * (int)(count + 1);
+        uint64_t *pte = (uint64_t *)&leaf[(int)index + distance];
+
+        if (!adjoins(leaf, (int)index + distance, faulting, distance, &seen[count]))
+            break;
+        frames[count] = neighbour_frame(fault, node);
+        if (frame_is_none(frames[count]))
+            break;
+        if (!pte_cas(pte, seen[count], pte_busy_form(seen[count]))) {
+            frames_give_back(space_frames(fault->space), frames[count], false);
+            break;
+        }
+        count++;
+    }
+    return count;
+}
+
+/* Everything but the faulting page's own claim. */
+static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame_t frame, unsigned node, struct cluster *cluster)
+{
+    uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
+    const unsigned index = (unsigned)(pte - leaf);
+    const unsigned limit = fault->space->partition->cluster_pages;
+    const unsigned before = track(leaf, index, -1, limit);
+    const unsigned after = before != 0 ? 0 : track(leaf, index, 1, limit);
+    const unsigned longest = before != 0 ? before : after;
+    const unsigned wanted = longest * 2 + 1 < limit ? longest * 2 : limit - 1;
+    const int direction = before != 0 ? 1 : -1;
+    pte_t neighbours_seen[STORES_CLUSTER_MAX];
+    frame_t neighbours[STORES_CLUSTER_MAX];
+    const unsigned count = claim_neighbours(fault, leaf, index, seen, direction, wanted, node, neighbours_seen, neighbours);
+
+    cluster->count = count + 1;
+    cluster->fault = direction > 0 ? 0 : count;
+    cluster->pte = direction > 0 ? pte : pte - count;
+    cluster->seen[cluster->fault] = seen;
+    cluster->frames[cluster->fault] = frame;
+    for (unsigned i = 0; i < count; i++) {
+        const unsigned at = direction > 0 ? i + 1 : count - 1 - i;
+        cluster->seen[at] = neighbours_seen[i];
+        cluster->frames[at] = neighbours[i];
+    }
+    const unsigned priority = sync_load_relaxed_32(&fault->space->priority);
+    for (unsigned i = 0; i < cluster->count; i++)
+        frames_read_begin(space_frames(fault->space), cluster->frames[i], &cluster->pte[i],
+                          cluster->seen[i].bits & ~PTE_PROTECTION_MASK, priority);
+}
+
+static int cluster_read(struct fault *fault, const struct cluster *cluster, unsigned first, unsigned count)
+{
+    struct partition *partition = fault->space->partition;
+    struct iovec pages[STORES_CLUSTER_MAX];
+
+    for (unsigned i = 0; i < count; i++)
+        pages[i] = (struct iovec) { frame_memory(partition->frames, cluster->frames[first + i]), TIDE_PAGE_BYTES };
+    sync_assert_unlocked();
+    const int error = stores_read(partition->stores, pte_slot(cluster->seen[first]), pages, count);
+    (void)sync_add_64(&partition->io.page_reads, 1);
+    if (error != 0)
+        (void)sync_add_64(&partition->io.read_errors, 1);
+    else
+        (void)sync_add_64(&partition->io.pages_input, count);
+    return error;
+}
+
+/* The read of a page failed, or was not wanted: as if it had not been tried. */
+static void page_unread(struct fault *fault, struct cluster *cluster, unsigned i)
+{
+    struct frames *frames = space_frames(fault->space);
+
+    pte_release(fault->space->partition->waits, &cluster->pte[i], cluster->seen[i]);
+    frames_give_back(frames, cluster->frames[i], false);
+}
+
+static void neighbour_settle(struct fault *fault, struct cluster *cluster, unsigned i)
+{
+    struct frames *frames = space_frames(fault->space);
+    const frame_t frame = cluster->frames[i];
+    const uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
+    uint64_t seen;
+
+    /* On the list before the PTE says so: who sees the transition form finds it there. The repurposer is kept off by the claim. */
+    ASSERT_ALWAYS(frames_insert(frames, frame, word,
+                                (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
+    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+    pte_release(fault->space->partition->waits, &cluster->pte[i],
+                pte_make_transition(frame, pte_protection(cluster->seen[i])));
+}
+
+static void faulting_settle(struct fault *fault, struct cluster *cluster, unsigned node)
+{
+    struct frames *frames = space_frames(fault->space);
+    const frame_t frame = cluster->frames[cluster->fault];
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const bool write = fault->kind == TIDE_ACCESS_WRITE;
+    const uint64_t word = sync_load_64(&pfn->word);
+
+    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+    frame_state_set(pfn, (pfn_with_state(word, FRAME_ACTIVE) & ~PFN_READ_IN_PROGRESS) + PFN_SHARE_ONE);
+    if (write)
+        page_dirty_claimed(fault->space, frame);
+    fault->valid = pte_make_valid(frame, pte_protection(cluster->seen[cluster->fault]), write);
+    pte_release(fault->space->partition->waits, &cluster->pte[cluster->fault], fault->valid);
+    fault_count(fault, SPACE_HARD, frame, node);
+}
+
+tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
+{
+    tide_space *space = fault->space;
+    const unsigned node = fault_node(fault);
+    struct cluster cluster;
+    bool alone = false;
+
+    if (!fault_allowed(fault, pte_protection(seen)))
+        return fault_violation(fault, "the protection does not allow it");
+    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
+        working_set_make_room(space);
+    const frame_t frame = frames_allocate(space_frames(space), node, FRAMES_ANY, 0);
+    if (frame_is_none(frame)) {
+        const tide_status status = space_frame_wait(space, fault->thread, node, &fault->deadline_ns);
+        return tide_failed(status) ? status : FAULT_AGAIN;
+    }
+    if (!pte_cas(pte, seen, pte_busy_form(seen))) {
+        frames_give_back(space_frames(space), frame, false);
+        return FAULT_AGAIN;
+    }
+    cluster_gather(fault, pte, seen, frame, node, &cluster);
+    grace_io_begin(fault->thread);
+    int error = cluster_read(fault, &cluster, 0, cluster.count);
+    if (error != 0 && cluster.count > 1) {
+        error = cluster_read(fault, &cluster, cluster.fault, 1);
+        alone = true;
+    }
+    grace_io_end(fault->thread);
+    for (unsigned i = 0; i < cluster.count; i++) {
+        if (i == cluster.fault)
+            continue;
+        if (error != 0 || alone)
+            page_unread(fault, &cluster, i);
+        else
+            neighbour_settle(fault, &cluster, i);
+    }
+    if (error != 0) {
+        const struct stores_slot slot = pte_slot(seen);
+        page_unread(fault, &cluster, cluster.fault);
+        space_count(space, SPACE_IN_PAGE_ERRORS, 1);
+        return error_set(TIDE_IN_PAGE_ERROR, error, fault->address, "reading slot %u of page file %u for address 0x%lx: %s",
+                         slot.slot, slot.file, fault->address, strerror(error));
+    }
+    faulting_settle(fault, &cluster, node);
+    return fault->result = TIDE_PAGE_FAULT_PAGING_FILE;
+}

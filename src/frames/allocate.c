@@ -1,0 +1,384 @@
+/*
+ * Choosing a frame: CPU caches, lists, other nodes, standby; giving back; zeroing.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "frames/frames_impl.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
+enum { REFILLS_PER_CHECK = 8 };
+
+/* ---- zeroing ---------------------------------------------------------------------------------------------------- */
+
+void frame_zero(void *page)
+{
+    memset(page, 0, TIDE_PAGE_BYTES);
+}
+
+__attribute__((target("avx512f"))) static void zero_streaming_avx512(char *page)
+{
+    for (unsigned i = 0; i < TIDE_PAGE_BYTES; i += 64)
+        _mm512_stream_si512((__m512i *)(void *)(page + i), _mm512_setzero_si512());
+}
+
+static void zero_streaming_sse2(char *page)
+{
+    for (unsigned i = 0; i < TIDE_PAGE_BYTES; i += 16)
+        _mm_stream_si128((__m128i *)(void *)(page + i), _mm_setzero_si128());
+}
+
+void frame_zero_streaming(void *page)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        zero_streaming_avx512(page);
+    else
+        zero_streaming_sse2(page);
+    _mm_sfence();
+}
+
+/* ---- taking from lists ------------------------------------------------------------------------------------------ */
+
+/*
+ * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. Free frames only if their grace period has
+ * passed. The frames keep their state and are the caller's. First round by try-lock: the holder may be the zero-page thread, which at
+ * idle priority can be off its CPU for long; only if no other shard answers is it waited for.
+ */
+static unsigned list_take(struct frames *frames, unsigned node, enum frame_list list, unsigned start, unsigned wanted,
+                          uint32_t *taken)
+{
+    const unsigned shards = frames->shard_mask + 1;
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < 2 * shards && count < wanted && (i < shards || count == 0); i++) {
+        struct frame_shard *shard = &frames->nodes[node].lists[list][(start + i) & frames->shard_mask];
+
+        if (sync_load_relaxed_64(&shard->count) == 0)
+            continue;
+        if (i >= shards)
+            sync_lock(&shard->lock);
+        else if (!sync_trylock(&shard->lock))
+            continue;
+        while (count < wanted && shard->head != FRAME_NIL) {
+            const frame_t frame = { shard->head };
+            const uint64_t word = sync_load_relaxed_64(&frame_pfn(frames, frame)->word);
+
+            if (list == FRAME_LIST_FREE && !grace_passed(&frames->grace, pfn_grace(word)))
+                break;
+            shard_remove(frames, shard, frame);
+            taken[count++] = frame.number;
+        }
+        sync_unlock(&shard->lock);
+    }
+    return count;
+}
+
+/* Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone. */
+static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start)
+{
+    for (unsigned i = 0; i <= frames->shard_mask; i++) {
+        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
+        frame_t frame = FRAME_NONE;
+
+        if (sync_load_relaxed_64(&shard->count) == 0)
+            continue;
+        sync_lock(&shard->lock);
+        for (uint32_t number = shard->head; number != FRAME_NIL; number = frames->pfns[number].next) {
+            struct pfn *pfn = &frames->pfns[number];
+            const uint64_t word = sync_load_relaxed_64(&pfn->word);
+
+            if (!grace_passed(&frames->grace, pfn_grace(word)))
+                break; /* the rest is younger */
+            if (!frames->detach(pfn, (frame_t) { number }))
+                continue; /* a fault has claimed the page and waits for this lock */
+            frame = (frame_t) { number };
+            shard_remove(frames, shard, frame);
+            pfn->pte = NULL;
+            pfn->original = 0;
+            frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
+            break;
+        }
+        sync_unlock(&shard->lock);
+        if (!frame_is_none(frame))
+            return frame;
+    }
+    return FRAME_NONE;
+}
+
+static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigned highest, struct frames_cpu *cpu)
+{
+    for (unsigned priority = 0; priority <= highest; priority++) {
+        const frame_t frame = standby_take(frames, node, priority, 0);
+        if (!frame_is_none(frame)) {
+            (void)sync_add_64(&cpu->repurposed[priority], 1);
+            return frame;
+        }
+    }
+    return FRAME_NONE;
+}
+
+/* ---- CPU caches ------------------------------------------------------------------------------------------------- */
+
+static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t *count)
+{
+    const uint32_t left = *count - 1;
+    const frame_t frame = { stack[left] };
+
+    sync_store_relaxed_32(count, left);
+    if (left != 0)
+        __builtin_prefetch(&frames->pfns[stack[left - 1]], 1);
+    return frame;
+}
+
+/* A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. */
+static bool cache_refill(struct frames *frames, unsigned node, enum frame_list list, unsigned start, uint32_t *stack,
+                         uint32_t *count)
+{
+    uint32_t taken[FRAMES_CPU_CACHE_MAX / 2];
+    const unsigned got = list_take(frames, node, list, start, frames->cache_batch, taken);
+
+    for (unsigned i = 0; i < got; i++)
+        stack[i] = taken[got - 1 - i];
+    sync_store_relaxed_32(count, got);
+    return got != 0;
+}
+
+static frame_t cache_take(struct frames *frames, struct frames_cpu *cpu, unsigned index, unsigned node, bool zeroed_first)
+{
+    const unsigned start = index * (frames->shard_mask + 1) / frames->cpu_count;
+
+    for (int pass = 0; pass < 2; pass++) {
+        const bool zeroed = zeroed_first == (pass == 0);
+        uint32_t *stack = zeroed ? cpu->zeroed : cpu->free;
+        uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
+
+        if (*count == 0) {
+            cpu->refills++;
+            if (!cache_refill(frames, node, zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, start, stack, count))
+                continue;
+        }
+        return cache_pop(frames, stack, count);
+    }
+    return FRAME_NONE;
+}
+
+void frames_drain_caches(struct frames *frames)
+{
+    for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++) {
+        struct frames_cpu *cpu = &frames->cpus[c];
+
+        if ((sync_load_relaxed_32(&cpu->zeroed_count) | sync_load_relaxed_32(&cpu->free_count)) == 0)
+            continue;
+        sync_lock(&cpu->lock);
+        for (int zeroed = 0; zeroed < 2; zeroed++) {
+            uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
+            const uint32_t *stack = zeroed ? cpu->zeroed : cpu->free;
+
+            while (*count != 0) {
+                const frame_t frame = { stack[*count - 1] };
+                struct frame_shard *shard = frames_shard(frames, frame_node(frames, frame),
+                                                         zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, frame);
+                sync_lock(&shard->lock);
+                shard_push_head(frames, shard, frame);
+                sync_unlock(&shard->lock);
+                sync_store_relaxed_32(count, *count - 1);
+            }
+        }
+        sync_unlock(&cpu->lock);
+    }
+}
+
+/* ---- the choice ------------------------------------------------------------------------------------------------- */
+
+static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_first, unsigned start)
+{
+    uint32_t taken;
+
+    for (int pass = 0; pass < 2; pass++) {
+        const bool zeroed = zeroed_first == (pass == 0);
+        if (list_take(frames, node, zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, start, 1, &taken) != 0)
+            return (frame_t) { taken };
+    }
+    return FRAME_NONE;
+}
+
+/*
+ * The whole search, for when the CPU's cache and the local lists did not answer. By node in order of distance: zeroed and free
+ * of every node, then standby of every node; or node by node if the policy prefers local standby.
+ */
+static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, unsigned flags, struct frames_cpu *cpu,
+                      unsigned start)
+{
+    const unsigned *order = frames->topology->nodes[node].order;
+
+    for (int pass = 0; pass < (frames->prefer_local_standby ? 1 : 2); pass++) {
+        for (unsigned i = 0; i < frames->node_count; i++) {
+            const unsigned n = order[i];
+            frame_t frame = FRAME_NONE;
+
+            if (frames->nodes[n].count == 0)
+                continue;
+            if (!(flags & FRAMES_RESERVE) && frames->nodes[n].reserve != 0 &&
+                frames_available(frames, n) <= frames->nodes[n].reserve)
+                continue;
+            if (pass == 0)
+                frame = lists_take_one(frames, n, zeroed_first, start);
+            if (frame_is_none(frame) && (pass == 1 || frames->prefer_local_standby))
+                frame = standby_take_lowest(frames, n, 7, cpu);
+            if (!frame_is_none(frame))
+                return frame;
+        }
+    }
+    return FRAME_NONE;
+}
+
+/* A frame was taken without its promise of zeros being needed or kept: settle its state and content. */
+static frame_t settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+
+    if (need == FRAMES_ZERO && pfn_state(sync_load_relaxed_64(&pfn->word)) != FRAME_ZEROED) {
+        frame_zero(frame_memory(frames, frame));
+        (void)sync_add_64(&cpu->inline_zeroed, 1);
+    }
+    return frame;
+}
+
+frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags)
+{
+    const unsigned running = os_cpu_current();
+    const unsigned index = running < frames->cpu_count ? running : 0;
+    struct frames_cpu *cpu = &frames->cpus[index];
+    const bool zeroed_first = need == FRAMES_ZERO;
+    const unsigned start = index * (frames->shard_mask + 1) / frames->cpu_count;
+    bool check = frames->cache_batch == 0;
+    frame_t frame = FRAME_NONE;
+
+    if (frames->cache_batch != 0 && topology_cpu_node(frames->topology, index) == node && sync_trylock(&cpu->lock)) {
+        const uint32_t refills = cpu->refills;
+
+        frame = cache_take(frames, cpu, index, node, zeroed_first);
+        check = cpu->refills != refills && cpu->refills % REFILLS_PER_CHECK == 0;
+        sync_unlock(&cpu->lock);
+    }
+    if (frame_is_none(frame)) {
+        check = true;
+        frame = search(frames, node, zeroed_first, flags, cpu, start);
+        if (frame_is_none(frame)) {
+            /* What is left may wait for its grace period, or lie in other CPUs' caches. */
+            (void)grace_advance(&frames->grace);
+            frames_drain_caches(frames);
+            frame = search(frames, node, zeroed_first, flags, cpu, start);
+        }
+    }
+    if (check)
+        frames_check_thresholds(frames, node);
+    return frame_is_none(frame) ? frame : settle(frames, frame, need, cpu);
+}
+
+void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const unsigned running = os_cpu_current();
+    struct frames_cpu *cpu = &frames->cpus[running < frames->cpu_count ? running : 0];
+    const unsigned node = frame_node(frames, frame);
+    const enum frame_list list = zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
+
+    pfn->pte = NULL;
+    pfn->original = 0;
+    /* A frame that was free when it was taken and has been zeroed inline stays zeroed; it was never seen, so no stamp is needed. */
+    const uint64_t word = sync_load_relaxed_64(&pfn->word);
+    if (pfn_state(word) == FRAME_TRANSITION)
+        (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
+    frame_state_set(pfn, pfn_with_grace(zeroed ? FRAME_ZEROED : FRAME_FREE, grace_long_ago(&frames->grace)));
+    if (frames->cache_batch != 0 && topology_cpu_node(frames->topology, running) == node && sync_trylock(&cpu->lock)) {
+        uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
+        const bool room = *count < frames->cache_batch * 2;
+
+        if (room) {
+            (zeroed ? cpu->zeroed : cpu->free)[*count] = frame.number;
+            sync_store_relaxed_32(count, *count + 1);
+        }
+        sync_unlock(&cpu->lock);
+        if (room)
+            goto out;
+    }
+    struct frame_shard *shard = frames_shard(frames, node, list, frame);
+    sync_lock(&shard->lock);
+    shard_push_head(frames, shard, frame);
+    sync_unlock(&shard->lock);
+out:
+    if (sync_load_relaxed_32(&frames->waiters) != 0)
+        sync_event_signal(&frames->available);
+}
+
+/* ---- background work -------------------------------------------------------------------------------------------- */
+
+uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
+{
+    enum { ZERO_BATCH = 64 };
+    uint32_t taken[ZERO_BATCH];
+    uint64_t done = 0;
+    bool advanced = false;
+
+    while (done < budget) {
+        const unsigned wanted = budget - done < ZERO_BATCH ? (unsigned)(budget - done) : ZERO_BATCH;
+        const unsigned got = list_take(frames, node, FRAME_LIST_FREE, 0, wanted, taken);
+
+        if (got == 0) {
+            if (advanced)
+                break;
+            advanced = true;
+            (void)grace_advance(&frames->grace);
+            continue;
+        }
+        advanced = false;
+        for (unsigned i = 0; i < got; i++)
+            frame_zero_streaming(frame_memory(frames, (frame_t) { taken[i] }));
+        for (unsigned i = 0; i < got; i++) {
+            const frame_t frame = { taken[i] };
+            struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_ZEROED, frame);
+
+            sync_lock(&shard->lock);
+            frame_state_set(frame_pfn(frames, frame), pfn_with_state(frame_pfn(frames, frame)->word, FRAME_ZEROED));
+            shard_push_tail(frames, shard, frame);
+            sync_unlock(&shard->lock);
+        }
+        (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
+        if (sync_load_relaxed_32(&frames->waiters) != 0)
+            sync_event_signal(&frames->available);
+        done += got;
+    }
+    return done;
+}
+
+uint64_t frames_repurpose(struct frames *frames, unsigned node, unsigned highest, uint64_t budget)
+{
+    struct frames_cpu *cpu = &frames->cpus[0];
+    uint64_t done = 0;
+    bool advanced = false;
+
+    while (done < budget) {
+        const frame_t frame = standby_take_lowest(frames, node, highest, cpu);
+
+        if (frame_is_none(frame)) {
+            if (advanced)
+                break;
+            advanced = true;
+            (void)grace_advance(&frames->grace);
+            continue;
+        }
+        advanced = false;
+        /* It is FREE and nobody's: link it. Its grace period has passed, and stays so. */
+        struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_FREE, frame);
+        sync_lock(&shard->lock);
+        shard_push_tail(frames, shard, frame);
+        sync_unlock(&shard->lock);
+        done++;
+    }
+    if (done != 0 && sync_load_relaxed_32(&frames->waiters) != 0)
+        sync_event_signal(&frames->available);
+    return done;
+}

@@ -1,0 +1,311 @@
+/*
+ * Arenas: taking the memory of all nodes at open, binding it, describing it, giving it back.
+ *
+ * The frames of a node begin at a multiple of 512 (2 MiB), so that huge pages fit and the records of different nodes lie on
+ * different pages; numbers between the end of one node and the next multiple belong to nobody.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "frames/frames_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NODE_ALIGNMENT_FRAMES = 512, HUGE_PAGE_BYTES = 2 << 20 };
+
+static uint64_t round_up(uint64_t value, uint64_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* Memory that the machine could give now, in bytes; UINT64_MAX if unknown. */
+static uint64_t memory_available(void)
+{
+    FILE *file = fopen("/proc/meminfo", "re");
+    char line[128];
+    uint64_t kib = UINT64_MAX / 1024;
+
+    if (file == NULL)
+        return UINT64_MAX;
+    while (fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "MemAvailable: %lu kB", &kib) == 1)
+            break;
+    fclose(file);
+    return kib * 1024;
+}
+
+/* Fills bytes[] with each node's budget, or refuses. */
+static tide_status budget_split(const tide_config *config, const struct topology *topology, uint64_t *bytes)
+{
+    const unsigned nodes = topology->node_count;
+    uint64_t total = 0;
+
+    memset(bytes, 0, nodes * sizeof *bytes);
+    if (config->node_bytes != NULL) {
+        if (config->node_count > nodes)
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget is given for node %u, and the highest node is %u",
+                             config->node_count - 1, nodes - 1);
+        memcpy(bytes, config->node_bytes, config->node_count * sizeof *bytes);
+    } else {
+        unsigned with_memory = 0;
+
+        for (unsigned i = 0; i < nodes; i++)
+            with_memory += topology->nodes[i].memory_bytes != 0;
+        uint64_t pages = config->memory_bytes / TIDE_PAGE_BYTES;
+        if (config->memory_bytes % TIDE_PAGE_BYTES != 0)
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "memory_bytes %lu is no multiple of the page size %u",
+                             config->memory_bytes, TIDE_PAGE_BYTES);
+        for (unsigned i = 0, left = with_memory; i < nodes; i++) {
+            if (with_memory != 0 && topology->nodes[i].memory_bytes == 0)
+                continue;
+            bytes[i] = pages / (left == 0 ? 1 : left) * TIDE_PAGE_BYTES;
+            pages -= bytes[i] / TIDE_PAGE_BYTES;
+            left -= left != 0;
+        }
+    }
+    for (unsigned i = 0; i < nodes; i++) {
+        if (bytes[i] % TIDE_PAGE_BYTES != 0)
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node_bytes[%u] %lu is no multiple of the page size %u", i,
+                             bytes[i], TIDE_PAGE_BYTES);
+        if (topology->physical && bytes[i] > topology->nodes[i].memory_bytes)
+            return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
+                             bytes[i], i, topology->nodes[i].memory_bytes);
+        total += bytes[i];
+    }
+    if (total < 16 * TIDE_PAGE_BYTES)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes (%lu frames); the least is %u bytes (16 frames)",
+                         total, total / TIDE_PAGE_BYTES, 16 * TIDE_PAGE_BYTES);
+    if (total / TIDE_PAGE_BYTES > UINT32_MAX - TIDE_MAX_NODES * NODE_ALIGNMENT_FRAMES)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is 16 TiB", total);
+    const uint64_t available = memory_available();
+    if (total > available)
+        return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes, and the machine has %lu bytes available", total,
+                         available);
+    return TIDE_SUCCESS;
+}
+
+static unsigned power_of_two_below(uint64_t value)
+{
+    unsigned power = 1;
+
+    while (power * 2ull <= value && power < 64)
+        power *= 2;
+    return power;
+}
+
+static uint64_t or_default(uint64_t value, uint64_t otherwise)
+{
+    return value != 0 ? value : otherwise;
+}
+
+static void node_thresholds(struct frames_node *node, const tide_config *config)
+{
+    const uint64_t count = node->count;
+
+    node->low = or_default(config->low_available_pages, count / 32 < 2 ? 2 : count / 32);
+    node->high = or_default(config->high_available_pages, node->low * 2);
+    if (node->high < node->low)
+        node->high = node->low;
+    node->modified_trigger = or_default(config->modified_trigger_pages, count / 8 + 1);
+    node->zero_trigger = or_default(config->zero_trigger_pages, 8);
+    const uint64_t reserve = count / 256 > 8 ? 8 : count / 256;
+    node->reserve = config->writer_reserve_pages != 0 ? config->writer_reserve_pages : reserve;
+    if (node->reserve > count / 4)
+        node->reserve = count / 4;
+}
+
+/* Chains the node's frames into the shards of one list, each run of 64 in ascending order. */
+static void node_fill(struct frames *frames, struct frames_node *node, enum frame_state state)
+{
+    const enum frame_list list = state == FRAME_ZEROED ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
+
+    for (uint32_t i = 0; i < node->count; i++) {
+        const frame_t frame = { node->first + i };
+        struct pfn *pfn = frame_pfn(frames, frame);
+
+        /* The record's birth: the only write of the word that is no transition. */
+        pfn->word = pfn_with_grace((uint64_t)state, grace_long_ago(&frames->grace));
+        shard_push_tail(frames, frames_shard(frames, (unsigned)(node - frames->nodes), list, frame), frame);
+    }
+}
+
+static tide_status lists_create(struct frames *frames, const tide_config *config)
+{
+    unsigned shards = config->list_shards;
+
+    if (shards == 0) {
+        /* As many as CPUs times 8, and no shard with fewer than some thousand frames: small engines keep exact FIFO order. */
+        const uint64_t by_size = frames->total / frames->node_count / 4096;
+        shards = power_of_two_below(by_size < frames->cpu_count * 8ull ? by_size : frames->cpu_count * 8ull);
+    }
+    frames->shard_mask = shards - 1;
+    const size_t node_bytes = FRAME_LIST_COUNT * (size_t)shards * sizeof(struct frame_shard);
+    frames->list_bytes = round_up(node_bytes, TIDE_PAGE_BYTES) * frames->node_count;
+    char *memory = os_memory_reserve(frames->list_bytes, TIDE_PAGE_BYTES);
+    if (memory == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    frames->nodes[0].lists[0] = (struct frame_shard *)(void *)memory;
+    for (unsigned n = 0; n < frames->node_count; n++) {
+        char *base = memory + n * round_up(node_bytes, TIDE_PAGE_BYTES);
+        const tide_status status = topology_bind_memory(frames->topology, base, round_up(node_bytes, TIDE_PAGE_BYTES), n);
+        if (tide_failed(status))
+            return status;
+        for (unsigned l = 0; l < FRAME_LIST_COUNT; l++) {
+            frames->nodes[n].lists[l] = (struct frame_shard *)(void *)base + l * shards;
+            for (unsigned s = 0; s < shards; s++) {
+                struct frame_shard *shard = &frames->nodes[n].lists[l][s];
+                sync_lock_init(&shard->lock, SYNC_RANK_list_shard);
+                shard->head = shard->tail = FRAME_NIL;
+            }
+        }
+    }
+    return TIDE_SUCCESS;
+}
+
+static tide_status cpus_create(struct frames *frames, const tide_config *config)
+{
+    frames->cpu_bytes = round_up(frames->cpu_count * sizeof(struct frames_cpu), TIDE_PAGE_BYTES);
+    frames->cpus = os_memory_reserve(frames->cpu_bytes, TIDE_PAGE_BYTES);
+    if (frames->cpus == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    for (unsigned i = 0; i < frames->cpu_count; i++)
+        sync_lock_init(&frames->cpus[i].lock, SYNC_RANK_cpu_cache);
+    uint64_t batch = config->cpu_cache_pages;
+    if (batch == TIDE_NO_CPU_CACHE) {
+        batch = 0;
+    } else if (batch == 0) {
+        /* All caches full hold at most an eighth of the frames. */
+        batch = frames->total / 16 / frames->cpu_count;
+        batch = batch > 32 ? 32 : batch < 4 ? 0 : batch;
+    }
+    frames->cache_batch = (unsigned)batch;
+    return TIDE_SUCCESS;
+}
+
+static tide_status tunables_check(const tide_config *config)
+{
+    if (config->list_shards > 64 || (config->list_shards & (config->list_shards - 1)) != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64", config->list_shards);
+    if (config->cpu_cache_pages > FRAMES_CPU_CACHE_MAX / 2 && config->cpu_cache_pages != TIDE_NO_CPU_CACHE)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cpu_cache_pages %u; the most is %u", config->cpu_cache_pages,
+                         FRAMES_CPU_CACHE_MAX / 2);
+    return TIDE_SUCCESS;
+}
+
+static tide_status arena_populate(struct frames *frames, const tide_config *config, unsigned n)
+{
+    struct frames_node *node = &frames->nodes[n];
+    char *memory = frame_memory(frames, (frame_t) { node->first });
+    void *records = frame_pfn(frames, (frame_t) { node->first });
+    const size_t bytes = (size_t)node->count * TIDE_PAGE_BYTES;
+    const size_t record_bytes = round_up((size_t)node->count * sizeof(struct pfn), TIDE_PAGE_BYTES);
+    tide_status status;
+
+    if (node->count == 0)
+        return TIDE_SUCCESS;
+    status = topology_bind_memory(frames->topology, memory, bytes, n);
+    if (!tide_failed(status))
+        status = topology_bind_memory(frames->topology, records, record_bytes, n);
+    if (tide_failed(status))
+        return status;
+    if (!config->disable_huge_pages) {
+        os_memory_advise_huge(memory, bytes);
+        os_memory_advise_huge(records, record_bytes);
+    }
+    if (!os_memory_populate(memory, bytes) || !os_memory_populate(records, record_bytes))
+        return error_set(TIDE_NO_MEMORY, errno, 0, "the host refused to populate %zu bytes on node %u: %s", bytes, n,
+                         strerror(errno));
+    return TIDE_SUCCESS;
+}
+
+tide_status frames_create(const struct frames_options *options, struct frames **out)
+{
+    const tide_config *config = options->config;
+    const struct topology *topology = options->topology;
+    uint64_t bytes[TIDE_MAX_NODES];
+    struct frames *frames = NULL;
+    tide_status status = tunables_check(config);
+
+    if (!tide_failed(status))
+        status = budget_split(config, topology, bytes);
+    if (tide_failed(status))
+        return status;
+    frames = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *frames);
+    if (frames == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the frames' %zu bytes of state", sizeof *frames);
+    memset(frames, 0, sizeof *frames);
+    frames->topology = topology;
+    frames->detach = options->detach;
+    frames->node_count = topology->node_count;
+    frames->cpu_count = topology->cpu_count;
+    frames->prefer_local_standby = config->prefer_local_standby;
+    grace_init(&frames->grace);
+    sync_event_init(&frames->available);
+    const size_t nodes_bytes = frames->node_count * sizeof *frames->nodes;
+    frames->nodes = aligned_alloc(SYNC_CACHE_LINE_BYTES, nodes_bytes);
+    if (frames->nodes == NULL) {
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for %u nodes", frames->node_count);
+        goto out;
+    }
+    memset(frames->nodes, 0, nodes_bytes);
+    for (unsigned n = 0; n < frames->node_count; n++) {
+        struct frames_node *node = &frames->nodes[n];
+
+        node->first = (uint32_t)round_up(frames->end, NODE_ALIGNMENT_FRAMES);
+        node->count = (uint32_t)(bytes[n] / TIDE_PAGE_BYTES);
+        frames->end = node->first + node->count;
+        frames->total += node->count;
+        node_thresholds(node, config);
+        sync_event_init(&node->zero_page.event);
+        sync_event_init(&node->writer.event);
+        sync_event_init(&node->trimmer.event);
+    }
+    frames->memory_bytes = round_up((size_t)frames->end * TIDE_PAGE_BYTES, HUGE_PAGE_BYTES);
+    frames->pfn_bytes = round_up((size_t)frames->end * sizeof(struct pfn), TIDE_PAGE_BYTES);
+    frames->memory = os_memory_reserve(frames->memory_bytes, HUGE_PAGE_BYTES);
+    frames->pfns = frames->memory == NULL ? NULL : os_memory_reserve(frames->pfn_bytes, HUGE_PAGE_BYTES);
+    if (frames->pfns == NULL) {
+        status = TIDE_INSUFFICIENT_RESOURCES;
+        goto out;
+    }
+    status = lists_create(frames, config);
+    if (!tide_failed(status))
+        status = cpus_create(frames, config);
+    for (unsigned n = 0; n < frames->node_count && !tide_failed(status); n++)
+        status = arena_populate(frames, config, n);
+    if (tide_failed(status))
+        goto out;
+    for (unsigned n = 0; n < frames->node_count; n++)
+        node_fill(frames, &frames->nodes[n], config->start_free ? FRAME_FREE : FRAME_ZEROED);
+    *out = frames;
+    return TIDE_SUCCESS;
+out:
+    frames_destroy(frames);
+    return status;
+}
+
+void frames_destroy(struct frames *frames)
+{
+    if (frames == NULL)
+        return;
+    grace_destroy(&frames->grace);
+    os_memory_free(frames->cpus, frames->cpu_bytes);
+    if (frames->nodes != NULL)
+        os_memory_free(frames->nodes[0].lists[0], frames->list_bytes);
+    os_memory_free(frames->pfns, frames->pfn_bytes);
+    os_memory_free(frames->memory, frames->memory_bytes);
+    free(frames->nodes);
+    free(frames);
+}
+
+unsigned frame_node(const struct frames *frames, frame_t frame)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        if (frame_is_on_node(frames, frame, n))
+            return n;
+    ASSERT_ALWAYS(!"a frame number lies in an arena");
+    return 0;
+}

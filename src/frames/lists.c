@@ -1,0 +1,326 @@
+/*
+ * Page lists: sharded, doubly linked through the PFN records; the moves of a frame between lists and owners.
+ *
+ * Every race over a frame is decided at one of two places. On a list: by the lock of its shard, which is a function of its
+ * number and its state, so whoever saw a state locks that shard and looks again. Off a list, in ACTIVE or TRANSITION: by
+ * compare-and-swap of the word. A move from the second to the first (trim, end of I/O, unpin) takes the lock of the
+ * shard it goes to, swaps the word, and links the frame only if the swap won; so whoever sees the list state and then
+ * gets the lock finds the frame linked.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "frames/frames_impl.h"
+
+static void count_add(struct frame_shard *shard, int64_t delta)
+{
+    sync_store_relaxed_64(&shard->count, shard->count + (uint64_t)delta);
+}
+
+void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+
+    pfn->next = FRAME_NIL;
+    pfn->previous = shard->tail;
+    if (shard->tail != FRAME_NIL)
+        frames->pfns[shard->tail].next = frame.number;
+    else
+        shard->head = frame.number;
+    shard->tail = frame.number;
+    count_add(shard, 1);
+}
+
+void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+
+    pfn->previous = FRAME_NIL;
+    pfn->next = shard->head;
+    if (shard->head != FRAME_NIL)
+        frames->pfns[shard->head].previous = frame.number;
+    else
+        shard->tail = frame.number;
+    shard->head = frame.number;
+    count_add(shard, 1);
+}
+
+void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t frame)
+{
+    const struct pfn *pfn = frame_pfn(frames, frame);
+
+    if (pfn->previous != FRAME_NIL)
+        frames->pfns[pfn->previous].next = pfn->next;
+    else
+        shard->head = pfn->next;
+    if (pfn->next != FRAME_NIL)
+        frames->pfns[pfn->next].previous = pfn->previous;
+    else
+        shard->tail = pfn->previous;
+    count_add(shard, -1);
+}
+
+bool frames_batch_insert(struct frames_batch *batch, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen)
+{
+    struct frames *frames = batch->frames;
+    const unsigned node = frame_node(frames, frame);
+    struct frame_shard *shard = frames_shard(frames, node, frame_list_of(word), frame);
+
+    if (batch->locked != shard) {
+        if (batch->locked != NULL)
+            sync_unlock(&batch->locked->lock);
+        sync_lock(&shard->lock);
+        batch->locked = shard;
+    }
+    if (!frame_state_cas(frame_pfn(frames, frame), expected, word, seen))
+        return false;
+    shard_push_tail(frames, shard, frame);
+    batch->nodes_touched |= 1u << (node & 31);
+    return true;
+}
+
+void frames_batch_end(struct frames_batch *batch)
+{
+    if (batch->locked != NULL)
+        sync_unlock(&batch->locked->lock);
+    if (batch->nodes_touched != 0 && sync_load_relaxed_32(&batch->frames->waiters) != 0)
+        sync_event_signal(&batch->frames->available);
+}
+
+bool frames_insert(struct frames *frames, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen)
+{
+    struct frames_batch batch;
+
+    frames_batch_begin(&batch, frames);
+    const bool inserted = frames_batch_insert(&batch, frame, expected, word, seen);
+    frames_batch_end(&batch);
+    return inserted;
+}
+
+bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum frame_state state, uint64_t add,
+                   uint64_t *word)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    struct frame_shard *shard = frames_shard(frames, frame_node(frames, frame), frame_list_of(observed), frame);
+    bool unlinked = false;
+
+    sync_lock(&shard->lock);
+    *word = sync_load_64(&pfn->word);
+    if (((*word ^ observed) & (PFN_STATE_MASK | PFN_PRIORITY_MASK)) == 0) {
+        shard_remove(frames, shard, frame);
+        *word = pfn_with_state(*word, state) + add;
+        frame_state_set(pfn, *word);
+        unlinked = true;
+    }
+    sync_unlock(&shard->lock);
+    return unlinked;
+}
+
+void frames_free(struct frames *frames, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const unsigned node = frame_node(frames, frame);
+    struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_FREE, frame);
+    const uint64_t old = sync_load_relaxed_64(&pfn->word);
+
+    if (pfn_state(old) == FRAME_TRANSITION)
+        (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
+    pfn->pte = NULL;
+    pfn->original = 0;
+    sync_lock(&shard->lock);
+    frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
+    shard_push_tail(frames, shard, frame);
+    sync_unlock(&shard->lock);
+    if (sync_load_relaxed_32(&frames->waiters) != 0)
+        sync_event_signal(&frames->available);
+    if (sync_load_relaxed_32(&frames->nodes[node].zero_page.sleeping) != 0 &&
+        frames_list_count(frames, node, FRAME_LIST_FREE) >= frames->nodes[node].zero_trigger)
+        frames_bell_ring(&frames->nodes[node].zero_page);
+}
+
+/*
+ * One step of dropping a reference of a frame whose word was `word` and becomes `next` (the reference already taken off). False, with *word
+ * read again, if the word has changed.
+ */
+static bool reference_drop_try(struct frames *frames, frame_t frame, uint64_t *word, uint64_t next)
+{
+    if (pfn_state(*word) != FRAME_TRANSITION || pfn_reference_count(*word) > 1)
+        return frame_state_cas(frame_pfn(frames, frame), *word, next, word);
+    if (*word & PFN_DELETED) {
+        /* Nobody else knows the frame any more: its PTE forgot it when the page was deleted. */
+        frames_free(frames, frame);
+        return true;
+    }
+    const enum frame_state to = next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY;
+    if (!frames_insert(frames, frame, *word, pfn_with_state(next, to), word))
+        return false;
+    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+    return true;
+}
+
+void frames_reference_drop(struct frames *frames, frame_t frame)
+{
+    uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
+
+    while (!reference_drop_try(frames, frame, &word, word - PFN_REFERENCE_ONE))
+        ;
+}
+
+bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, bool written)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    uint64_t word = sync_load_64(&pfn->word);
+
+    for (;;) {
+        const bool keep = written && !(word & (PFN_DIRTY | PFN_DELETED));
+        const uint64_t next = (word & ~PFN_WRITE_IN_PROGRESS) - PFN_REFERENCE_ONE;
+
+        pfn->original = keep ? original : 0; /* the writer's while WRITE_IN_PROGRESS is set */
+        if (reference_drop_try(frames, frame, &word, keep ? next : next | PFN_DIRTY))
+            return keep;
+    }
+}
+
+void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint64_t original, unsigned priority)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+
+    pfn->pte = pte;
+    pfn->original = original;
+    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
+    frame_state_set(pfn, pfn_with_grace(pfn_with_priority((uint64_t)FRAME_TRANSITION | PFN_READ_IN_PROGRESS | PFN_REFERENCE_ONE,
+                                                          priority),
+                                        grace_long_ago(&frames->grace)));
+}
+
+/* A modified frame becomes the writer's. The shard is locked. */
+static bool modified_detach(struct frames *frames, struct frame_shard *shard, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t word = sync_load_64(&pfn->word);
+
+    if (!grace_passed(&frames->grace, pfn_grace(word)))
+        return false;
+    shard_remove(frames, shard, frame);
+    frame_state_set(pfn, (pfn_with_state(word, FRAME_TRANSITION) & ~PFN_DIRTY) + PFN_REFERENCE_ONE + PFN_WRITE_IN_PROGRESS);
+    return true;
+}
+
+frame_t frames_take_modified(struct frames *frames, unsigned node)
+{
+    for (unsigned s = 0; s <= frames->shard_mask; s++) {
+        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_MODIFIED][s];
+
+        if (sync_load_relaxed_64(&shard->count) == 0)
+            continue;
+        sync_lock(&shard->lock);
+        const frame_t head = { shard->head };
+        const bool taken = !frame_is_none(head) && modified_detach(frames, shard, head);
+        sync_unlock(&shard->lock);
+        if (taken) {
+            (void)sync_add_64(&frames->nodes[node].in_transition, 1);
+            return head;
+        }
+    }
+    return FRAME_NONE;
+}
+
+bool frames_take_modified_at(struct frames *frames, frame_t frame, const uint64_t *pte)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const unsigned node = frame_node(frames, frame);
+    struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_MODIFIED, frame);
+    bool taken = false;
+
+    if (pfn_state(sync_load_relaxed_64(&pfn->word)) != FRAME_MODIFIED)
+        return false;
+    sync_lock(&shard->lock);
+    if (pfn_state(sync_load_64(&pfn->word)) == FRAME_MODIFIED && pfn->pte == pte)
+        taken = modified_detach(frames, shard, frame);
+    sync_unlock(&shard->lock);
+    if (taken)
+        (void)sync_add_64(&frames->nodes[node].in_transition, 1);
+    return taken;
+}
+
+void frames_bell_ring(struct frames_bell *bell)
+{
+    if (sync_load_32(&bell->sleeping) != 0 && sync_swap_32(&bell->sleeping, 0) != 0)
+        sync_event_signal(&bell->event);
+}
+
+void frames_bell_wait(struct frames_bell *bell, bool (*due)(void *context), void *context, uint64_t timeout_ns)
+{
+    const uint32_t value = sync_event_value(&bell->event);
+
+    (void)sync_swap_32(&bell->sleeping, 1);
+    if (due == NULL || !due(context))
+        (void)sync_event_wait(&bell->event, value, timeout_ns);
+    sync_store_32(&bell->sleeping, 0);
+}
+
+uint64_t frames_list_count(const struct frames *frames, unsigned node, enum frame_list list)
+{
+    uint64_t count = 0;
+
+    for (unsigned s = 0; s <= frames->shard_mask; s++)
+        count += sync_load_relaxed_64(&frames->nodes[node].lists[list][s].count);
+    return count;
+}
+
+void frames_counts(const struct frames *frames, unsigned node, struct frames_counts *counts)
+{
+    *counts = (struct frames_counts) { 0 };
+    for (unsigned l = 0; l < FRAME_LIST_COUNT; l++)
+        counts->lists[l] = frames_list_count(frames, node, (enum frame_list)l);
+    for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++) {
+        if (frames->topology->cpu_node[c] != node)
+            continue;
+        counts->cached_zeroed += sync_load_relaxed_32(&frames->cpus[c].zeroed_count);
+        counts->cached_free += sync_load_relaxed_32(&frames->cpus[c].free_count);
+    }
+    for (unsigned p = 0; p < 8; p++)
+        counts->standby += counts->lists[FRAME_LIST_STANDBY + p];
+    counts->available = counts->lists[FRAME_LIST_ZEROED] + counts->lists[FRAME_LIST_FREE] + counts->cached_zeroed +
+                        counts->cached_free + counts->standby;
+    counts->transition = sync_load_relaxed_64(&frames->nodes[node].in_transition);
+}
+
+uint64_t frames_available(const struct frames *frames, unsigned node)
+{
+    struct frames_counts counts;
+
+    frames_counts(frames, node, &counts);
+    return counts.available;
+}
+
+void frames_check_thresholds(struct frames *frames, unsigned n)
+{
+    struct frames_node *node = &frames->nodes[n];
+    struct frames_counts counts;
+
+    frames_counts(frames, n, &counts);
+    const uint64_t modified = counts.lists[FRAME_LIST_MODIFIED];
+    if (counts.available < node->low)
+        frames_bell_ring(&node->trimmer);
+    if (modified > node->modified_trigger || (modified != 0 && counts.available < node->high))
+        frames_bell_ring(&node->writer);
+}
+
+uint32_t frames_wait_announce(struct frames *frames)
+{
+    const uint32_t value = sync_event_value(&frames->available);
+
+    (void)sync_add_32(&frames->waiters, 1);
+    return value;
+}
+
+bool frames_wait(struct frames *frames, uint32_t value, uint64_t timeout_ns)
+{
+    sync_assert_unlocked();
+    return sync_event_wait(&frames->available, value, timeout_ns);
+}
+
+void frames_wait_end(struct frames *frames)
+{
+    (void)sync_add_32(&frames->waiters, (uint32_t)-1);
+}

@@ -1,0 +1,59 @@
+/*
+ * Commit charge (nt-behaviour 16): a promise that every committed page can be held somewhere, counted against a limit
+ * of memory plus page files. Commit is the one moment that can fail; a touch never fails for want of it.
+ *
+ * The global charge is one word that small charges do not write: each CPU keeps a credit, charged but unused, taken and
+ * returned in batches. Charge = global - sum of credits. Near the limit the credits are called in under a lock and the
+ * decision is exact: a charge that fits under the limit succeeds, one that does not fails. The argument: commit.c.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef SPACES_COMMIT_H
+#define SPACES_COMMIT_H
+
+#include <pagetide/status.h>
+
+#include "base/os.h"
+#include "base/sync.h"
+
+/* Pages that a CPU takes ahead; it keeps up to two batches of what is returned to it. */
+enum { COMMIT_CREDIT_BATCH = 64 };
+
+struct commit_credit {
+    uint64_t word; /* [A] pages charged in the global word and not used; or closed, and then without pages */
+} SYNC_CACHE_ALIGNED;
+
+struct commit {
+    /* Written by large charges and by refills. */
+    uint64_t charged SYNC_CACHE_ALIGNED; /* [A] credits included; never above the limit */
+    uint64_t peak;                       /* [A] highest true charge seen */
+    struct sync_lock lock;               /* rank commit: refills, calling in the credits, sums over them */
+    /* Read-mostly. */
+    uint64_t limit SYNC_CACHE_ALIGNED; /* [A] may be raised at any time */
+    unsigned cpu_count;                /* [I] */
+    struct commit_credit *credits;     /* [I] one per CPU */
+};
+
+/* TIDE_INSUFFICIENT_RESOURCES if there is no memory for `cpu_count` (> 0) credits. */
+TIDE_MUST_CHECK tide_status commit_init(struct commit *commit, uint64_t limit_pages, unsigned cpu_count);
+void commit_destroy(struct commit *commit);
+
+/*
+ * Charges or fails with TIDE_COMMITMENT_LIMIT (error names pages asked, charge and limit) and no change. Exact. Takes
+ * the commit lock when the CPU's credit is used up; no I/O, no allocation.
+ */
+TIDE_MUST_CHECK tide_status commit_charge(struct commit *commit, uint64_t pages);
+/* Gives a charge back. Takes no lock, never waits. Surplus credit beyond two batches goes back to the global word. */
+void commit_return(struct commit *commit, uint64_t pages);
+/*
+ * The true charge; moves the peak. Exact when quiet; else each call that runs at the same time is counted or not. Never
+ * above the limit. O(CPUs) under the commit lock; moves no credit.
+ */
+uint64_t commit_total(struct commit *commit);
+/*
+ * The highest true charge seen by refills, large charges, decisions at the limit, commit_total() and this call. What
+ * single CPUs took from their credits and returned between two such looks can be missed: at most two batches per CPU.
+ */
+uint64_t commit_peak(struct commit *commit);
+
+#endif

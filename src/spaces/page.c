@@ -1,0 +1,120 @@
+/*
+ * What can be done to one page from outside of a fault: delete it, protect it, make it dirty.
+ *
+ * Each takes the page by claiming its PTE. From then on the frame can change only by the end of a write or of a pin, which
+ * are decided by compare-and-swap of the frame's word.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "spaces/space.h"
+
+static void slot_release(tide_space *space, uint64_t original)
+{
+    if (original != 0)
+        stores_slot_release(space->partition->stores, pte_slot((pte_t) { original }));
+}
+
+/* The frame of a claimed PTE goes. */
+static void frame_delete(tide_space *space, frame_t frame)
+{
+    struct frames *frames = space_frames(space);
+    struct pfn *pfn = frame_pfn(frames, frame);
+    uint64_t word = sync_load_64(&pfn->word);
+
+    for (;;) {
+        switch (pfn_state(word)) {
+        case FRAME_STANDBY:
+        case FRAME_MODIFIED:
+        case FRAME_MODIFIED_NO_WRITE:
+            if (!frames_unlink(frames, frame, word, FRAME_ACTIVE, 0, &word))
+                continue; /* the writer took it; look again */
+            slot_release(space, pfn->original);
+            frames_free(frames, frame);
+            return;
+        case FRAME_ACTIVE:
+            if (pfn_reference_count(word) == 1) {
+                slot_release(space, pfn->original);
+                frames_free(frames, frame);
+                return;
+            }
+            /* Pinned, or being written: whoever drops the last reference frees it. */
+            if (!frame_state_cas(pfn, word, (pfn_with_state(word, FRAME_TRANSITION) | PFN_DELETED) - PFN_SHARE_ONE - PFN_REFERENCE_ONE, &word))
+                continue;
+            (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
+            break;
+        case FRAME_TRANSITION:
+            if (!frame_state_cas(pfn, word, word | PFN_DELETED, &word))
+                continue;
+            break;
+        default:
+            ASSERT_ALWAYS(!"a PTE names a frame that has an owner");
+        }
+        /* While a write is in flight the slot is the writer's, who sees DELETED at its end. */
+        return;
+    }
+}
+
+bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed)
+{
+    for (;;) {
+        const pte_t seen = pte_load(pte);
+
+        if (pte_is_busy(seen)) {
+            pte_wait(space->partition->waits, NULL, pte);
+            continue;
+        }
+        if (!pte_is_valid(seen) && (pte_tag(seen) == PTE_TAG_NONE || pte_tag(seen) == PTE_TAG_DECOMMITTED)) {
+            if (seen.bits != leave.bits && !pte_cas(pte, seen, leave))
+                continue;
+            return seen.bits == 0 ? zero_is_committed : pte_tag(seen) == PTE_TAG_NONE;
+        }
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            continue;
+        if (pte_is_valid(seen)) {
+            space_peak_update(space);
+            frame_delete(space, pte_frame(seen));
+            space_count(space, SPACE_REMOVED, 1);
+        } else if (pte_tag(seen) == PTE_TAG_TRANSITION) {
+            frame_delete(space, pte_frame(seen));
+        } else {
+            stores_slot_release(space->partition->stores, pte_slot(seen));
+        }
+        pte_release(space->partition->waits, pte, leave);
+        return true;
+    }
+}
+
+void page_protect(tide_space *space, uint64_t *pte, unsigned protection)
+{
+    for (;;) {
+        const pte_t seen = pte_load(pte);
+        pte_t next;
+
+        if (pte_is_busy(seen)) {
+            pte_wait(space->partition->waits, NULL, pte);
+            continue;
+        }
+        if (pte_is_valid(seen)) {
+            const uint64_t keep = PTE_ACCESSED | PTE_AGE_MASK;
+            next.bits = (pte_make_valid(pte_frame(seen), protection, (seen.bits & PTE_DIRTY) != 0).bits & ~keep) |
+                        (seen.bits & keep);
+        } else {
+            next.bits = (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT);
+        }
+        if (pte_cas(pte, seen, next))
+            return;
+    }
+}
+
+void page_dirty_claimed(tide_space *space, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(space_frames(space), frame);
+    uint64_t word = sync_load_64(&pfn->word);
+
+    do {
+        if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
+            slot_release(space, pfn->original);
+            pfn->original = 0;
+        }
+    } while (!frame_state_cas(pfn, word, word | PFN_DIRTY, &word));
+}

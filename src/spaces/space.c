@@ -1,0 +1,175 @@
+/*
+ * Creating and destroying spaces, their counters, and waiting for frames.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "spaces/space.h"
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_MINIMUM_PAGES = 50, DEFAULT_MAXIMUM_PAGES = 345 };
+
+/* Sleep between two looks for a frame. Frames that come free signal an event; sections that end do not. */
+#define FRAME_WAIT_SLICE_NS 2000000u
+
+uint64_t space_counter(const tide_space *space, enum space_counter counter)
+{
+    uint64_t sum = 0;
+
+    for (unsigned c = 0; c < space->cpu_count; c++)
+        sum += sync_load_relaxed_64(&space->counters[c].values[counter]);
+    return sum;
+}
+
+uint64_t space_working_set_pages(const tide_space *space)
+{
+    /* Removals first: a page that comes and goes in between is then counted as here, never as a negative. */
+    const uint64_t removed = space_counter(space, SPACE_REMOVED);
+    const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
+                          space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
+                          space_counter(space, SPACE_HARD);
+    return came > removed ? came - removed : 0;
+}
+
+void space_peak_update(tide_space *space)
+{
+    const uint64_t now = space_working_set_pages(space);
+    uint64_t peak = sync_load_relaxed_64(&space->working_set.peak);
+
+    while (now > peak && !sync_cas_value_64(&space->working_set.peak, peak, now, &peak))
+        ;
+}
+
+tide_status space_create(struct partition *partition, struct grace_thread *thread, tide_space **out)
+{
+    const unsigned cpus = partition->topology->cpu_count;
+    tide_space *space = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *space);
+    struct space_counters *counters = aligned_alloc(SYNC_CACHE_LINE_BYTES, cpus * sizeof *counters);
+    const unsigned node = topology_cpu_node(partition->topology, os_cpu_current());
+    uint64_t deadline = 0;
+    bool charged = false;
+    tide_status status;
+
+    if (space == NULL || counters == NULL) {
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a space of %zu bytes",
+                           sizeof *space + cpus * sizeof *counters);
+        goto out;
+    }
+    memset(space, 0, sizeof *space);
+    memset(counters, 0, cpus * sizeof *counters);
+    space->partition = partition;
+    space->counters = counters;
+    space->cpu_count = cpus;
+    space->priority = 5;
+    sync_lock_init(&space->lock, SYNC_RANK_space);
+    sync_lock_init(&space->working_set.lock, SYNC_RANK_working_set);
+    space->working_set.minimum = DEFAULT_MINIMUM_PAGES;
+    space->working_set.maximum = DEFAULT_MAXIMUM_PAGES;
+    status = commit_charge(&partition->commit, 1);
+    if (tide_failed(status))
+        goto out;
+    charged = true;
+    for (;;) {
+        status = page_table_init(&space->table, partition->frames, node);
+        if (status != TIDE_NO_MEMORY)
+            break;
+        status = space_frame_wait(space, thread, node, &deadline);
+        if (tide_failed(status))
+            goto out;
+    }
+    space->tables_charged = 1;
+    sync_lock(&partition->lock);
+    space->id = ++partition->next_space_id;
+    vad_tree_init(&space->vads, space->id);
+    space->next = partition->spaces;
+    if (space->next != NULL)
+        space->next->previous = space;
+    partition->spaces = space;
+    partition->space_count++;
+    sync_unlock(&partition->lock);
+    space->magic = SPACE_MAGIC;
+    *out = space;
+    return TIDE_SUCCESS;
+out:
+    if (charged)
+        commit_return(&partition->commit, 1);
+    free(space);
+    free(counters);
+    return status;
+}
+
+void space_destroy(tide_space *space, struct grace_thread *thread)
+{
+    struct partition *partition = space->partition;
+    struct vad *vad;
+
+    /* No longer found by the trimmer; a pass that is under way ends before the lock is had. */
+    sync_lock(&partition->lock);
+    if (space->previous != NULL)
+        space->previous->next = space->next;
+    else
+        partition->spaces = space->next;
+    if (space->next != NULL)
+        space->next->previous = space->previous;
+    partition->space_count--;
+    sync_unlock(&partition->lock);
+    while ((vad = vad_first(&space->vads)) != NULL)
+        ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) == TIDE_SUCCESS);
+    page_table_destroy(&space->table);
+    commit_return(&partition->commit, space->tables_charged);
+    sync_lock(&partition->lock);
+    for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++)
+        partition->retired.values[c] += space_counter(space, (enum space_counter)c);
+    sync_unlock(&partition->lock);
+    while ((vad = space->retired) != NULL) {
+        space->retired = vad->retired_next;
+        free(vad);
+    }
+    thread->vad_space = NULL;
+    space->magic = 0;
+    free(space->counters);
+    free(space);
+}
+
+tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *deadline_ns)
+{
+    struct partition *partition = space->partition;
+    struct frames *frames = partition->frames;
+    const bool first = *deadline_ns == 0;
+    const unsigned depth = thread->depth;
+    const uint64_t now = os_clock_ns();
+    tide_status status = TIDE_SUCCESS;
+
+    sync_assert_unlocked();
+    if (first) {
+        *deadline_ns = now + partition->frame_wait_ns;
+        (void)sync_add_64(&frames->waits, 1);
+    }
+    for (unsigned i = 0; i < depth; i++)
+        grace_leave(thread);
+    const uint32_t value = frames_wait_announce(frames);
+    const bool again = partition->reclaim(partition, thread, node);
+    (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
+    if (!first && grace_in_section(thread)) {
+        if (grace_section_is_stale(thread))
+            status = error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
+                               "no frame is left among %lu that this thread's open access section does not hold back",
+                               frames->total);
+    }
+    if (!tide_failed(status) && now >= *deadline_ns) {
+        struct grace_report report;
+
+        grace_report(&frames->grace, &report);
+        status = error_set(TIDE_TIMEOUT, 0, 0,
+                           "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
+                           partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
+    }
+    if (!tide_failed(status) && !first && !again)
+        (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
+    frames_wait_end(frames);
+    for (unsigned i = 0; i < depth; i++)
+        grace_enter(thread);
+    return status;
+}

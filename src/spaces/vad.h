@@ -1,0 +1,88 @@
+/*
+ * VADs: the regions of an address space, as a balanced tree keyed by virtual page number (nt-behaviour 8.1).
+ *
+ * Writers (reserve, release) hold the space's lock. Readers (faults) take no lock and write nothing: they walk the tree
+ * inside an epoch section, and a sequence count that writers move tells them whether "there is none" can be believed. A
+ * VAD that left the tree is freed only after a grace period. Nodes carry the largest gap of their subtree, so that
+ * finding room is O(log n) too. How it works and why it is right: vad.c.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef SPACES_VAD_H
+#define SPACES_VAD_H
+
+#include <pagetide/space.h>
+
+#include "base/sync.h"
+
+/* A region begins at a multiple of this many pages: the allocation granularity of 64 KiB. */
+enum { VAD_UNIT_PAGES = 16 };
+#define VAD_DELETED 0x80000000u
+
+struct vad {
+    /* What a reader's walk touches, together. */
+    uint64_t first_page;      /* [I] virtual page numbers, inclusive; a region changes its bounds by being replaced */
+    uint64_t last_page;       /* [I] */
+    struct vad *left, *right; /* [A] [E] stored with release under L:space, loaded with acquire */
+    uint32_t protection;      /* [I] TIDE_PAGE_ value at reserve time */
+    uint32_t preferred_node;  /* [I] or TIDE_NO_PREFERRED_NODE */
+    uint32_t commit_state;    /* [A] written under L:space; software protection with which a zero PTE counts as
+                                 committed, 0 if it does not (NT's flag MemCommit), VAD_DELETED once released */
+    /* What writers alone touch. */
+    uint64_t committed_pages; /* [L:space] pages charged */
+    uint64_t priority;        /* [I] set at insertion; unique in the tree, higher than those of both children */
+    uint64_t subtree_first;   /* [L:space] first page of the leftmost VAD of the subtree */
+    uint64_t subtree_last;    /* [L:space] last page of the rightmost */
+    uint64_t subtree_gap;     /* [L:space] longest run of untouched units between two neighbours of the subtree */
+    uint64_t table_charge;    /* [L:space] pages charged for tables that the region may still need */
+    struct vad *retired_next; /* [L:space] after removal: waits for its grace period */
+    uint16_t retired_epoch;   /* [L:space] */
+};
+
+struct vad_tree {
+    struct vad *root;  /* [A] [E] as vad.left */
+    uint64_t sequence; /* [A] odd while a writer changes the tree */
+    uint64_t count;    /* [L:space] */
+    uint64_t pages;    /* [L:space] sum of all lengths */
+    uint64_t random;   /* [L:space] state of the generator of priorities */
+};
+
+void vad_tree_init(struct vad_tree *tree, uint64_t seed);
+
+/*
+ * Under the space's lock. Inserts a VAD whose range is known to be free (asserted in every build). The caller has set
+ * the [I] fields other than the priority. A VAD is inserted once in its life.
+ */
+void vad_insert(struct vad_tree *tree, struct vad *vad);
+/* Under the space's lock. Unlinks a VAD of this tree (asserted); the caller frees it after a grace period. */
+void vad_remove(struct vad_tree *tree, struct vad *vad);
+
+/*
+ * Lock-free, inside an epoch section: the VAD that holds a page, or NULL. The answer was true at some moment of the
+ * call. Waits (spins, then yields) only for a writer that is inside the tree at this moment, and only if the walk did
+ * not meet the page. Also right under the space's lock, where it never waits.
+ */
+struct vad *vad_find(const struct vad_tree *tree, uint64_t page);
+/* Under the space's lock: the first VAD that overlaps [first, last], else the first one after it; NULL if none. */
+struct vad *vad_find_first(const struct vad_tree *tree, uint64_t first, uint64_t last);
+
+/*
+ * Under the space's lock: finds `pages` (> 0) free pages inside [lowest, highest] (inclusive page numbers) such that
+ * the base is a multiple of VAD_UNIT_PAGES and no unit that any VAD touches is used: the rest of the last unit of a
+ * region is lost (nt-behaviour 4 rule 2). Lowest fitting base, or the highest if top_down. O(log n). Returns false if
+ * there is none.
+ */
+bool vad_find_gap(const struct vad_tree *tree, uint64_t pages, uint64_t lowest, uint64_t highest, bool top_down,
+                  uint64_t *first_page);
+
+/* Under the space's lock: in order, for verification and teardown; NULL at the end. O(log n) a step. */
+struct vad *vad_first(const struct vad_tree *tree);
+struct vad *vad_next(const struct vad_tree *tree, const struct vad *vad);
+
+/*
+ * Under the space's lock: checks order, disjointness, heap order, augmentation and totals (I10). Returns false and
+ * fills `why` on the first violation. O(n).
+ */
+bool vad_tree_check(const struct vad_tree *tree, char *why, size_t why_bytes);
+
+#endif

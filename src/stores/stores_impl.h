@@ -1,0 +1,35 @@
+/*
+ * Inside of the stores: what stores.c and io.c share.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef STORES_STORES_IMPL_H
+#define STORES_STORES_IMPL_H
+
+#include "stores/stores.h"
+
+#include "stores/page_file_impl.h"
+#include "stores/slot_map_impl.h"
+
+#include "base/sync.h"
+
+/* A page file with its slots. What a read looks at lies apart from what allocations and writers change. */
+struct store {
+    struct page_file file;
+    struct slot_map slots;
+    uint64_t virtual_ns SYNC_CACHE_ALIGNED; /* [A] what the slots given so far cost; see stores.c */
+    uint64_t page_ns;                       /* [A] relaxed: time that the file takes to write a page */
+};
+
+struct stores {
+    tide_io_filter *filter; /* [I] */
+    void *filter_context;   /* [I] */
+    unsigned file_count;    /* [I] */
+    bool disable_io_uring;  /* [I] */
+    struct store files[];   /* [I] which */
+};
+
+/* Takes in a measurement: the file was busy `busy_ns` to write `pages` (> 0) pages. Thread-safe. */
+void stores_speed_note(struct stores *stores, unsigned file, uint64_t pages, uint64_t busy_ns);
+
+#endif

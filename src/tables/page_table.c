@@ -1,0 +1,243 @@
+/*
+ * Soft page tables and claims of PTEs. The idea is in page_table.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tables/page_table.h"
+#include "base/error.h"
+#include "base/random.h"
+
+/* Looks at a busy PTE before sleeping: most claims end within a microsecond, a sleep costs tens. */
+enum { PTE_SPINS = 300 };
+
+static const struct {
+    uint32_t page;
+    unsigned software;
+} protections[] = {
+    { TIDE_PAGE_NOACCESS, PTE_NOACCESS },
+    { TIDE_PAGE_READONLY, PTE_READONLY },
+    { TIDE_PAGE_READWRITE, PTE_READWRITE },
+    { TIDE_PAGE_EXECUTE, PTE_EXECUTE },
+    { TIDE_PAGE_EXECUTE_READ, PTE_EXECUTE_READ },
+    { TIDE_PAGE_EXECUTE_READWRITE, PTE_EXECUTE_READWRITE },
+};
+
+unsigned pte_protection_of(uint32_t page_protection)
+{
+    for (unsigned i = 0; i < sizeof protections / sizeof protections[0]; i++)
+        if (protections[i].page == page_protection)
+            return protections[i].software;
+    return 0;
+}
+
+uint32_t pte_page_protection_of(unsigned protection)
+{
+    for (unsigned i = 0; i < sizeof protections / sizeof protections[0]; i++)
+        if (protections[i].software == protection)
+            return protections[i].page;
+    return 0;
+}
+
+/* A zeroed frame as a table that `entry` will name, or FRAME_NONE. */
+static frame_t table_frame(struct page_table *table, unsigned node, uint64_t *entry)
+{
+    const frame_t frame = frames_allocate(table->frames, node, FRAMES_ZERO, 0);
+
+    if (!frame_is_none(frame)) {
+        struct pfn *pfn = frame_pfn(table->frames, frame);
+
+        pfn->pte = entry;
+        pfn->original = 0;
+        frame_state_set(pfn, (uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
+                                 ((uint64_t)FRAME_USE_PAGE_TABLE << PFN_USE_SHIFT));
+    }
+    return frame;
+}
+
+static pte_t table_entry(frame_t frame)
+{
+    return (pte_t) { PTE_VALID | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+}
+
+tide_status page_table_init(struct page_table *table, struct frames *frames, unsigned node)
+{
+    table->frames = frames;
+    const frame_t frame = table_frame(table, node, NULL);
+    if (frame_is_none(frame))
+        return error_set(TIDE_NO_MEMORY, 0, 0, "no frame for the root table; %lu pages in all", frames->total);
+    table->root = frame_memory(frames, frame);
+    table->table_pages = 1;
+    return TIDE_SUCCESS;
+}
+
+uint64_t *page_table_make(struct page_table *table, uint64_t page, unsigned node, unsigned *made)
+{
+    uint64_t *level = table->root;
+
+    for (unsigned l = TABLE_LEVELS - 1; l > 0; l--) {
+        uint64_t *slot = &level[table_index(page, l)];
+        uint64_t entry = sync_load_64(slot);
+
+        if (entry == 0) {
+            const frame_t frame = table_frame(table, node, slot);
+            if (frame_is_none(frame))
+                return NULL;
+            const pte_t value = table_entry(frame);
+            if (sync_cas_value_64(slot, 0, value.bits, &entry)) {
+                entry = value.bits;
+                (void)sync_add_64(&table->table_pages, 1);
+                ++*made;
+            } else {
+                frames_give_back(table->frames, frame, true); /* another thread was first: `entry` is its table */
+            }
+        }
+        level = table_entry_memory(table->frames, entry);
+    }
+    return &level[table_index(page, 0)];
+}
+
+uint64_t *page_table_next_leaf(const struct page_table *table, uint64_t *page, uint64_t last)
+{
+    uint64_t at = *page & ~(uint64_t)(TABLE_ENTRIES - 1);
+
+    while (at <= last) {
+        const uint64_t *level = table->root;
+        unsigned l = TABLE_LEVELS - 1;
+
+        for (; l > 0; l--) {
+            const uint64_t entry = sync_load_64(&level[table_index(at, l)]);
+            if (entry == 0)
+                break;
+            level = table_entry_memory(table->frames, entry);
+        }
+        if (l == 0) {
+            *page = at;
+            return (uint64_t *)level;
+        }
+        /* Nothing below this entry: on to the next one of its table. */
+        const uint64_t span = 1ull << (l * TABLE_INDEX_BITS);
+        at = (at & ~(span - 1)) + span;
+        if (at >> (TABLE_LEVELS * TABLE_INDEX_BITS) != 0)
+            break;
+    }
+    return NULL;
+}
+
+uint64_t page_table_missing(const struct page_table *table, uint64_t first, uint64_t last)
+{
+    uint64_t missing = 0;
+
+    for (unsigned l = 1; l < TABLE_LEVELS; l++) {
+        /* Tables of level l - 1 that entries of level l would name. */
+        const unsigned shift = l * TABLE_INDEX_BITS;
+
+        for (uint64_t at = first >> shift; at <= last >> shift; at++) {
+            const uint64_t *level = table->root;
+            unsigned up = TABLE_LEVELS - 1;
+
+            for (; up >= l; up--) {
+                const uint64_t entry = sync_load_64(&level[table_index(at << shift, up)]);
+                if (entry == 0)
+                    break;
+                level = table_entry_memory(table->frames, entry);
+            }
+            if (up < l)
+                continue;
+            if (up > l) {
+                /* A whole higher table is missing: so is everything below its span; count that at once. */
+                const unsigned skip = up * TABLE_INDEX_BITS;
+                const uint64_t end = (((at << shift) >> skip) + 1) << (skip - shift);
+                const uint64_t stop = end - 1 < last >> shift ? end - 1 : last >> shift;
+                missing += stop - at + 1;
+                at = stop;
+            } else {
+                missing++;
+            }
+        }
+    }
+    return missing;
+}
+
+void page_table_free_leaf(struct page_table *table, uint64_t page)
+{
+    uint64_t *level = table->root;
+
+    for (unsigned l = TABLE_LEVELS - 1; l > 1; l--) {
+        const uint64_t entry = sync_load_64(&level[table_index(page, l)]);
+        if (entry == 0)
+            return;
+        level = table_entry_memory(table->frames, entry);
+    }
+    const pte_t entry = { sync_swap_64(&level[table_index(page, 1)], 0) };
+    if (entry.bits == 0)
+        return;
+    frames_free(table->frames, pte_frame(entry));
+    (void)sync_add_64(&table->table_pages, (uint64_t)-1);
+}
+
+static void table_free(struct page_table *table, uint64_t *level, unsigned l)
+{
+    for (unsigned i = 0; i < TABLE_ENTRIES && l > 0; i++) {
+        const pte_t entry = pte_load(&level[i]);
+        if (entry.bits == 0)
+            continue;
+        table_free(table, table_entry_memory(table->frames, entry.bits), l - 1);
+        frames_free(table->frames, pte_frame(entry));
+    }
+}
+
+void page_table_destroy(struct page_table *table)
+{
+    table_free(table, table->root, TABLE_LEVELS - 1);
+    frames_free(table->frames,
+                (frame_t) { (uint32_t)(((char *)table->root - table->frames->memory) / TIDE_PAGE_BYTES) });
+    table->root = NULL;
+}
+
+/* Acquire is enough for reading `original`: whoever wrote it held the claim or the write reference before the frame came to the list. */
+bool page_table_detach(struct pfn *pfn, frame_t frame)
+{
+    const pte_t pte = pte_load(pfn->pte);
+
+    if (pte_is_valid(pte) || pte_tag(pte) != PTE_TAG_TRANSITION)
+        return false;
+    ASSERT_DEBUG(pte_frame(pte).number == frame.number);
+    (void)frame;
+    return pte_cas(pfn->pte, pte, (pte_t) { pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
+}
+
+static struct sync_event *wait_event(struct pte_waits *waits, const uint64_t *pte)
+{
+    return &waits->buckets[random_mix((uintptr_t)pte) % PTE_WAIT_BUCKETS].event;
+}
+
+void pte_wake(struct pte_waits *waits, const uint64_t *pte)
+{
+    sync_event_signal(wait_event(waits, pte));
+}
+
+void pte_wait(struct pte_waits *waits, struct grace_thread *thread, uint64_t *pte)
+{
+    struct sync_event *event = wait_event(waits, pte);
+
+    for (unsigned i = 0; i < PTE_SPINS; i++) {
+        if (!pte_is_busy(pte_load(pte)))
+            return;
+        sync_pause();
+    }
+    /* Order: read the count, then mark the PTE. The claimer swaps the PTE and then moves the count, so a mark that it saw
+     * means a count that moves after it was read here. */
+    const uint32_t value = sync_event_value(event);
+    const pte_t seen = pte_load(pte);
+    if (!pte_is_busy(seen))
+        return;
+    if (!(seen.bits & PTE_WAITED) && !pte_cas(pte, seen, (pte_t) { seen.bits | PTE_WAITED }))
+        return;
+    /* Outside of the engine while asleep: a stopped world and the grace period need not wait for this thread. */
+    const unsigned depth = thread == NULL ? 0 : thread->depth;
+    for (unsigned i = 0; i < depth; i++)
+        grace_leave(thread);
+    (void)sync_event_wait(event, value, UINT64_MAX);
+    for (unsigned i = 0; i < depth; i++)
+        grace_enter(thread);
+}

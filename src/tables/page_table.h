@@ -1,0 +1,124 @@
+/*
+ * Soft page tables: four levels of 512 entries, as x86-64 has them, in frames of the engine.
+ *
+ * Entries of the upper three levels are PTEs in valid form that name the next table's frame, or 0. A table comes into
+ * being by compare-and-swap of its parent's entry, so the descent takes no lock: a reader inside grace_enter() sees either nothing
+ * or a complete, zeroed table. A leaf table is unlinked only when no region overlaps its 2 MiB any more; its frame is stamped and
+ * reused after the grace period, so a reader that still walks it reads old, invalid entries at worst. Upper tables stay until the space
+ * is destroyed.
+ *
+ * Claims. Who wants to change a PTE that others may change too makes it busy by compare-and-swap; from then on it is
+ * the claimer's, until pte_release(). Waiters spin a little, then set PTE_WAITED and sleep in a hashed table of event counts.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TABLES_PAGE_TABLE_H
+#define TABLES_PAGE_TABLE_H
+
+#include "frames/frames.h"
+#include "tables/pte.h"
+
+enum {
+    TABLE_ENTRIES = 512,
+    TABLE_LEVELS = 4,
+    TABLE_INDEX_BITS = 9,
+    PTE_WAIT_BUCKETS = 256
+};
+
+/* Where threads wait for busy PTEs: one per engine. */
+struct pte_waits {
+    struct {
+        struct sync_event event;
+    } SYNC_CACHE_ALIGNED buckets[PTE_WAIT_BUCKETS];
+};
+
+struct page_table {
+    struct frames *frames; /* [I] */
+    uint64_t *root;        /* [I] */
+    uint64_t table_pages;  /* [A] frames used as tables, the root included; written only when tables come and go */
+};
+
+/* TIDE_NO_MEMORY if there is no frame for the root. Inside grace_enter(). */
+TIDE_MUST_CHECK tide_status page_table_init(struct page_table *table, struct frames *frames, unsigned node);
+/* Frees all tables. All PTEs are already free of frames; no other thread is inside. */
+void page_table_destroy(struct page_table *table);
+
+static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t entry)
+{
+    return (uint64_t *)(void *)(frames->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
+}
+
+/* Index of a page in the table of a level: 0 is the leaf. */
+static inline unsigned table_index(uint64_t page, unsigned level)
+{
+    return (unsigned)(page >> (level * TABLE_INDEX_BITS)) & (TABLE_ENTRIES - 1);
+}
+
+/* The PTE of a page, or NULL if a table is missing. Inside grace_enter(). */
+static inline uint64_t *page_table_find(const struct page_table *table, uint64_t page)
+{
+    const uint64_t *level = table->root;
+
+    for (unsigned l = TABLE_LEVELS - 1; l > 0; l--) {
+        const uint64_t entry = sync_load_64(&level[table_index(page, l)]);
+        if (__builtin_expect(entry == 0, 0))
+            return NULL;
+        level = table_entry_memory(table->frames, entry);
+    }
+    return (uint64_t *)&level[table_index(page, 0)];
+}
+
+/* The page directory (level 1) that covers a page's 1 GiB, or NULL. */
+static inline const uint64_t *page_table_directory(const struct page_table *table, uint64_t page)
+{
+    const uint64_t *level = table->root;
+
+    for (unsigned l = TABLE_LEVELS - 1; l > 1; l--) {
+        const uint64_t entry = sync_load_64(&level[table_index(page, l)]);
+        if (entry == 0)
+            return NULL;
+        level = table_entry_memory(table->frames, entry);
+    }
+    return level;
+}
+
+/*
+ * The PTE of a page, making missing tables on `node`. NULL if there is no frame: the caller waits for one, holding nothing, and tries again. *made counts
+ * the tables made by this call.
+ */
+uint64_t *page_table_make(struct page_table *table, uint64_t page, unsigned node, unsigned *made);
+
+/* The first leaf table at or after *page (any page of it): sets *page to the leaf's first page and returns its entries; NULL if
+ * there is none up to `last`. Inside grace_enter(). */
+uint64_t *page_table_next_leaf(const struct page_table *table, uint64_t *page, uint64_t last);
+
+/* How many tables of the span [first, last] do not exist yet, at all levels. */
+uint64_t page_table_missing(const struct page_table *table, uint64_t first, uint64_t last);
+
+/* Unlinks and frees the leaf of a page. All its entries are 0 or of no consequence, and no region overlaps it. */
+void page_table_free_leaf(struct page_table *table, uint64_t page);
+
+/* For frames_options.detach. */
+bool page_table_detach(struct pfn *pfn, frame_t frame);
+
+/* Ends a claim: publishes the new form and wakes the waiters. */
+void pte_wake(struct pte_waits *waits, const uint64_t *pte);
+static inline void pte_release(struct pte_waits *waits, uint64_t *pte, pte_t value)
+{
+    if (__builtin_expect(sync_swap_64(pte, value.bits) & PTE_WAITED, 0))
+        pte_wake(waits, pte);
+}
+
+static inline pte_t pte_busy_form(pte_t pte)
+{
+    return pte_make(PTE_TAG_BUSY, pte_protection(pte));
+}
+
+/*
+ * Waits until a PTE that was seen busy may have changed. The caller holds no claim; who claims a PTE never waits for a lock of a space, so
+ * the space's lock may be held. `thread` leaves the engine while it sleeps, so tables found before are void afterwards; with NULL the caller
+ * stays inside, for who is in the middle of a change that a verifier must not see half done.
+ */
+void pte_wait(struct pte_waits *waits, struct grace_thread *thread, uint64_t *pte);
+
+#endif

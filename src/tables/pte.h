@@ -1,0 +1,160 @@
+/*
+ * The page-table entry: one atomic 64-bit word per page, told apart by tag bits, the protection at one place in every form.
+ *
+ *   valid        bit 0. frame | age | protection | rights | dirty | accessed
+ *   unknown      all bits zero: look at the VAD
+ *   demand zero  tag 0, protection set: a zero page on touch
+ *   transition   tag 1: the page is in a frame that no working set has
+ *   page file    tag 2: file and slot
+ *   prototype    tag 3: kept for sections
+ *   decommitted  tag 4: access violation
+ *   busy         tag 5: claimed; whoever claimed it alone may change it. Others wait (page_table.h); a waiter sets
+ *                PTE_WAITED so that the claimer knows to wake it.
+ *
+ * `accessed`, `dirty` and the rights are what the fast path tests: a read needs VALID|READ|ACCESSED, a write VALID|WRITE|ACCESSED|DIRTY. As on
+ * x86 the dirty bit doubles as permission: the first write to a clean page takes the slow path, which releases the page's
+ * slot.
+ *
+ * Protection is NT's 5-bit software protection (nt-behaviour 5).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TABLES_PTE_H
+#define TABLES_PTE_H
+
+#include <pagetide/space.h>
+
+#include "frames/pfn.h"
+#include "stores/stores.h"
+
+typedef struct pte_t {
+    uint64_t bits;
+} pte_t;
+
+#define PTE_VALID 1ull
+#define PTE_ACCESSED (1ull << 1)
+#define PTE_DIRTY (1ull << 2)
+#define PTE_READ (1ull << 3)
+#define PTE_WRITE (1ull << 4)
+#define PTE_TAG_MASK (7ull << 1)    /* invalid forms */
+#define PTE_WAITED (1ull << 4)      /* busy form */
+#define PTE_PROTECTION_SHIFT 5
+#define PTE_PROTECTION_MASK (31ull << PTE_PROTECTION_SHIFT)
+#define PTE_AGE_SHIFT 10
+#define PTE_AGE_MASK (255ull << PTE_AGE_SHIFT)
+#define PTE_AGE_MAX 255u
+#define PTE_FRAME_SHIFT 24
+#define PTE_FILE_SHIFT 10
+#define PTE_FILE_MASK (15ull << PTE_FILE_SHIFT)
+#define PTE_SLOT_SHIFT 32
+
+enum pte_tag {
+    PTE_TAG_NONE = 0,
+    PTE_TAG_TRANSITION = 1,
+    PTE_TAG_PAGE_FILE = 2,
+    PTE_TAG_PROTOTYPE = 3,
+    PTE_TAG_DECOMMITTED = 4,
+    PTE_TAG_BUSY = 5
+};
+
+enum pte_protection {
+    PTE_PROTECTION_NONE = 0,
+    PTE_READONLY = 1,
+    PTE_EXECUTE = 2,
+    PTE_EXECUTE_READ = 3,
+    PTE_READWRITE = 4,
+    PTE_WRITECOPY = 5,
+    PTE_EXECUTE_READWRITE = 6,
+    PTE_EXECUTE_WRITECOPY = 7,
+    PTE_PROTECTION_DECOMMITTED = 0x10,
+    PTE_NOACCESS = 0x18
+};
+
+static inline bool pte_is_valid(pte_t pte)
+{
+    return (pte.bits & PTE_VALID) != 0;
+}
+
+/* Of an invalid form. */
+static inline enum pte_tag pte_tag(pte_t pte)
+{
+    return (enum pte_tag)((pte.bits & PTE_TAG_MASK) >> 1);
+}
+
+static inline bool pte_is_busy(pte_t pte)
+{
+    return !pte_is_valid(pte) && pte_tag(pte) == PTE_TAG_BUSY;
+}
+
+static inline unsigned pte_protection(pte_t pte)
+{
+    return (unsigned)((pte.bits & PTE_PROTECTION_MASK) >> PTE_PROTECTION_SHIFT);
+}
+
+static inline unsigned pte_age(pte_t pte)
+{
+    return (unsigned)((pte.bits & PTE_AGE_MASK) >> PTE_AGE_SHIFT);
+}
+
+/* Of a valid or transition form. */
+static inline frame_t pte_frame(pte_t pte)
+{
+    return (frame_t) { (uint32_t)(pte.bits >> PTE_FRAME_SHIFT) };
+}
+
+/* Of a page-file form, or of a PFN record's original. */
+static inline struct stores_slot pte_slot(pte_t pte)
+{
+    return (struct stores_slot) { .file = (unsigned)((pte.bits & PTE_FILE_MASK) >> PTE_FILE_SHIFT),
+                                  .slot = (uint32_t)(pte.bits >> PTE_SLOT_SHIFT) };
+}
+
+static inline bool pte_protection_reads(unsigned protection)
+{
+    return protection != PTE_EXECUTE && protection != PTE_PROTECTION_NONE && protection < 8;
+}
+
+static inline bool pte_protection_writes(unsigned protection)
+{
+    return protection == PTE_READWRITE || protection == PTE_EXECUTE_READWRITE;
+}
+
+static inline pte_t pte_make(enum pte_tag tag, unsigned protection)
+{
+    return (pte_t) { ((uint64_t)tag << 1) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
+}
+
+static inline pte_t pte_make_valid(frame_t frame, unsigned protection, bool dirty)
+{
+    return (pte_t) { PTE_VALID | PTE_ACCESSED | (dirty ? PTE_DIRTY : 0) | (pte_protection_reads(protection) ? PTE_READ : 0) |
+                     (pte_protection_writes(protection) ? PTE_WRITE : 0) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) |
+                     ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+}
+
+static inline pte_t pte_make_transition(frame_t frame, unsigned protection)
+{
+    return (pte_t) { pte_make(PTE_TAG_TRANSITION, protection).bits | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+}
+
+/* Without protection: the form that a PFN record's `original` has. */
+static inline uint64_t pte_original_of(struct stores_slot slot)
+{
+    return pte_make(PTE_TAG_PAGE_FILE, 0).bits | ((uint64_t)slot.file << PTE_FILE_SHIFT) |
+           ((uint64_t)slot.slot << PTE_SLOT_SHIFT);
+}
+
+static inline pte_t pte_load(const uint64_t *pte)
+{
+    return (pte_t) { sync_load_64(pte) };
+}
+
+static inline bool pte_cas(uint64_t *pte, pte_t expected, pte_t desired)
+{
+    return sync_cas_64(pte, expected.bits, desired.bits);
+}
+
+/* TIDE_PAGE_ value <-> software protection; 0 for a value that private memory does not know. */
+unsigned pte_protection_of(uint32_t page_protection);
+uint32_t pte_page_protection_of(unsigned protection);
+
+#endif

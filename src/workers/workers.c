@@ -1,0 +1,237 @@
+/*
+ * The threads of the workers, and running their steps.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "workers/workers_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096 };
+
+/* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
+#define IDLE_LOOK_NS 100000000u
+/* There is work, but no progress (young frames, full page files, a failing disk): try again after a while. */
+#define STUCK_LOOK_NS 2000000u
+
+static const char *const names[TIDE_WORKER_COUNT] = { "zero", "writer", "trimmer" };
+
+tide_status workers_create(struct partition *partition, const tide_config *config, struct workers **out)
+{
+    const unsigned nodes = partition->topology->node_count;
+    struct workers *workers = calloc(1, sizeof *workers);
+    struct worker *array = aligned_alloc(SYNC_CACHE_LINE_BYTES, nodes * TIDE_WORKER_COUNT * sizeof *array);
+    tide_status status = TIDE_SUCCESS;
+
+    if (workers == NULL || array == NULL) {
+        free(workers);
+        free(array);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the workers of %u nodes", nodes);
+    }
+    memset(array, 0, nodes * TIDE_WORKER_COUNT * sizeof *array);
+    workers->partition = partition;
+    workers->mode = config->workers;
+    workers->node_count = nodes;
+    workers->period_ns = (config->trimmer_period_ms == 0 ? 1000u : config->trimmer_period_ms) * 1000000ull;
+    workers->workers = array;
+    for (unsigned i = 0; i < nodes * TIDE_WORKER_COUNT; i++) {
+        struct worker *worker = &array[i];
+
+        worker->workers = workers;
+        worker->kind = (tide_worker)(i % TIDE_WORKER_COUNT);
+        worker->node = i / TIDE_WORKER_COUNT;
+        sync_lock_init(&worker->lock, SYNC_RANK_worker);
+        worker->last_ageing_ns = workers_clock_ns(workers);
+        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 && !tide_failed(status))
+            status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
+    }
+    if (tide_failed(status)) {
+        workers_destroy(workers);
+        return status;
+    }
+    *out = workers;
+    return TIDE_SUCCESS;
+}
+
+uint64_t workers_clock_ns(const struct workers *workers)
+{
+    return workers->mode == TIDE_WORKERS_MANUAL ? sync_load_64(&workers->virtual_ns) : os_clock_ns();
+}
+
+uint64_t workers_cpu_ns(const struct workers *workers, tide_worker kind)
+{
+    uint64_t sum = 0;
+
+    for (unsigned n = 0; n < workers->node_count; n++)
+        sum += sync_load_relaxed_64(&workers_get(workers, kind, n)->cpu_ns);
+    return sum;
+}
+
+static bool is_due(const struct worker *worker)
+{
+    switch (worker->kind) {
+    case TIDE_WORKER_ZERO_PAGE:
+        return zero_page_due(worker);
+    case TIDE_WORKER_MODIFIED_WRITER:
+        return worker->queue != NULL && writer_due(worker);
+    default:
+        return trimmer_due(worker);
+    }
+}
+
+/* With the lock held, inside the engine. */
+static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool *failed)
+{
+    switch (worker->kind) {
+    case TIDE_WORKER_ZERO_PAGE: {
+        /* At idle priority it may be off its CPU at any moment, and needs no section: it must not hold the grace period back. */
+        grace_io_begin(thread);
+        const uint64_t done = zero_page_step(worker, budget);
+        grace_io_end(thread);
+        return done;
+    }
+    case TIDE_WORKER_MODIFIED_WRITER:
+        return writer_step(worker, thread, budget, failed);
+    default:
+        return trimmer_step(worker, budget);
+    }
+}
+
+uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool due_only, bool *failed)
+{
+    uint64_t done = 0;
+
+    sync_lock(&worker->lock);
+    const uint64_t before = os_thread_cpu_ns();
+    (void)grace_advance(&worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
+    grace_enter(thread);
+    /* The trimmer's step asks for itself, since ageing may be due when trimming is not. */
+    if (!due_only || worker->kind == TIDE_WORKER_TRIMMER || is_due(worker))
+        done = step(worker, thread, budget, failed);
+    grace_leave(thread);
+    (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
+    sync_unlock(&worker->lock);
+    return done;
+}
+
+bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node)
+{
+    struct partition *partition = workers->partition;
+    bool failed = false;
+    uint64_t done = 0;
+
+    if (workers->mode == TIDE_WORKERS_THREADS) {
+        for (unsigned n = 0; n < workers->node_count; n++) {
+            frames_bell_ring(&partition->frames->nodes[n].trimmer);
+            frames_bell_ring(&partition->frames->nodes[n].writer);
+        }
+        return false;
+    }
+    /* The preferred node first; the others if that brought nothing. */
+    const unsigned *order = partition->topology->nodes[node].order;
+    for (unsigned i = 0; i < workers->node_count && done == 0; i++) {
+        const struct frames_node *frames_node = &partition->frames->nodes[order[i]];
+
+        done += worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, order[i]), thread, UINT64_MAX, true, &failed);
+        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high, false, &failed);
+    }
+    return done != 0;
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------------------- */
+
+static struct frames_bell *bell_of(const struct worker *worker)
+{
+    struct frames_node *node = &worker->workers->partition->frames->nodes[worker->node];
+
+    return worker->kind == TIDE_WORKER_ZERO_PAGE         ? &node->zero_page
+           : worker->kind == TIDE_WORKER_MODIFIED_WRITER ? &node->writer
+                                                         : &node->trimmer;
+}
+
+static bool thread_wanted(void *context)
+{
+    const struct worker *worker = context;
+
+    return sync_load_32(&worker->workers->stop) != 0 ||
+           (sync_load_32(&worker->workers->held[worker->kind]) == 0 && is_due(worker));
+}
+
+static void *thread_main(void *context)
+{
+    struct worker *worker = context;
+    struct workers *workers = worker->workers;
+    struct grace_thread *thread = grace_thread_get(&workers->partition->frames->grace);
+    char name[16];
+
+    snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
+    os_thread_name(name);
+    topology_bind_thread(workers->partition->topology, worker->node);
+    if (worker->kind == TIDE_WORKER_ZERO_PAGE)
+        os_thread_idle_priority();
+    while (thread != NULL && sync_load_32(&workers->stop) == 0) {
+        uint64_t done = 0;
+        bool failed = false;
+
+        if (sync_load_32(&workers->held[worker->kind]) == 0)
+            done = worker_run(worker, thread, THREAD_BUDGET_PAGES, true, &failed);
+        if (done == 0 || failed) {
+            const bool stuck = failed || thread_wanted(worker);
+            frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker, stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
+        }
+    }
+    if (thread != NULL)
+        grace_thread_put(thread);
+    return NULL;
+}
+
+tide_status workers_start(struct workers *workers)
+{
+    if (workers->mode != TIDE_WORKERS_THREADS)
+        return TIDE_SUCCESS;
+    for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
+        struct worker *worker = &workers->workers[i];
+
+        if (workers->partition->frames->nodes[worker->node].count == 0)
+            continue;
+        const int error = pthread_create(&worker->thread, NULL, thread_main, worker);
+        if (error != 0)
+            return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "cannot start worker thread %u of %u: %s", i,
+                             workers->node_count * TIDE_WORKER_COUNT, strerror(error));
+        worker->started = true;
+    }
+    return TIDE_SUCCESS;
+}
+
+void workers_hold(struct workers *workers, tide_worker kind, bool hold)
+{
+    sync_store_32(&workers->held[kind], hold);
+    for (unsigned n = 0; n < workers->node_count; n++) {
+        struct worker *worker = workers_get(workers, kind, n);
+
+        sync_lock(&worker->lock); /* a running step has ended */
+        sync_unlock(&worker->lock);
+        frames_bell_ring(bell_of(worker));
+    }
+}
+
+void workers_destroy(struct workers *workers)
+{
+    if (workers == NULL)
+        return;
+    sync_store_32(&workers->stop, 1);
+    for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
+        struct worker *worker = &workers->workers[i];
+
+        if (worker->started) {
+            frames_bell_ring(bell_of(worker));
+            pthread_join(worker->thread, NULL);
+        }
+        stores_queue_destroy(worker->queue);
+    }
+    free(workers->workers);
+    free(workers);
+}

@@ -1,0 +1,67 @@
+/*
+ * The workers: one zero-page thread, modified-page writer and working-set trimmer per node (nt-behaviour 12, 14.1, 15.2).
+ *
+ * Each policy is a step: one bounded unit of work on one node, a function of the partition's state and a clock. The threads
+ * are short loops around the steps; tests, and engines without threads, call the steps themselves. One step of one worker
+ * on one node runs at a time (rank worker), so a step may be called beside the threads. A worker never resolves a fault.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef WORKERS_WORKERS_H
+#define WORKERS_WORKERS_H
+
+#include "spaces/space.h"
+
+#include <pthread.h>
+
+struct workers;
+
+struct worker {
+    struct workers *workers;     /* [I] */
+    tide_worker kind;            /* [I] */
+    unsigned node;               /* [I] */
+    struct sync_lock lock;       /* rank worker: one step at a time */
+    struct stores_queue *queue;  /* [L:worker] the writer's */
+    uint64_t last_ageing_ns;     /* [L:worker] the trimmer's */
+    uint64_t cpu_ns;             /* [A] CPU time of all its steps */
+    pthread_t thread;            /* [I] if there are threads */
+    bool started;                /* [I] */
+} SYNC_CACHE_ALIGNED;
+
+struct workers {
+    struct partition *partition; /* [I] */
+    tide_worker_mode mode;       /* [I] */
+    unsigned node_count;         /* [I] */
+    uint64_t period_ns;          /* [I] of ageing */
+    uint64_t virtual_ns;         /* [A] the clock of an engine without threads */
+    uint32_t stop;               /* [A] */
+    uint32_t held[TIDE_WORKER_COUNT]; /* [A] */
+    struct worker *workers;      /* [I] node_count x TIDE_WORKER_COUNT */
+};
+
+TIDE_MUST_CHECK tide_status workers_create(struct partition *partition, const tide_config *config, struct workers **workers);
+/* Starts the threads, if the mode has any. On failure all are stopped again. */
+TIDE_MUST_CHECK tide_status workers_start(struct workers *workers);
+/* Stops the threads and frees everything; NULL is allowed. */
+void workers_destroy(struct workers *workers);
+
+static inline struct worker *workers_get(const struct workers *workers, tide_worker kind, unsigned node)
+{
+    return &workers->workers[node * TIDE_WORKER_COUNT + (unsigned)kind];
+}
+
+/* Holds a kind or lets it go on; returns when no step of a thread runs. */
+void workers_hold(struct workers *workers, tide_worker kind, bool hold);
+uint64_t workers_clock_ns(const struct workers *workers);
+uint64_t workers_cpu_ns(const struct workers *workers, tide_worker kind);
+
+/*
+ * Runs one step on the calling thread, which is outside of the engine. `due_only`: only what the policy asks for now; else also
+ * what could be done (the writer writes whatever is modified). Returns the pages handled; *failed is set if a write failed.
+ */
+uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool due_only, bool *failed);
+
+/* For partition.reclaim. */
+bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node);
+
+#endif

@@ -1,0 +1,20 @@
+/*
+ * Inside workers/: the policies. Each is called with the worker's lock held, inside the engine.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef WORKERS_WORKERS_IMPL_H
+#define WORKERS_WORKERS_IMPL_H
+
+#include "workers/workers.h"
+
+/* Is there something to do for the policy? Lock-free; also asked by a worker that is about to sleep. */
+bool zero_page_due(const struct worker *worker);
+bool writer_due(const struct worker *worker);
+bool trimmer_due(const struct worker *worker);
+
+uint64_t zero_page_step(struct worker *worker, uint64_t budget);
+uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool *failed);
+uint64_t trimmer_step(struct worker *worker, uint64_t budget);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * The operations of a stress run, by file.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef STRESS_OPERATIONS_H
+#define STRESS_OPERATIONS_H
+
+#include "place.h"
+
+/* access_operations.c */
+void op_write(struct stress_thread *thread);
+void op_write_stamps(struct stress_thread *thread);
+void op_read(struct stress_thread *thread);
+void op_touch(struct stress_thread *thread);
+void op_section(struct stress_thread *thread);
+void op_shared_write(struct stress_thread *thread);
+void op_peek(struct stress_thread *thread);
+void op_pin(struct stress_thread *thread);
+
+/* space_operations.c */
+void op_commit(struct stress_thread *thread);
+void op_decommit(struct stress_thread *thread);
+void op_release(struct stress_thread *thread);
+void op_overlap(struct stress_thread *thread);
+void op_private_region(struct stress_thread *thread);
+void op_space(struct stress_thread *thread);
+void op_working_set(struct stress_thread *thread);
+void op_query(struct stress_thread *thread);
+void op_statistics(struct stress_thread *thread);
+void op_engine_empty(struct stress_thread *thread);
+void op_worker_step(struct stress_thread *thread);
+
+/* Time for the trimmer, the writer and the other threads to do their worst to what this thread holds. */
+void linger(struct stress_thread *thread, tide_space *space);
+
+#endif

@@ -1,0 +1,82 @@
+/*
+ * One stress run: its options, its threads, and what they share. tide_stress.c starts and ends it, operations.c holds
+ * the operations, shadow.h what every page must hold.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef STRESS_STRESS_H
+#define STRESS_STRESS_H
+
+#include "shadow.h"
+
+enum {
+    STRESS_SPAN_MAX = 4,   /* pages of one copying access */
+    STRESS_PIN_MAX = 16,   /* pages of one pin */
+    STRESS_COMMIT_MAX = 64 /* pages of one commit */
+};
+
+struct stress_options {
+    uint64_t seed;
+    uint64_t seconds; /* 0: no bound */
+    uint64_t ops;     /* over all threads; 0: no bound */
+    unsigned threads;
+    uint64_t frames;
+    unsigned spaces;
+    uint64_t pagefile_bytes; /* 0: no page file */
+    const char *pagefile;    /* NULL: in a temporary folder */
+    unsigned nodes;          /* of a synthetic topology; 0: this machine's */
+    unsigned faults;         /* I/O errors per 1000 operations; 0: no I/O filter */
+    uint64_t memory_factor;  /* committed pages wanted, as a multiple of the frames */
+    bool core;               /* abort() on failure, for a core file */
+};
+
+struct stress_run {
+    struct stress_options options; /* [I] */
+    char command[512];             /* [I] what repeats the run */
+    char pagefile[512];            /* [I] path, empty for none */
+    tide_engine *engine;           /* [I] */
+    unsigned node_count;           /* [I] */
+    struct shadow shadow;
+    _Atomic bool stop;             /* [A] set by the main thread */
+    _Atomic unsigned inject_off;   /* [A] I/O errors are injected only while 0 */
+    _Atomic uint64_t injections;   /* [A] counts filter calls, to draw from */
+    _Atomic uint64_t read_errors;  /* [A] injected */
+    _Atomic uint64_t write_errors; /* [A] injected, at most write_errors_max: each can cost a slot for good */
+    uint64_t write_errors_max;     /* [I] */
+};
+
+/* One thread of the run. */
+struct stress_thread {
+    struct stress_run *run;
+    unsigned index;
+    uint64_t random;            /* [T] */
+    _Atomic uint64_t ops;       /* [A] written by the thread, read by the watchdog */
+    const char *_Atomic op;     /* [A] name of the operation running */
+    bool inject_off;            /* [T] this thread holds inject_off until its operation ends */
+    tide_statistics previous;   /* [T] last snapshot, to see that counters only grow */
+    uint64_t sections_too_long; /* [T] */
+    uint64_t commit_refused;    /* [T] */
+    uint64_t repeated;          /* [T] accesses repeated after an injected error */
+    char *buffer;               /* [T] STRESS_PIN_MAX + 1 pages */
+    pthread_t thread;
+};
+
+/* Runs one operation drawn at random. */
+void stress_operation(struct stress_thread *thread);
+
+/* Reads every page and queries every region of a space and compares with the shadow. No other thread runs. */
+void stress_check_space(struct stress_thread *thread, unsigned space_index);
+
+/* Creates space `space_index` if it is not there. Caller holds its lock for writing or is alone. */
+bool stress_space_create(struct stress_thread *thread, unsigned space_index);
+/* Destroys it. As above. */
+void stress_space_destroy(struct stress_thread *thread, unsigned space_index);
+
+/*
+ * Prints what is wrong with the thread, operation, seed and command, removes the page file, and ends the process with
+ * 1. `thread` may be NULL.
+ */
+_Noreturn void stress_fail(const struct stress_run *run, const struct stress_thread *thread, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif

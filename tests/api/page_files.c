@@ -1,0 +1,288 @@
+/*
+ * Acceptance cases of the modified-page writer and the page files (nt-behaviour 14: PW-1 to PW-4).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Slots are given at write time, not at commit time, and pages go out in full clusters. */
+static void PW_1_slots_are_given_when_pages_are_written(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 10000 };
+    fixture_page_file(fixture, PAGES + 100);
+    fixture_open(fixture, PAGES + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    assert_int_equal(space_now(space).private_pages, PAGES);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, 0);
+
+    stamp_pages(space, base, PAGES, 1, 1);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, 0);
+    trim_all(space);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, 0);
+    const tide_statistics before = statistics_now(fixture);
+    write_modified(fixture);
+
+    const tide_statistics after = statistics_now(fixture);
+    assert_int_equal(after.page_file_used_slots, PAGES);
+    assert_int_equal(after.pages_output - before.pages_output, PAGES);
+    assert_between(after.page_writes - before.page_writes, 1, PAGES / 16);
+    assert_int_equal(after.page_writes - before.page_writes, atomic_load(&fixture->device.operations[TIDE_IO_WRITE][0]));
+    assert_int_equal(atomic_load(&fixture->device.pages[TIDE_IO_WRITE][0]), PAGES);
+    assert_int_equal(after.commit_total_pages, before.commit_total_pages); /* a slot is no charge */
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    region_decommit(space, base, PAGES / 2);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, PAGES / 2);
+    fixture_close(fixture);
+}
+
+/*
+ * Pages leave the working set in random order, and the writer gets them in small steps; still neighbours in virtual
+ * address get consecutive slots, so that they can be read back together.
+ */
+static void PW_2_neighbours_get_consecutive_slots(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 1024 };
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, PAGES + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    uint64_t *order = random_order(PAGES, 1);
+    for (uint64_t i = 0; i < PAGES; i++) { /* soft fault and trim: to the tail of the modified list */
+        assert_status(tide_touch(space, base + order[i] * PG, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+        trim_all(space);
+    }
+    free(order);
+    assert_int_equal(node_now(fixture, 0).modified, PAGES);
+    for (uint64_t total = 0, done = 1; done > 0; total += done) {
+        assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 16, &done));
+        assert_between(total + done, total, PAGES);
+    }
+    assert_int_equal(node_now(fixture, 0).modified, 0);
+
+    uint64_t runs = 1;
+    tide_page_info previous = page_now(space, base);
+    for (uint64_t i = 1; i < PAGES; i++) {
+        const tide_page_info info = page_now(space, base + i * PG);
+        assert_int_not_equal(info.slot, 0);
+        runs += info.page_file != previous.page_file || info.slot != previous.slot + 1;
+        previous = info;
+    }
+    assert_between(runs, 1, PAGES / 8); /* mean run of 8 slots at least */
+
+    empty_standby(fixture);
+    const tide_statistics before = statistics_now(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    const tide_statistics after = statistics_now(fixture);
+    assert_between(after.page_reads - before.page_reads, 1, PAGES / 8);
+    fixture_close(fixture);
+}
+
+struct write_call {
+    tide_engine *engine;
+    tide_status status;
+};
+
+static void writer_thread(struct crew_member *member)
+{
+    struct write_call *call = member->context;
+    call->status = tide_worker_step(call->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, NULL);
+}
+
+/* The writer's write of all modified pages stands before the device; the caller lets it go on by device_hold(). */
+static struct crew *start_write(struct fixture *fixture, struct write_call *call)
+{
+    *call = (struct write_call){.engine = fixture->engine};
+    device_hold(&fixture->device, TIDE_IO_WRITE, true);
+    struct crew *crew = crew_start(1, writer_thread, call);
+    device_wait_held(&fixture->device, TIDE_IO_WRITE, 1);
+    return crew;
+}
+
+static void end_write(struct fixture *fixture, struct crew *crew)
+{
+    device_hold(&fixture->device, TIDE_IO_WRITE, false);
+    crew_join(crew);
+}
+
+/* All lists of the node are empty but zeroed and free: the pages of the test are valid and nowhere else. */
+static void assert_on_no_list(struct fixture *fixture)
+{
+    const tide_node_statistics node = node_now(fixture, 0);
+    assert_int_equal(node.modified + node.modified_no_write + standby_pages(&node) + node.transition, 0);
+}
+
+static void PW_3_a_page_faulted_during_its_write_is_active(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct write_call call;
+    fixture_page_file(fixture, 64);
+    fixture_open(fixture, 200);
+    tide_space *space = space_new(fixture);
+    const tide_address page = region_new(space, 1);
+    assert_success(stamp_put(space, page, 1, 1));
+    trim_all(space);
+    const uint64_t frame = page_now(space, page).frame;
+
+    struct crew *crew = start_write(fixture, &call);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_TRANSITION);
+    assert_int_equal(node_now(fixture, 0).transition, 1);
+    assert_status(tide_touch(space, page, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+    assert_int_equal(statistics_now(fixture).faults.transition_write_in_progress, 1);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_ACTIVE);
+    assert_int_equal(page_now(space, page).frame, frame); /* used at once, not copied */
+    assert_success(stamp_check(space, page, 1, 1));
+    end_write(fixture, crew);
+
+    assert_success(call.status);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_ACTIVE);
+    assert_int_equal(page_now(space, page).frame, frame);
+    assert_on_no_list(fixture);
+    assert_success(stamp_check(space, page, 1, 1));
+    assert_int_equal(statistics_now(fixture).pages_output, 1);
+    assert_int_equal(statistics_now(fixture).pages_input, 0);
+    fixture_verify(fixture);
+
+    /* Nobody wrote to it, so what was written is what it holds: it leaves as standby, and comes back as it was. */
+    assert_false(page_now(space, page).dirty);
+    trim_all(space);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_STANDBY);
+    empty_standby(fixture);
+    assert_success(stamp_check(space, page, 1, 1));
+    fixture_close(fixture);
+}
+
+static void PW_3_a_page_dirtied_during_its_write_is_modified_again(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct write_call call;
+    fixture_page_file(fixture, 64);
+    fixture_open(fixture, 200);
+    tide_space *space = space_new(fixture);
+    const tide_address page = region_new(space, 1);
+    assert_success(stamp_put(space, page, 1, 1));
+    trim_all(space);
+
+    struct crew *crew = start_write(fixture, &call);
+    assert_status(tide_touch(space, page, TIDE_ACCESS_WRITE), TIDE_PAGE_FAULT_TRANSITION);
+    assert_success(stamp_put(space, page, 1, 2));
+    end_write(fixture, crew);
+
+    assert_success(call.status);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_ACTIVE);
+    assert_true(page_now(space, page).dirty);
+    assert_on_no_list(fixture);
+    fixture_verify(fixture);
+    trim_all(space);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_MODIFIED);
+    assert_int_equal(node_now(fixture, 0).modified, 1);
+    write_modified(fixture);
+    empty_standby(fixture);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_PAGE_FILE);
+    assert_success(stamp_check(space, page, 1, 2));
+    fixture_close(fixture);
+}
+
+/* Read back first, dirtied only after the completion: the first write to a clean page must be seen. */
+static void PW_3_a_page_dirtied_after_its_write_is_modified_again(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct write_call call;
+    fixture_page_file(fixture, 64);
+    fixture_open(fixture, 200);
+    tide_space *space = space_new(fixture);
+    const tide_address page = region_new(space, 1);
+    assert_success(stamp_put(space, page, 1, 1));
+    trim_all(space);
+    struct crew *crew = start_write(fixture, &call);
+    assert_status(tide_touch(space, page, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+    end_write(fixture, crew);
+    assert_success(call.status);
+    assert_success(stamp_put(space, page, 1, 2));
+    assert_true(page_now(space, page).dirty);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, 0); /* the first new write releases the slot */
+    trim_all(space);
+    assert_int_equal(page_now(space, page).state, TIDE_PAGE_STATE_MODIFIED);
+    page_out(fixture, space);
+    assert_success(stamp_check(space, page, 1, 2));
+    fixture_close(fixture);
+}
+
+/* Two page files, one ten times slower: what answers first gets more. */
+static void PW_4_the_faster_page_file_holds_more(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 4000, STEP = 400 };
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    atomic_store(&fixture->device.delay_us[TIDE_IO_WRITE][0], 3000);
+    atomic_store(&fixture->device.delay_us[TIDE_IO_WRITE][1], 300);
+    fixture_open(fixture, PAGES + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    for (unsigned i = 0; i < PAGES / STEP; i++)
+        assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, STEP, NULL));
+    write_modified(fixture);
+    assert_int_equal(node_now(fixture, 0).modified, 0);
+
+    uint64_t in_file[2] = {0, 0};
+    for (uint64_t i = 0; i < PAGES; i++) {
+        const tide_page_info info = page_now(space, base + i * PG);
+        assert_int_not_equal(info.slot, 0);
+        assert_in_range(info.page_file, 0, 1);
+        in_file[info.page_file]++;
+    }
+    assert_int_equal(in_file[0], atomic_load(&fixture->device.pages[TIDE_IO_WRITE][0]));
+    assert_int_equal(in_file[1], atomic_load(&fixture->device.pages[TIDE_IO_WRITE][1]));
+    print_message("slow file %llu pages, fast file %llu pages\n", (unsigned long long)in_file[0],
+                  (unsigned long long)in_file[1]);
+    assert_true(in_file[1] > in_file[0]);
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    fixture_close(fixture);
+}
+
+/* A full page file is no error of the writer's that loses pages: what does not fit stays modified. */
+static void PW_a_full_page_file_leaves_pages_modified(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_page_file(fixture, 30);
+    fixture_open(fixture, 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, 50);
+    stamp_pages(space, base, 50, 1, 1);
+    trim_all(space);
+    (void)tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED);
+    const tide_node_statistics node = node_now(fixture, 0);
+    assert_int_equal(standby_pages(&node), 30);
+    assert_int_equal(node.modified, 20);
+    assert_int_equal(statistics_now(fixture).page_file_used_slots, 30);
+    assert_int_equal(statistics_now(fixture).page_file_total_slots, 30);
+    empty_standby(fixture);
+    fixture_verify(fixture);
+    check_pages(space, base, 50, 1, 1);
+    fixture_close(fixture);
+}
+
+static const struct CMUnitTest page_files[] = {
+    API_TEST(PW_1_slots_are_given_when_pages_are_written),
+    API_TEST(PW_2_neighbours_get_consecutive_slots),
+    API_TEST(PW_3_a_page_faulted_during_its_write_is_active),
+    API_TEST(PW_3_a_page_dirtied_during_its_write_is_modified_again),
+    API_TEST(PW_3_a_page_dirtied_after_its_write_is_modified_again),
+    API_TEST(PW_4_the_faster_page_file_holds_more),
+    API_TEST(PW_a_full_page_file_leaves_pages_modified),
+};
+
+API_MAIN(page_files)
