@@ -36,7 +36,7 @@ CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kern
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
 NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_read"]
-COUNTERS = ["faults_per_s", "faults_per_cpu_s", "p50_ns", "p99_ns", "p999_ns", "local_share"]
+COUNTERS = ["faults_per_s", "faults_per_cpu_s", "thread_cpu_ns_per_fault", "p50_ns", "p99_ns", "p999_ns", "local_share"]
 
 
 # ---- machine ---------------------------------------------------------------------------------------------------------

@@ -168,14 +168,18 @@ static char *pointer_first(struct stress_thread *thread, tide_access *access, ti
 
 void linger(struct stress_thread *thread, tide_space *space)
 {
-    switch (draw(thread, 8)) {
+    switch (draw(thread, 64)) {
     case 0:
-        expect(thread, tide_working_set_trim(space, 1 + draw(thread, 64), NULL), TIDE_SUCCESS, "tide_working_set_trim",
+        expect(thread, tide_working_set_trim(space, 1 + draw(thread, 32), NULL), TIDE_SUCCESS, "tide_working_set_trim",
                0);
         break;
     case 1:
     case 2:
     case 3:
+    case 4:
+    case 5:
+    case 6:
+    case 7:
         for (uint64_t n = draw(thread, 20); n > 0; n--)
             sched_yield();
         break;

@@ -24,11 +24,11 @@ static const struct {
     { "overlap", 5, op_overlap },
     { "private region", 5, op_private_region },
     { "space", 1, op_space },
-    { "working set", 15, op_working_set },
+    { "working set", 6, op_working_set },
     { "query", 30, op_query },
     { "statistics", 10, op_statistics },
     { "engine empty", 2, op_engine_empty },
-    { "worker step", 5, op_worker_step },
+    { "worker step", 2, op_worker_step },
 };
 
 void stress_operation(struct stress_thread *thread)

@@ -268,7 +268,7 @@ void stress_space_destroy(struct stress_thread *thread, unsigned space_index)
 /* Rare, since it throws away all that the others built up. */
 void op_space(struct stress_thread *thread)
 {
-    if (!one_in(thread, 20))
+    if (!one_in(thread, 100))
         return;
     const unsigned index = (unsigned)draw(thread, thread->run->shadow.space_count);
     struct shadow_space *holder = &thread->run->shadow.spaces[index];
@@ -285,23 +285,35 @@ void op_working_set(struct stress_thread *thread)
     struct place place;
     if (!place_get(thread, &place, PLACE_ANY, 1))
         return;
-    const uint64_t asked = 1 + draw(thread, 256);
+    const uint64_t asked = 1 + draw(thread, 64);
     uint64_t trimmed = 0;
-    switch (draw(thread, 8)) {
+    switch (draw(thread, 64)) {
     case 0:
         expect(thread, tide_working_set_empty(place.space), TIDE_SUCCESS, "tide_working_set_empty", 0);
         break;
     case 1:
+    case 2:
+    case 3:
         expect(thread,
                tide_working_set_set_limits(place.space, 20, 32 + draw(thread, thread->run->options.frames),
                                            TIDE_WORKING_SET_HARD_MAXIMUM),
                TIDE_SUCCESS, "tide_working_set_set_limits", 0);
         break;
-    case 2:
+    case 4:
+    case 5:
+    case 6:
+    case 7:
+    case 8:
+    case 9:
         expect(thread, tide_working_set_set_limits(place.space, 50, 345, 0), TIDE_SUCCESS,
                "tide_working_set_set_limits", 0);
         break;
-    case 3:
+    case 10:
+    case 11:
+    case 12:
+    case 13:
+    case 14:
+    case 15:
         expect(thread, tide_space_set_priority(place.space, (unsigned)draw(thread, 6)), TIDE_SUCCESS,
                "tide_space_set_priority", 0);
         break;
@@ -373,11 +385,24 @@ void op_statistics(struct stress_thread *thread)
              (unsigned long long)now.available_pages, (unsigned long long)now.total_pages,
              (unsigned long long)now.commit_total_pages, (unsigned long long)now.commit_limit_pages,
              (unsigned long long)now.page_file_used_slots, (unsigned long long)now.page_file_total_slots);
-    if (now.faults.page_faults < before->faults.page_faults || now.faults.demand_zero < before->faults.demand_zero ||
-        now.faults.transition < before->faults.transition || now.faults.hard < before->faults.hard ||
-        now.pages_input < before->pages_input || now.pages_output < before->pages_output ||
-        now.trimmed < before->trimmed || now.commit_peak_pages < before->commit_peak_pages)
-        fail(thread, "a monotone counter of the statistics went back");
+    const struct {
+        const char *name;
+        uint64_t before, now;
+    } monotone[] = {
+        { "faults", before->faults.page_faults, now.faults.page_faults },
+        { "demand-zero faults", before->faults.demand_zero, now.faults.demand_zero },
+        { "soft faults", before->faults.transition, now.faults.transition },
+        { "hard faults", before->faults.hard, now.faults.hard },
+        { "pages read", before->pages_input, now.pages_input },
+        { "pages written", before->pages_output, now.pages_output },
+        { "pages trimmed", before->trimmed, now.trimmed },
+        { "peak of the commit charge", before->commit_peak_pages, now.commit_peak_pages },
+    };
+    for (size_t i = 0; i < sizeof(monotone) / sizeof(monotone[0]); i++) {
+        if (monotone[i].now < monotone[i].before)
+            fail(thread, "statistics: %s went back from %llu to %llu", monotone[i].name,
+                 (unsigned long long)monotone[i].before, (unsigned long long)monotone[i].now);
+    }
     thread->previous = now;
     tide_node_statistics node;
     const unsigned index = (unsigned)draw(thread, thread->run->node_count);
@@ -396,12 +421,13 @@ static void expect_writer(struct stress_thread *thread, tide_status status, cons
     expect(thread, status, TIDE_SUCCESS, what, 0);
 }
 
+/* Rare, since memory is to be short most of the time. */
 void op_engine_empty(struct stress_thread *thread)
 {
+    if (!one_in(thread, 50))
+        return;
     const tide_empty what = (tide_empty)draw(thread, 5);
     if (what == TIDE_EMPTY_MODIFIED && thread->run->options.pagefile_bytes == 0)
-        return;
-    if (what == TIDE_EMPTY_WORKING_SETS && !one_in(thread, 4))
         return;
     expect_writer(thread, tide_engine_empty(thread->run->engine, what), "tide_engine_empty");
 }

@@ -261,6 +261,7 @@ void Result::publish(benchmark::State &state)
     counter("faults", static_cast<double>(operations_));
     counter("seconds", seconds_);
     counter("faults_per_s", static_cast<double>(operations_) / seconds_);
+    counter("thread_cpu_ns_per_fault", cpu_seconds_ * 1e9 / static_cast<double>(operations_));
     const double cpu = cpu_seconds_ + background_cpu_seconds_;
     if (cpu > 0)
         counter("faults_per_cpu_s", static_cast<double>(operations_) / cpu);

@@ -185,7 +185,8 @@ void sync_lock_wait(struct sync_lock *lock);   /* slow path of sync_lock */
 void sync_lock_wake(struct sync_lock *lock);   /* slow path of sync_unlock */
 void sync_rank_acquired(const struct sync_lock *lock, bool tried); /* debug builds */
 void sync_rank_released(const struct sync_lock *lock);
-/* Debug builds: stops if the thread holds any lock. Called before I/O and before every wait for a frame (I14). */
+/* Debug builds: stops if the thread holds a lock that protects data (a rank after `worker`; the ranks up to it only keep one verifier, or one
+ * step of a worker, at a time). Called before I/O and before every wait for a frame (I14). */
 void sync_assert_unlocked(void);
 
 static inline void sync_lock(struct sync_lock *lock)

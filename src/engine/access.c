@@ -136,6 +136,7 @@ static void *pointer_slow(tide_access *access, tide_address address, tide_access
     access->table = address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     access->table_base = access->table == NULL ? UINT64_MAX : address >> 30;
     grace_leave(thread);
+    thread->pointers |= !tide_failed(access->status);
     return tide_failed(access->status) ? NULL : pointer_of(space_frames(access->space), valid, address);
 }
 
@@ -159,7 +160,10 @@ void tide_access_end(tide_access *access)
 {
     if (access == NULL || access->thread == NULL)
         return;
-    grace_section_end(access->thread, access->space);
+    struct grace_thread *thread = access->thread;
+    grace_section_end(thread, access->space);
+    if (access->status == TIDE_ACCESS_SECTION_TOO_LONG)
+        (void)grace_advance(thread->grace); /* what it held back should be free when it begins again */
     access->thread = NULL;
     access->table_base = UINT64_MAX;
 }

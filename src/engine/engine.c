@@ -272,6 +272,12 @@ tide_status tide_engine_close(tide_engine *engine)
     return TIDE_SUCCESS;
 }
 
+static tide_status write_status(int error)
+{
+    return error == 0 ? TIDE_SUCCESS
+                      : error_set(TIDE_IO_ERROR, error, 0, "writing to a page file: %s; the pages stay modified", strerror(error));
+}
+
 /* ---- workers ---------------------------------------------------------------------------------------------------- */
 
 static tide_status worker_check(const tide_engine *engine, tide_worker worker)
@@ -297,7 +303,7 @@ tide_status tide_worker_hold(tide_engine *engine, tide_worker worker, bool hold)
 tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages, uint64_t *done_pages)
 {
     const tide_status status = worker_check(engine, worker);
-    bool failed = false;
+    int error = 0;
 
     if (tide_failed(status))
         return status;
@@ -307,10 +313,10 @@ tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned n
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     const uint64_t done = worker_run(workers_get(engine->workers, worker, node), thread,
-                                     budget_pages == 0 ? UINT64_MAX : budget_pages, worker != TIDE_WORKER_MODIFIED_WRITER, &failed);
+                                     budget_pages == 0 ? UINT64_MAX : budget_pages, worker == TIDE_WORKER_MODIFIED_WRITER ? WORKER_FORCED : WORKER_DUE, &error);
     if (done_pages != NULL)
         *done_pages = done;
-    return failed ? error_set(TIDE_IO_ERROR, 0, 0, "a write to a page file failed; the pages stay modified") : TIDE_SUCCESS;
+    return write_status(error);
 }
 
 tide_status tide_clock_advance(tide_engine *engine, uint64_t milliseconds)
@@ -337,7 +343,7 @@ static void empty_working_sets(tide_engine *engine)
 tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
 {
     tide_status status = engine_check(engine);
-    bool failed = false;
+    int error = 0;
 
     if (tide_failed(status))
         return status;
@@ -352,7 +358,7 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         frames_drain_caches(frames);
     for (unsigned n = 0; n < frames->node_count; n++) {
         if (what == TIDE_EMPTY_MODIFIED) {
-            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX, false, &failed);
+            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX, WORKER_FORCED, &error);
             continue;
         }
         grace_enter(thread);
@@ -364,5 +370,5 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
             (void)frames_zero_free(frames, n, UINT64_MAX);
         grace_leave(thread);
     }
-    return failed ? error_set(TIDE_IO_ERROR, 0, 0, "a write to a page file failed; the pages stay modified") : TIDE_SUCCESS;
+    return write_status(error);
 }

@@ -58,7 +58,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->spaces = partition->space_count;
     sync_unlock(&partition->lock);
     faults_fill(values, &statistics->faults);
-    statistics->trimmed = values[SPACE_REMOVED];
+    statistics->trimmed = values[SPACE_TRIMMED];
     statistics->pages_input = sync_load_relaxed_64(&partition->io.pages_input);
     statistics->page_reads = sync_load_relaxed_64(&partition->io.page_reads);
     statistics->pages_output = sync_load_relaxed_64(&partition->io.pages_output);

@@ -16,6 +16,9 @@
 
 enum { NODE_ALIGNMENT_FRAMES = 512, HUGE_PAGE_BYTES = 2 << 20 };
 
+/* Frame numbers have 32 bits, the highest is "none", and nodes begin at multiples of 512. */
+#define MOST_BYTES (((1ull << 32) - (TIDE_MAX_NODES + 1) * NODE_ALIGNMENT_FRAMES) * TIDE_PAGE_BYTES)
+
 static uint64_t round_up(uint64_t value, uint64_t multiple)
 {
     return (value + multiple - 1) / multiple * multiple;
@@ -67,10 +70,12 @@ static tide_status budget_split(const tide_config *config, const struct topology
         }
     }
     for (unsigned i = 0; i < nodes; i++) {
+        if (bytes[i] > MOST_BYTES)
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes on node %u; the most is %llu", bytes[i], i, MOST_BYTES);
         if (bytes[i] % TIDE_PAGE_BYTES != 0)
             return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node_bytes[%u] %lu is no multiple of the page size %u", i,
                              bytes[i], TIDE_PAGE_BYTES);
-        if (topology->physical && bytes[i] > topology->nodes[i].memory_bytes)
+        if (bytes[i] > topology->nodes[i].memory_bytes && topology->nodes[i].memory_bytes != 0)
             return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
                              bytes[i], i, topology->nodes[i].memory_bytes);
         total += bytes[i];
@@ -78,8 +83,8 @@ static tide_status budget_split(const tide_config *config, const struct topology
     if (total < 16 * TIDE_PAGE_BYTES)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes (%lu frames); the least is %u bytes (16 frames)",
                          total, total / TIDE_PAGE_BYTES, 16 * TIDE_PAGE_BYTES);
-    if (total / TIDE_PAGE_BYTES > UINT32_MAX - TIDE_MAX_NODES * NODE_ALIGNMENT_FRAMES)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is 16 TiB", total);
+    if (total > MOST_BYTES)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is %llu", total, MOST_BYTES);
     const uint64_t available = memory_available();
     if (total > available)
         return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes, and the machine has %lu bytes available", total,
@@ -105,16 +110,18 @@ static void node_thresholds(struct frames_node *node, const tide_config *config)
 {
     const uint64_t count = node->count;
 
-    node->low = or_default(config->low_available_pages, count / 32 < 2 ? 2 : count / 32);
-    node->high = or_default(config->high_available_pages, node->low * 2);
-    if (node->high < node->low)
-        node->high = node->low;
     node->modified_trigger = or_default(config->modified_trigger_pages, count / 8 + 1);
     node->zero_trigger = or_default(config->zero_trigger_pages, 8);
     const uint64_t reserve = count / 256 > 8 ? 8 : count / 256;
     node->reserve = config->writer_reserve_pages != 0 ? config->writer_reserve_pages : reserve;
     if (node->reserve > count / 4)
         node->reserve = count / 4;
+    /* The trimmer must wake before ordinary allocations stop at the reserve. */
+    const uint64_t least = node->reserve + 2;
+    node->low = or_default(config->low_available_pages, count / 32);
+    node->low = node->low < least ? least : node->low;
+    node->high = or_default(config->high_available_pages, node->low * 2);
+    node->high = node->high < node->low ? node->low : node->high;
 }
 
 /* Chains the node's frames into the shards of one list, each run of 64 in ascending order. */

@@ -111,6 +111,8 @@ bool grace_section_begin(struct grace_thread *thread, const void *space)
         if (thread->spaces[i] != NULL)
             continue;
         sync_store_ptr(&thread->spaces[i], space);
+        if (thread->sections == 0)
+            thread->pointers = 0;
         sync_store_relaxed_32(&thread->sections, thread->sections + 1);
         ck_epoch_begin(&thread->epoch, NULL);
         return true;

@@ -51,6 +51,7 @@ struct grace_thread {
     uint32_t operating;        /* [A] 1 while inside an engine call, for whoever stops the world */
     uint32_t depth;            /* [T] nesting of engine calls */
     uint32_t sections;         /* [T] open access sections; [A] for readers of statistics */
+    uint32_t pointers;         /* [T] the open sections may have given pointers */
     int tid;                   /* [A] Linux thread id, for statistics */
     const void *spaces[GRACE_SPACES_MAX]; /* [A] spaces of the open sections, NULL where unused */
     /* The VAD that the thread's last fault hit, good while the tree's sequence is the same. [T] */
@@ -146,10 +147,23 @@ static inline void grace_io_end(struct grace_thread *thread)
     ck_epoch_begin(&thread->epoch, NULL);
 }
 
-/* True if the caller is in an access section of its own making, so that its waiting may be what it waits for. */
-static inline bool grace_in_section(const struct grace_thread *thread)
+/* True if the caller holds pointers of an access section, so that it may itself be what it waits for. */
+static inline bool grace_holds_pointers(const struct grace_thread *thread)
 {
-    return thread->sections != 0;
+    return thread->sections != 0 && thread->pointers != 0;
+}
+
+/* Open sections that have given no pointer yet protect nothing: before a wait they are ended, and begun anew after it. */
+static inline void grace_sections_suspend(struct grace_thread *thread)
+{
+    for (uint32_t i = 0; i < thread->sections && thread->pointers == 0; i++)
+        ck_epoch_end(&thread->epoch, NULL);
+}
+
+static inline void grace_sections_resume(struct grace_thread *thread)
+{
+    for (uint32_t i = 0; i < thread->sections && thread->pointers == 0; i++)
+        ck_epoch_begin(&thread->epoch, NULL);
 }
 
 /* Does the thread's open section hold the epoch back? Then no frame that left a working set since it began can come free. */

@@ -8,10 +8,16 @@
  */
 #include "spaces/space.h"
 
-static void slot_release(tide_space *space, uint64_t original)
+/*
+ * The copy in the page file of a page whose PTE is claimed is of no use any more. While a write is in flight it is the writer's, who looks at its
+ * end whether the page was dirtied or deleted.
+ */
+static void original_drop(tide_space *space, struct pfn *pfn, uint64_t word)
 {
-    if (original != 0)
-        stores_slot_release(space->partition->stores, pte_slot((pte_t) { original }));
+    if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
+        stores_slot_release(space->partition->stores, pte_slot((pte_t) { pfn->original }));
+        pfn->original = 0;
+    }
 }
 
 /* The frame of a claimed PTE goes. */
@@ -28,12 +34,12 @@ static void frame_delete(tide_space *space, frame_t frame)
         case FRAME_MODIFIED_NO_WRITE:
             if (!frames_unlink(frames, frame, word, FRAME_ACTIVE, 0, &word))
                 continue; /* the writer took it; look again */
-            slot_release(space, pfn->original);
+            original_drop(space, pfn, word);
             frames_free(frames, frame);
             return;
         case FRAME_ACTIVE:
+            original_drop(space, pfn, word);
             if (pfn_reference_count(word) == 1) {
-                slot_release(space, pfn->original);
                 frames_free(frames, frame);
                 return;
             }
@@ -43,13 +49,13 @@ static void frame_delete(tide_space *space, frame_t frame)
             (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
             break;
         case FRAME_TRANSITION:
+            original_drop(space, pfn, word);
             if (!frame_state_cas(pfn, word, word | PFN_DELETED, &word))
                 continue;
             break;
         default:
             ASSERT_ALWAYS(!"a PTE names a frame that has an owner");
         }
-        /* While a write is in flight the slot is the writer's, who sees DELETED at its end. */
         return;
     }
 }
@@ -111,10 +117,7 @@ void page_dirty_claimed(tide_space *space, frame_t frame)
     struct pfn *pfn = frame_pfn(space_frames(space), frame);
     uint64_t word = sync_load_64(&pfn->word);
 
-    do {
-        if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
-            slot_release(space, pfn->original);
-            pfn->original = 0;
-        }
-    } while (!frame_state_cas(pfn, word, word | PFN_DIRTY, &word));
+    do
+        original_drop(space, pfn, word);
+    while (!frame_state_cas(pfn, word, word | PFN_DIRTY, &word));
 }

@@ -23,6 +23,7 @@ enum space_counter {
     SPACE_COLLIDED,
     SPACE_REMOTE,       /* faults resolved with a frame of another node than the preferred one */
     SPACE_REMOVED,      /* pages that left the working set */
+    SPACE_TRIMMED,      /* of these, by trim or replacement, not by deletion */
     SPACE_VIOLATIONS,
     SPACE_IN_PAGE_ERRORS,
     SPACE_COUNTER_COUNT = 16

@@ -76,11 +76,23 @@ static void range_visit(tide_space *space, struct range range, pte_visit *visit,
 
 /* ---- reserve ---------------------------------------------------------------------------------------------------- */
 
+/* Charges pages and the tables they may need, all or nothing; the error speaks of what was asked for. */
+static tide_status pages_charge(tide_space *space, uint64_t pages, uint64_t tables)
+{
+    struct commit *commit = &space->partition->commit;
+    const tide_status status = commit_charge(commit, pages + tables);
+
+    if (status != TIDE_COMMITMENT_LIMIT)
+        return status;
+    return error_set(status, 0, 0, "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages",
+                     pages, tables, commit_total(commit), sync_load_64(&commit->limit));
+}
+
 /* A commit of a whole region, for pages and the tables that it may need. */
 static tide_status whole_charge(tide_space *space, struct vad *vad)
 {
     const uint64_t tables = page_table_missing(&space->table, vad->first_page, vad->last_page);
-    const tide_status status = commit_charge(&space->partition->commit, vad->last_page - vad->first_page + 1 + tables);
+    const tide_status status = pages_charge(space, vad->last_page - vad->first_page + 1, tables);
 
     if (tide_failed(status))
         return status;
@@ -168,16 +180,20 @@ struct commit_walk {
     uint64_t uncommitted;
 };
 
+/* Corrects `uncommitted`, which begins as if every PTE were 0. */
 static void commit_count(tide_space *space, uint64_t *pte, void *context)
 {
     struct commit_walk *walk = context;
     const pte_t seen = pte_load(pte);
+    const bool decommitted = !pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED;
 
     (void)space;
     if (seen.bits == 0)
-        walk->uncommitted += walk->vad->commit_state == 0;
-    else if (!pte_is_valid(seen))
-        walk->uncommitted += pte_tag(seen) == PTE_TAG_DECOMMITTED;
+        return;
+    if (walk->vad->commit_state != 0)
+        walk->uncommitted += decommitted;
+    else
+        walk->uncommitted -= !decommitted;
 }
 
 static void commit_apply(tide_space *space, uint64_t *pte, void *context)
@@ -234,17 +250,18 @@ static tide_status commit_locked(tide_space *space, struct range range, unsigned
     }
     /* A wholly committed region has paid for its tables. */
     const uint64_t tables = vad->commit_state != 0 ? 0 : page_table_missing(&space->table, range.first, range.last);
-    status = commit_charge(&space->partition->commit, tables);
+    walk.uncommitted = vad->commit_state != 0 ? 0 : range_pages(range);
+    range_visit(space, range, commit_count, &walk);
+    status = pages_charge(space, walk.uncommitted, tables);
     if (tide_failed(status))
         return status;
     space->tables_charged += tables;
-    if (vad->commit_state == 0 || vad->commit_state != protection)
+    if (vad->commit_state != protection)
         status = leaves_make(space, range, node);
-    if (!tide_failed(status)) {
-        range_visit(space, range, commit_count, &walk);
-        status = commit_charge(&space->partition->commit, walk.uncommitted);
-    }
-    if (!tide_failed(status)) {
+    if (tide_failed(status)) {
+        /* No frame for a table: the pages' charge goes back, that of the tables already made stays with them. */
+        commit_return(&space->partition->commit, walk.uncommitted);
+    } else {
         range_visit(space, range, commit_apply, &walk);
         committed_add(space, vad, walk.uncommitted);
     }
@@ -407,7 +424,7 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide
 static tide_status free_locked(tide_space *space, tide_address base, uint64_t bytes, uint32_t type, unsigned node)
 {
     struct vad *vad = base > TIDE_HIGHEST_ADDRESS ? NULL : vad_find(&space->vads, base / TIDE_PAGE_BYTES);
-    struct range range;
+    struct range range = { 0 };
 
     if (vad == NULL)
         return error_set(TIDE_MEMORY_NOT_ALLOCATED, 0, base, "address 0x%lx lies in no region", base);

@@ -149,10 +149,11 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     }
     for (unsigned i = 0; i < depth; i++)
         grace_leave(thread);
+    grace_sections_suspend(thread);
     const uint32_t value = frames_wait_announce(frames);
     const bool again = partition->reclaim(partition, thread, node);
     (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
-    if (!first && grace_in_section(thread)) {
+    if (!first && grace_holds_pointers(thread)) {
         if (grace_section_is_stale(thread))
             status = error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
                                "no frame is left among %lu that this thread's open access section does not hold back",
@@ -169,6 +170,7 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     if (!tide_failed(status) && !first && !again)
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
     frames_wait_end(frames);
+    grace_sections_resume(thread);
     for (unsigned i = 0; i < depth; i++)
         grace_enter(thread);
     return status;

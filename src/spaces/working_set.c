@@ -63,6 +63,7 @@ static void batch_flush(struct trim_batch *batch)
         pte_release(batch->space->partition->waits, batch->entries[i].pte,
                     pte_make_transition(pte_frame(batch->entries[i].seen), pte_protection(batch->entries[i].seen)));
     space_count(batch->space, SPACE_REMOVED, batch->count);
+    space_count(batch->space, SPACE_TRIMMED, batch->count);
     batch->count = 0;
 }
 

@@ -3,7 +3,7 @@
  *
  * What hwloc tells and what becomes of it. hwloc lists NUMA nodes with the set of CPUs that are local to each, and
  * these sets overlap: beside each package's DRAM there may be a high-bandwidth node with the same CPUs, and a memory
- * expander that is local to all. The operating system runs a thread on exactly one node, so each CPU gets one home here:
+ * expander that is local to all. The operating system runs a thread on exactly one node, so here each CPU has one home:
  * of the nodes that it is local to the one with the smallest set, at a tie the first. A node that is nobody's home has
  * only memory (cpu_count 0). In cpu_node[], a CPU whose node the process may not use, or whose node has no memory, gets
  * the nearest node that has.

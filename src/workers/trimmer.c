@@ -4,12 +4,20 @@
  * Once a period it ages all working sets on its node: pages accessed since the last pass become age 0, others one older. When
  * the node's available pages fall below `low` it ages once more - under pressure time passes faster - and trims: the age that
  * yields what is missing up to `high` is read off the histogram, and pages at least that old go, first from spaces above their
- * minimum, then from all but hard minimums. What is on the modified list already counts as on its way, since the writer brings it. If
- * the page files are full only clean pages are taken: dirty ones could go nowhere.
+ * minimum, then from all but hard minimums. What is on the modified list counts as on its way, since the writer brings it; if the
+ * page files are full it does not, and only clean pages are taken: dirty ones could go nowhere.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "workers/workers_impl.h"
+
+static bool page_files_full(struct partition *partition)
+{
+    struct stores_statistics statistics;
+
+    stores_statistics_get(partition->stores, &statistics);
+    return statistics.used_slots >= statistics.total_slots;
+}
 
 static uint64_t shortage(const struct worker *worker)
 {
@@ -20,7 +28,8 @@ static uint64_t shortage(const struct worker *worker)
     frames_counts(frames, worker->node, &counts);
     if (counts.available >= node->low)
         return 0;
-    const uint64_t coming = counts.available + counts.lists[FRAME_LIST_MODIFIED];
+    const bool writable = !page_files_full(worker->workers->partition);
+    const uint64_t coming = counts.available + (writable ? counts.lists[FRAME_LIST_MODIFIED] : 0);
     return coming < node->high ? node->high - coming : 0;
 }
 
@@ -49,14 +58,6 @@ static unsigned age_for(const struct working_set_ages *ages, uint64_t need)
     while (age > 0 && pages < need)
         pages += ages->pages[--age];
     return age;
-}
-
-static bool page_files_full(struct partition *partition)
-{
-    struct stores_statistics statistics;
-
-    stores_statistics_get(partition->stores, &statistics);
-    return statistics.used_slots >= statistics.total_slots;
 }
 
 /* One round over all spaces. `below_minimum`: soft minimums do not count. */

@@ -83,7 +83,7 @@ static bool is_due(const struct worker *worker)
 }
 
 /* With the lock held, inside the engine. */
-static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool *failed)
+static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error)
 {
     switch (worker->kind) {
     case TIDE_WORKER_ZERO_PAGE: {
@@ -94,13 +94,14 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
         return done;
     }
     case TIDE_WORKER_MODIFIED_WRITER:
-        return writer_step(worker, thread, budget, failed);
+        return writer_step(worker, thread, budget, error);
     default:
         return trimmer_step(worker, budget);
     }
 }
 
-uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool due_only, bool *failed)
+uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion,
+                    int *error)
 {
     uint64_t done = 0;
 
@@ -109,8 +110,9 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     (void)grace_advance(&worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
     grace_enter(thread);
     /* The trimmer's step asks for itself, since ageing may be due when trimming is not. */
-    if (!due_only || worker->kind == TIDE_WORKER_TRIMMER || is_due(worker))
-        done = step(worker, thread, budget, failed);
+    const bool wanted = occasion == WORKER_FORCED || worker->kind == TIDE_WORKER_TRIMMER || is_due(worker);
+    if (wanted && !(occasion == WORKER_THREAD && sync_load_32(&worker->workers->held[worker->kind]) != 0))
+        done = step(worker, thread, budget, error);
     grace_leave(thread);
     (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
     sync_unlock(&worker->lock);
@@ -120,7 +122,7 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
 bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node)
 {
     struct partition *partition = workers->partition;
-    bool failed = false;
+    int error = 0;
     uint64_t done = 0;
 
     if (workers->mode == TIDE_WORKERS_THREADS) {
@@ -135,8 +137,8 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsig
     for (unsigned i = 0; i < workers->node_count && done == 0; i++) {
         const struct frames_node *frames_node = &partition->frames->nodes[order[i]];
 
-        done += worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, order[i]), thread, UINT64_MAX, true, &failed);
-        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high, false, &failed);
+        done += worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, order[i]), thread, UINT64_MAX, WORKER_DUE, &error);
+        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high, WORKER_FORCED, &error);
     }
     return done != 0;
 }
@@ -174,12 +176,12 @@ static void *thread_main(void *context)
         os_thread_idle_priority();
     while (thread != NULL && sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
-        bool failed = false;
+        int error = 0;
 
         if (sync_load_32(&workers->held[worker->kind]) == 0)
-            done = worker_run(worker, thread, THREAD_BUDGET_PAGES, true, &failed);
-        if (done == 0 || failed) {
-            const bool stuck = failed || thread_wanted(worker);
+            done = worker_run(worker, thread, THREAD_BUDGET_PAGES, WORKER_THREAD, &error);
+        if (done == 0 || error != 0) {
+            const bool stuck = error != 0 || thread_wanted(worker);
             frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker, stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
         }
     }

@@ -55,11 +55,15 @@ void workers_hold(struct workers *workers, tide_worker kind, bool hold);
 uint64_t workers_clock_ns(const struct workers *workers);
 uint64_t workers_cpu_ns(const struct workers *workers, tide_worker kind);
 
+enum worker_occasion {
+    WORKER_FORCED, /* what could be done: the writer writes whatever is modified */
+    WORKER_DUE,    /* what the policy asks for now */
+    WORKER_THREAD  /* the same, if the worker is not held */
+};
 /*
- * Runs one step on the calling thread, which is outside of the engine. `due_only`: only what the policy asks for now; else also
- * what could be done (the writer writes whatever is modified). Returns the pages handled; *failed is set if a write failed.
+ * Runs one step on the calling thread, which is outside of the engine. Returns the pages handled; *error is set to the errno of a write that failed.
  */
-uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool due_only, bool *failed);
+uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion, int *error);
 
 /* For partition.reclaim. */
 bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node);

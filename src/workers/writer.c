@@ -114,7 +114,7 @@ static bool run_add(struct worker *worker, struct writer_batch *batch, struct ru
     return true;
 }
 
-static uint64_t write_complete(struct worker *worker, const struct stores_write *write, bool *failed)
+static uint64_t write_complete(struct worker *worker, const struct stores_write *write, int *error)
 {
     struct partition *partition = worker->workers->partition;
     const struct run *run = write->owner;
@@ -125,7 +125,8 @@ static uint64_t write_complete(struct worker *worker, const struct stores_write 
         (void)sync_add_64(&partition->io.pages_output, run->count);
     else
         (void)sync_add_64(&partition->io.write_errors, 1);
-    *failed |= !written;
+    if (!written)
+        *error = write->error;
     for (unsigned i = 0; i < run->count; i++) {
         const struct stores_slot slot = { write->first.file, write->first.slot + i };
 
@@ -139,13 +140,13 @@ static uint64_t write_complete(struct worker *worker, const struct stores_write 
     return written ? run->count : 0;
 }
 
-uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, bool *failed)
+uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error)
 {
     struct partition *partition = worker->workers->partition;
     uint64_t done = 0;
     bool more = worker->queue != NULL;
 
-    while (more && done < budget && !*failed) {
+    while (more && done < budget && *error == 0) {
         struct writer_batch batch;
         struct stores_write *writes[WRITER_BATCH_WRITES];
         uint64_t gathered = 0;
@@ -165,7 +166,7 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
         (void)grace_advance(&partition->frames->grace);
         grace_io_end(thread);
         for (unsigned i = 0; i < batch.count; i++)
-            done += write_complete(worker, &batch.writes[i], failed);
+            done += write_complete(worker, &batch.writes[i], error);
     }
     return done;
 }

@@ -664,7 +664,7 @@ static void ZT_1_the_eighth_free_page_wakes_the_zero_page_thread(void **state)
     fixture_close(fixture);
 }
 
-/* Threads of this process whose name starts so; all must run under the policy. */
+/* Threads of this process with such a name and policy. */
 static unsigned threads_named(const char *prefix, int policy)
 {
     unsigned count = 0;
@@ -680,13 +680,18 @@ static unsigned threads_named(const char *prefix, int policy)
             continue;
         const bool named = fgets(name, sizeof(name), file) != NULL && strncmp(name, prefix, strlen(prefix)) == 0;
         fclose(file);
-        if (named) {
-            assert_int_equal(sched_getscheduler(atoi(entry->d_name)), policy);
-            count++;
-        }
+        count += named && sched_getscheduler(atoi(entry->d_name)) == policy;
     }
     closedir(directory);
     return count;
+}
+
+/* A new thread takes a while to name itself; it is given a hundred thousand looks. */
+static void assert_threads_named(const char *prefix, int policy, unsigned count)
+{
+    for (unsigned i = 0; i < 100000 && threads_named(prefix, policy) != count; i++)
+        sched_yield();
+    assert_int_equal(threads_named(prefix, policy), count);
 }
 
 /*
@@ -700,9 +705,10 @@ static void ZT_2_zeroing_gives_way_and_may_starve(void **state)
     fixture->config.workers = TIDE_WORKERS_THREADS;
     fixture->config.topology_synthetic = "numa:2 core:1 pu:1";
     fixture_open(fixture, 400);
-    assert_int_equal(threads_named("tide-zero", SCHED_IDLE), 2);
-    assert_true(threads_named("tide-write", SCHED_OTHER) >= 1);
-    assert_true(threads_named("tide-trim", SCHED_OTHER) >= 1);
+    assert_threads_named("tide-zero-", SCHED_IDLE, 2);
+    assert_threads_named("tide-writer-", SCHED_OTHER, 2);
+    assert_threads_named("tide-trimmer-", SCHED_OTHER, 2);
+    assert_int_equal(threads_named("tide-", SCHED_IDLE), 2);
 
     assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_ZERO_PAGE, true));
     const tide_statistics before = statistics_now(fixture);

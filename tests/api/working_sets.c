@@ -39,6 +39,12 @@ static void WS_1_working_set_grows_and_empties(void **state)
     assert_int_equal(node_now(fixture, 0).modified - node.modified, PAGES);
     assert_int_equal(node.active - node_now(fixture, 0).active, PAGES);
     assert_int_equal(statistics_now(fixture).trimmed - trimmed, PAGES);
+
+    /* A page that is deleted leaves the working set too, and is not trimmed. */
+    touch_pages(space, base, 10, TIDE_ACCESS_READ, TIDE_PAGE_FAULT_TRANSITION);
+    region_decommit(space, base, 10);
+    assert_int_equal(space_now(space).working_set_pages, 0);
+    assert_int_equal(statistics_now(fixture).trimmed - trimmed, PAGES);
     fixture_close(fixture);
 }
 
@@ -187,26 +193,59 @@ static void WS_6_without_pressure_no_page_leaves(void **state)
     fixture_close(fixture);
 }
 
-/* A hard minimum is not trimmed below while others have pages to give. */
-static void WS_a_hard_minimum_stops_the_trimmer(void **state)
+/*
+ * A hard minimum holds under pressure that goes below soft ones: the pages of the space are the oldest, and the other
+ * space never gets as many frames as its own, soft minimum. Whichever of the two the trimmer comes to first.
+ */
+static void hard_minimum(struct fixture *fixture, bool kept_first)
 {
-    struct fixture *fixture = *state;
-    enum { KEPT = 100 };
+    enum { KEPT = 150, DEMAND = 400 };
     fixture_page_file(fixture, 2000);
-    fixture_open(fixture, 640);
-    tide_space *space = space_new(fixture);
-    tide_space *other = space_new(fixture);
-    const tide_address base = region_new(space, KEPT);
-    const tide_address fresh = region_new(other, 1000);
-    assert_success(tide_working_set_set_limits(space, KEPT, 200, TIDE_WORKING_SET_HARD_MINIMUM));
-    stamp_pages(space, base, KEPT, 1, 1);
+    fixture_open(fixture, 200);
+    tide_space *first = space_new(fixture);
+    tide_space *second = space_new(fixture);
+    tide_space *kept = kept_first ? first : second;
+    tide_space *other = kept_first ? second : first;
+    const tide_address base = region_new(kept, KEPT);
+    const tide_address fresh = region_new(other, DEMAND);
+    assert_success(tide_working_set_set_limits(kept, KEPT, 2 * KEPT, TIDE_WORKING_SET_HARD_MINIMUM));
+    stamp_pages(kept, base, KEPT, 1, 1);
     for (unsigned i = 0; i < 4; i++)
         tick(fixture);
-    for (unsigned i = 0; i < 1000; i++) {
-        assert_false(tide_failed(tide_touch(other, fresh + i * PG, TIDE_ACCESS_WRITE)));
-        assert_int_equal(space_now(space).working_set_pages, KEPT);
+    for (unsigned i = 0; i < DEMAND; i++) {
+        assert_success(stamp_put(other, fresh + i * PG, 2, 1));
+        assert_int_equal(space_now(kept).working_set_pages, KEPT);
+        assert_true(space_now(other).working_set_pages < 50);
     }
-    check_pages(space, base, KEPT, 1, 1);
+    check_pages(kept, base, KEPT, 1, 1);
+    check_pages(other, fresh, DEMAND, 2, 1);
+    assert_int_equal(space_now(kept).working_set_pages, KEPT);
+    fixture_close(fixture);
+}
+
+static void WS_a_hard_minimum_of_the_older_space_stops_the_trimmer(void **state)
+{
+    hard_minimum(*state, true);
+}
+
+static void WS_a_hard_minimum_of_the_younger_space_stops_the_trimmer(void **state)
+{
+    hard_minimum(*state, false);
+}
+
+/* A soft one does not: with fewer frames than its minimum the space goes on. */
+static void WS_a_soft_minimum_gives_way_to_pressure(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 200, DEMAND = 400 };
+    fixture_page_file(fixture, 2000);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, DEMAND);
+    assert_success(tide_working_set_set_limits(space, 2 * FRAMES, 4 * FRAMES, 0));
+    stamp_pages(space, base, DEMAND, 1, 1);
+    assert_true(space_now(space).working_set_pages < FRAMES);
+    check_pages(space, base, DEMAND, 1, 1);
     fixture_close(fixture);
 }
 
@@ -217,7 +256,9 @@ static const struct CMUnitTest working_sets[] = {
     API_TEST(WS_4_cold_pages_go_first_on_demand),
     API_TEST(WS_4_cold_pages_go_first_on_request),
     API_TEST(WS_6_without_pressure_no_page_leaves),
-    API_TEST(WS_a_hard_minimum_stops_the_trimmer),
+    API_TEST(WS_a_hard_minimum_of_the_older_space_stops_the_trimmer),
+    API_TEST(WS_a_hard_minimum_of_the_younger_space_stops_the_trimmer),
+    API_TEST(WS_a_soft_minimum_gives_way_to_pressure),
 };
 
 API_MAIN(working_sets)

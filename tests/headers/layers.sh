@@ -52,7 +52,8 @@ while read -r layer folders; do
     done
     while read -r file line; do
         fail "src/$layer: $file includes what is private to another layer: $line"
-    done < <(grep -nE '^\s*#\s*include\s+"[a-z_]+/[a-z_]+_impl\.h"' -r "$source_folder/src/$layer" | grep -v "\"$layer/")
+    done < <(grep -nE '^\s*#\s*include\s+"[a-z_]+/[a-z_]+_impl\.h"' -r "$source_folder/src/$layer" |
+        grep -v "\"$layer/")
 done <"$layers_file"
 while read -r line; do
     fail "goes around the include path: $line"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # usage: run.sh CMAKE SOURCE-FOLDER BUILD-FOLDER C-COMPILER GENERATOR
 #
-# Installs a build into a temporary folder, and there builds and runs docs/example as a stranger would: by find_package and
-# by pkg-config, with the shared and with the static library. Looks at what the shared library exports.
+# Installs a build into a temporary folder, and there builds and runs docs/example as a stranger would: by find_package
+# and by pkg-config, with the shared and with the static library. Looks at what the shared library exports.
 #
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -47,7 +47,9 @@ exported=$(nm -D --defined-only "$shared" | awk '$2 != "A" { sub(/@.*/, "", $3);
 foreign=$(grep -v '^tide_' <<<"$exported" || true)
 [ -z "$foreign" ] || fail "exports what is not public: $foreign"
 # Every function that the headers declare is there.
-for symbol in $(cat "$prefix"/include/pagetide/*.h | tr '\n' ' ' | grep -oE 'TIDE_EXPORT [^;]*\(' | grep -oE 'tide_[a-z_]+ ?\(' | tr -d ' (' | sort -u); do
+declared=$(cat "$prefix"/include/pagetide/*.h | tr '\n' ' ' | grep -oE 'TIDE_EXPORT [^;]*\(' |
+    grep -oE 'tide_[a-z_]+ ?\(' | tr -d ' (' | sort -u)
+for symbol in $declared; do
     grep -qx "$symbol" <<<"$exported" || fail "$symbol is declared and not exported"
 done
 echo "$(wc -l <<<"$exported") symbols, all tide_"

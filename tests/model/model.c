@@ -209,8 +209,6 @@ tide_status model_virtual_free(struct model *model, struct model_space *space, t
 {
     if (type != TIDE_MEM_DECOMMIT && type != TIDE_MEM_RELEASE)
         return TIDE_INVALID_PARAMETER;
-    if (base > TIDE_HIGHEST_ADDRESS || bytes > TIDE_HIGHEST_ADDRESS - base + 1)
-        return TIDE_INVALID_PARAMETER;
     if (type == TIDE_MEM_RELEASE && bytes != 0)
         return TIDE_INVALID_PARAMETER;
     struct model_region *region = region_find(space, base / TIDE_PAGE_BYTES);

@@ -12,7 +12,7 @@
  * predicts the class of the next fault on the page.
  *
  * TIDE_MODEL_SEED=n runs one seed only, TIDE_MODEL_OPS=n so many operations each, TIDE_MODEL_TRACE=1 prints each
- * operation.
+ * operation, TIDE_MODEL_VERIFY=n verifies after each n-th.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -87,6 +87,8 @@ struct run {
     struct pinned pins[PINS];
     char recent[RECENT][160];
     bool trace;
+    char config[160];       /* the tunables, for a failure report */
+    unsigned verify_period; /* operations from one tide_engine_verify() to the next */
     char folder[256];
     char path[320];
 };
@@ -120,6 +122,28 @@ __attribute__((format(printf, 2, 3))) static void note(struct run *run, const ch
         fprintf(stderr, "%u: %s\n", run->op, text);
 }
 
+/* Where all memory is, for a failure report. */
+static void print_figures(struct run *run)
+{
+    tide_statistics s = { .struct_bytes = sizeof(s) };
+    if (run->engine == NULL || tide_statistics_get(run->engine, &s) != TIDE_SUCCESS)
+        return;
+    print_error("commit %llu of %llu, slots %llu of %llu, tables %llu, open sections %llu, stale %llu\n",
+                (unsigned long long)s.commit_total_pages, (unsigned long long)s.commit_limit_pages,
+                (unsigned long long)s.page_file_used_slots, (unsigned long long)s.page_file_total_slots,
+                (unsigned long long)s.table_pages, (unsigned long long)s.open_sections,
+                (unsigned long long)s.stale_sections);
+    for (unsigned i = 0; i < run->node_count; i++) {
+        tide_node_statistics n;
+        if (tide_node_statistics_get(run->engine, i, &n) == TIDE_SUCCESS)
+            print_error("node %u: frames %llu, zeroed %llu, free %llu, available %llu, modified %llu, transition %llu, "
+                        "active %llu\n",
+                        i, (unsigned long long)n.frames, (unsigned long long)n.zeroed, (unsigned long long)n.free,
+                        (unsigned long long)n.available, (unsigned long long)n.modified,
+                        (unsigned long long)n.transition, (unsigned long long)n.active);
+    }
+}
+
 __attribute__((format(printf, 2, 3))) static void failed(struct run *run, const char *format, ...)
 {
     const tide_error error = *tide_last_error();
@@ -134,6 +158,8 @@ __attribute__((format(printf, 2, 3))) static void failed(struct run *run, const 
     for (unsigned op = run->op >= RECENT - 1 ? run->op - (RECENT - 1) : 0; op <= run->op; op++)
         print_error("  %u: %s\n", op, run->recent[op % RECENT]);
     print_error("repeat with TIDE_MODEL_SEED=%llu TIDE_MODEL_OPS=%u\n", (unsigned long long)run->seed, run->op + 1);
+    print_error("%s\n", run->config);
+    print_figures(run);
     unlink(run->path);
     rmdir(run->folder);
     fail();
@@ -778,6 +804,20 @@ static void check_space_statistics(struct run *run, struct tested_space *space, 
     *tables += s.table_pages;
 }
 
+/* Pinned pages that were deleted meanwhile: frame and slot stay until the pin ends. */
+static uint64_t deleted_pinned_pages(struct run *run)
+{
+    uint64_t count = 0;
+    for (unsigned p = 0; p < PINS; p++) {
+        for (unsigned i = 0; run->pins[p].pin != NULL && i < run->pins[p].count; i++) {
+            const struct held_page *held = &run->pins[p].pages[i];
+            const struct model_page *page = model_page_find(&run->spaces[run->pins[p].space].model, held->address);
+            count += page == NULL || !page->committed || page->incarnation != held->incarnation;
+        }
+    }
+    return count;
+}
+
 static void check_figures(struct run *run)
 {
     uint64_t counts[8] = { 0 }, slots = 0, tables = 0, standby;
@@ -795,9 +835,9 @@ static void check_figures(struct run *run)
         promised += run->spaces[i].model.region_count * TABLES_MOST;
     if (charged < run->model.charge + tables || charged > run->model.charge + tables + promised ||
         s.commit_total_pages > s.commit_limit_pages || s.total_pages != run->frames ||
-        s.available_pages != nodes.available || s.table_pages != tables || s.page_file_used_slots != slots ||
-        s.page_file_bad_slots != 0 || s.spaces != SPACES || s.open_sections != run->section_open ||
-        s.commit_peak_pages < s.commit_total_pages)
+        s.available_pages != nodes.available || s.table_pages != tables || s.page_file_used_slots < slots ||
+        s.page_file_used_slots > slots + deleted_pinned_pages(run) || s.page_file_bad_slots != 0 ||
+        s.spaces != SPACES || s.open_sections != run->section_open || s.commit_peak_pages < s.commit_total_pages)
         failed(run,
                "engine: commit %llu (%llu to %llu, limit %llu), frames %llu (%llu), available %llu (%llu), tables %llu "
                "(%llu), slots %llu (%llu), spaces %llu, open sections %llu, peak commit %llu",
@@ -934,8 +974,13 @@ static void open_engine(struct run *run)
     run->charge_at_open = statistics_get(run).commit_total_pages;
     for (unsigned s = 0; s < SPACES; s++)
         space_create(run, &run->spaces[s]);
-    note(run, "%llu frames, %u nodes, page file %d", (unsigned long long)run->frames, run->node_count,
-         (int)run->page_file);
+    snprintf(run->config, sizeof(run->config),
+             "%llu frames, %u nodes, page file %d, cluster %u, shards %u, cache %d, reserve %u, low %llu, high %llu, "
+             "modified trigger %llu",
+             (unsigned long long)run->frames, run->node_count, (int)run->page_file, config.cluster_pages,
+             config.list_shards, (int)config.cpu_cache_pages, config.writer_reserve_pages,
+             (unsigned long long)config.low_available_pages, (unsigned long long)config.high_available_pages,
+             (unsigned long long)config.modified_trigger_pages);
 }
 
 static void close_engine(struct run *run)
@@ -964,6 +1009,12 @@ static void close_engine(struct run *run)
         failed(run, "the folder of the page file is not empty after tide_engine_close");
 }
 
+static uint64_t number_from_environment(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text == NULL || *text == '\0' ? otherwise : strtoull(text, NULL, 0);
+}
+
 static void run_seed(uint64_t seed, unsigned operation_count)
 {
     struct run *run = calloc(1, sizeof(*run));
@@ -971,24 +1022,19 @@ static void run_seed(uint64_t seed, unsigned operation_count)
     run->seed = seed;
     run->random = seed;
     run->trace = getenv("TIDE_MODEL_TRACE") != NULL;
+    run->verify_period = (unsigned)number_from_environment("TIDE_MODEL_VERIFY", VERIFY_PERIOD);
     open_engine(run);
     for (run->op = 1; run->op <= operation_count; run->op++) {
         one_operation(run);
+        if (run->op % run->verify_period == 0)
+            verify(run);
         if (run->op % CHECK_PERIOD == 0)
             check_figures(run);
-        if (run->op % VERIFY_PERIOD == 0)
-            verify(run);
     }
     snprintf(run->recent[run->op % RECENT], sizeof(run->recent[0]), "the end");
     check_figures(run);
     close_engine(run);
     free(run);
-}
-
-static uint64_t number_from_environment(const char *name, uint64_t otherwise)
-{
-    const char *text = getenv(name);
-    return text == NULL || *text == '\0' ? otherwise : strtoull(text, NULL, 0);
 }
 
 static void random_operations_match_the_model(void **state)
