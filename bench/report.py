@@ -29,13 +29,14 @@ RIVAL = {
     "hard": "fio", "fio": "fio", "kernel_file": "fio",
     "collided": "kernel_collided", "kernel_collided": "kernel_collided",
     "access_pointer": "raw_pointer", "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
+    "access_chase": "raw_chase", "raw_chase": "raw_chase",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
-           "access_read", "raw_pointer"]
+           "access_read", "raw_pointer", "access_chase", "raw_chase"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
-NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_read"]
+NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_read", "access_chase"]
 COUNTERS = ["faults_per_s", "faults_per_cpu_s", "thread_cpu_ns_per_fault", "p50_ns", "p99_ns", "p999_ns", "local_share"]
 
 
@@ -194,11 +195,11 @@ def make_targets(rows, replay):
             for space in ("private", "shared"):
                 at_least("%s, %s: %d threads over %d" % (name, space, many, few), limit,
                          quotient(rate(name, space, many), rate(name, space, few)))
-    for space in ("private", "shared"):
-        for threads in (1, 2, 64):
-            at_most("access_pointer, %s, %d thread%s: time over raw pointer's" %
-                    (space, threads, "s" * (threads > 1)), 1.3,
-                    quotient(rate("raw_pointer", space, threads), rate("access_pointer", space, threads)))
+    for name, rival in (("access_chase", "raw_chase"), ("access_pointer", "raw_pointer")):
+        for space in ("private", "shared"):
+            for threads in (1, 2, 64):
+                at_most("%s, %s, %d thread%s: time over raw pointer's" % (name, space, threads, "s" * (threads > 1)), 1.3,
+                        quotient(rate(rival, space, threads), rate(name, space, threads)))
     for space in ("private", "shared"):
         at_least("hard, %s, 64 threads: over fio's" % space, 0.9,
                  quotient(rate("hard", space, 64), rate("fio", "shared", 64)))
@@ -309,12 +310,13 @@ def sizes_text(context):
 CHARTS = [
     ("Faults without I/O", "faults a second", ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
     ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
-    ("Resident access", "accesses a second", ["access_pointer", "access_read", "raw_pointer"]),
+    ("Resident access", "accesses a second", ["access_pointer", "access_read", "access_chase", "raw_pointer", "raw_chase"]),
 ]
 # Index of the colour; rivals are grey and dashed.
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
-         "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1"}
+         "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
+         "access_chase": "c3", "raw_chase": "r2"}
 
 
 def short_number(value):
@@ -429,7 +431,7 @@ random reads returned the bytes that were written, and at the end of each class 
 <p>Rivals: <em>kernel_again</em>, touching 4&nbsp;KiB pages after MADV_DONTNEED; <em>kernel_fresh</em>, touching a new mapping
 (both without huge pages, both in one process); <em>fio</em>, random reads of 4&nbsp;KiB with O_DIRECT and as many threads;
 <em>kernel_file</em> and <em>kernel_collided</em>, page faults on a mapped file out of the page cache; <em>raw_pointer</em>,
-loads from plain memory behind huge pages. docs/benchmark.md tells it in full.</p>
+loads from plain memory behind huge pages; <em>raw_chase</em>, the same, each address depending on the load before. docs/benchmark.md tells it in full.</p>
 """
 
 

@@ -140,6 +140,8 @@ static void window_release(struct stress_thread *thread, tide_space *space, stru
 void op_release(struct stress_thread *thread)
 {
     struct place place;
+    if (!one_in(thread, 20))
+        return;
     if (!place_get(thread, &place, PLACE_ANY, 1))
         return;
     pthread_rwlock_unlock(&place.window->lock);

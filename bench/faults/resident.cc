@@ -1,18 +1,22 @@
 /*
  * Access to pages that are in memory: 8 bytes at a random address, again and again, summed.
  *
- *   access_pointer  tide_access_pointer() inside access sections of kSectionAccesses accesses
- *   access_read     tide_read() of 8 bytes
- *   raw_pointer     the rival: a load from plain memory, behind huge pages as an engine's frames are
+ *   access_pointer   tide_access_pointer() inside access sections of kSectionAccesses accesses
+ *   access_read      tide_read() of 8 bytes
+ *   raw_pointer      the rival: a load from plain memory, behind huge pages as an engine's frames are
+ *   access_chase     tide_access_pointer(), but each address depends on what the access before it read
+ *   raw_chase        its rival
  *
- * All three follow the same random sequence over memory of the same size and content, so that their sums must agree; an
- * address does not depend on the loads before it, so that the processor may overlap them. Private: each thread has a
- * space with its share of the memory. Shared: all threads roam over all of it.
+ * Each rival follows the same random sequence over memory of the same size and content, so that the sums must agree. In
+ * the first three an address does not depend on the loads before it, so the processor overlaps as many as fit into its
+ * window, and what is measured is throughput; in the chases nothing overlaps, and what is measured is latency. Private:
+ * each thread has a space with its share of the memory. Shared: all threads roam over all of it.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "soft_spaces.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -30,21 +34,31 @@ uint64_t content(uint64_t word)
     return word * 0x9E3779B97F4A7C15u;
 }
 
-/* The sequence of offsets: a linear congruential generator's high bits, scaled to the part. */
-struct Sequence {
+/*
+ * The sequence of offsets: a linear congruential generator's high bits, scaled to the part. If dependent, what was read
+ * goes into the generator.
+ */
+template <bool dependent> struct Sequence {
     uint64_t state;
     uint64_t words;
+    uint64_t sum = 0;
     Sequence(unsigned thread, uint64_t bytes) : state(thread * 2 + 1), words(bytes / 8) {}
     uint64_t next_offset()
     {
         state = state * 6364136223846793005u + 1442695040888963407u;
         return ((state >> 32) * words >> 32) * 8;
     }
+    void consume(uint64_t value)
+    {
+        sum += value;
+        if (dependent)
+            state += value;
+    }
 };
 
-uint64_t accesses_per_thread(unsigned threads)
+uint64_t accesses_per_thread(bool dependent, unsigned threads)
 {
-    return (options().quick ? 8 : 32) * kMiB / threads;
+    return (options().quick ? 8 : 32) * kMiB / (dependent ? 8 : 1) / threads;
 }
 
 /* ---- raw memory -------------------------------------------------------------------------------------------------- */
@@ -73,7 +87,17 @@ private:
 
 /* ---- the three ways ---------------------------------------------------------------------------------------------- */
 
-enum class Way { kPointer, kRead, kRaw };
+enum class Way { kPointer, kRead, kRaw, kPointerChase, kRawChase };
+
+bool is_raw(Way way)
+{
+    return way == Way::kRaw || way == Way::kRawChase;
+}
+
+bool is_dependent(Way way)
+{
+    return way == Way::kPointerChase || way == Way::kRawChase;
+}
 
 /* Memory of one case, raw or in spaces, filled. */
 class Resident {
@@ -122,72 +146,64 @@ void fill_raw(uint64_t part_bytes)
     filled_for = part_bytes;
 }
 
-uint64_t expected_sum(unsigned thread, uint64_t bytes, uint64_t accesses)
+template <bool dependent> uint64_t expected_sum(unsigned thread, uint64_t bytes, uint64_t accesses)
 {
-    Sequence sequence(thread, bytes);
-    uint64_t sum = 0;
+    Sequence<dependent> sequence(thread, bytes);
     for (uint64_t i = 0; i < accesses; i++)
-        sum += content(sequence.next_offset() / 8);
-    return sum;
+        sequence.consume(content(sequence.next_offset() / 8));
+    return sequence.sum;
 }
 
-void check_sum(uint64_t sum, unsigned thread, uint64_t bytes, uint64_t accesses)
-{
-    if (sum != expected_sum(thread, bytes, accesses))
-        throw std::runtime_error("the bytes read are not the bytes that were written");
-}
-
+template <bool dependent>
 uint64_t by_pointer(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
 {
-    Sequence sequence(lane.index, bytes);
-    uint64_t sum = 0;
+    Sequence<dependent> sequence(lane.index, bytes);
     for (uint64_t done = 0; done < accesses; done += kSectionAccesses) {
         tide_access access;
         check(tide_access_begin(part.space, &access), "tide_access_begin");
-        repeat(lane, kSectionAccesses, [&](uint64_t) {
+        repeat(lane, std::min(kSectionAccesses, accesses - done), [&](uint64_t) {
             const void *word = tide_access_pointer(&access, part.base + sequence.next_offset(), TIDE_ACCESS_READ);
             if (__builtin_expect(word == nullptr, 0))
                 throw_tide("tide_access_pointer", access.status);
-            sum += *static_cast<const uint64_t *>(word);
+            sequence.consume(*static_cast<const uint64_t *>(word));
             return true;
         });
         tide_access_end(&access);
     }
-    return sum;
+    return sequence.sum;
 }
 
 uint64_t by_read(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
 {
-    Sequence sequence(lane.index, bytes);
-    uint64_t sum = 0;
+    Sequence<false> sequence(lane.index, bytes);
     repeat(lane, accesses, [&](uint64_t) {
         uint64_t word;
         check(tide_read(part.space, part.base + sequence.next_offset(), &word, sizeof word), "tide_read");
-        sum += word;
+        sequence.consume(word);
         return true;
     });
-    return sum;
+    return sequence.sum;
 }
 
+template <bool dependent>
 uint64_t by_raw(Lane &lane, const uint64_t *words, uint64_t bytes, uint64_t accesses)
 {
-    Sequence sequence(lane.index, bytes);
-    uint64_t sum = 0;
+    Sequence<dependent> sequence(lane.index, bytes);
     repeat(lane, accesses, [&](uint64_t) {
-        sum += words[sequence.next_offset() / 8];
+        sequence.consume(words[sequence.next_offset() / 8]);
         return true;
     });
-    return sum;
+    return sequence.sum;
 }
 
 void resident_passes(benchmark::State &state, const Case &which, Way way)
 {
     const uint64_t part_bytes =
         which.space == Space::kPrivate ? options().resident_bytes / which.threads : options().resident_bytes;
-    const uint64_t accesses = accesses_per_thread(which.threads);
+    const uint64_t accesses = accesses_per_thread(is_dependent(way), which.threads);
     Team team(which.threads);
     std::unique_ptr<Resident> resident;
-    if (way == Way::kRaw) {
+    if (is_raw(way)) {
         fill_raw(part_bytes);
     } else {
         if (!g_engine) {
@@ -204,17 +220,25 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
             counters = std::make_unique<CounterDelta>(*g_engine);
         Pass pass = team.run(
             [&](Lane &lane) {
+                uint64_t &sum = sums[lane.index];
+                const uint64_t *const words =
+                    is_raw(way) ? g_raw->words() + (which.space == Space::kPrivate ? lane.index * part_bytes / 8 : 0)
+                                : nullptr;
                 switch (way) {
                 case Way::kPointer:
-                    sums[lane.index] = by_pointer(lane, resident->part(lane.index), part_bytes, accesses);
+                    sum = by_pointer<false>(lane, resident->part(lane.index), part_bytes, accesses);
+                    break;
+                case Way::kPointerChase:
+                    sum = by_pointer<true>(lane, resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kRead:
-                    sums[lane.index] = by_read(lane, resident->part(lane.index), part_bytes, accesses);
+                    sum = by_read(lane, resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kRaw:
-                    sums[lane.index] = by_raw(
-                        lane, g_raw->words() + (which.space == Space::kPrivate ? lane.index * part_bytes / 8 : 0),
-                        part_bytes, accesses);
+                    sum = by_raw<false>(lane, words, part_bytes, accesses);
+                    break;
+                case Way::kRawChase:
+                    sum = by_raw<true>(lane, words, part_bytes, accesses);
                     break;
                 }
             },
@@ -232,7 +256,9 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
     result.add_latencies(one_pass(true));
     if (which.round == 0)
         for (unsigned i = 0; i < which.threads; i++)
-            check_sum(sums[i], i, part_bytes, accesses);
+            if (sums[i] != (is_dependent(way) ? expected_sum<true>(i, part_bytes, accesses)
+                                              : expected_sum<false>(i, part_bytes, accesses)))
+                throw std::runtime_error(which.name + ": the bytes read are not the bytes that were written");
     if (resident && which.last_round && which.threads == 64)
         g_engine->verify();
     result.publish(state);
@@ -249,7 +275,8 @@ void close_resident_engine()
 void add_resident_cases()
 {
     const bool pointer = class_wanted("access_pointer"), read = class_wanted("access_read"),
-               raw = pointer || read || class_wanted("raw_pointer");
+               chase = class_wanted("access_chase"), raw = pointer || read || class_wanted("raw_pointer"),
+               raw_chase = chase || class_wanted("raw_chase");
     for (unsigned round = 0; round < options().rounds; round++)
         for (unsigned threads : thread_counts(true))
             for (Space space : {Space::kPrivate, Space::kShared}) {
@@ -269,6 +296,10 @@ void add_resident_cases()
                     add("raw_pointer", Way::kRaw);
                 if (read)
                     add("access_read", Way::kRead);
+                if (chase)
+                    add("access_chase", Way::kPointerChase);
+                if (raw_chase)
+                    add("raw_chase", Way::kRawChase);
             }
 }
 

@@ -142,7 +142,8 @@ bool policy_belady(const struct trace *trace, uint32_t frames, struct policy_res
     };
     uint32_t *next = malloc((trace->access_count + 1) * sizeof *next);
     uint8_t *states = calloc(pages, 1);
-    const bool ok = heap.pages != NULL && heap.position != NULL && heap.next_use != NULL && next != NULL && states != NULL;
+    const bool ok =
+        heap.pages != NULL && heap.position != NULL && heap.next_use != NULL && next != NULL && states != NULL;
 
     *result = (struct policy_result){ 0 };
     if (ok) {

@@ -53,7 +53,7 @@ struct options {
     const char *page_file; /* NULL: a file in the folder for temporary files */
     const char *json;      /* NULL: none */
     enum { WORKERS_BY_THREADS, WORKERS_MANUAL, WORKERS_THREADS } workers;
-    unsigned cluster_pages;  /* 0: the engine's default */
+    unsigned cluster_pages;         /* 0: the engine's default */
     uint64_t low_pages, high_pages; /* 0: the engine's default */
     bool direct_io;
     bool quiet;
@@ -104,7 +104,8 @@ static double now_seconds(void)
 
 static bool engine_error(const char *what)
 {
-    fprintf(stderr, "tide-replay: %s: %s: %s\n", what, tide_status_name(tide_last_error()->status), tide_last_error()->message);
+    fprintf(stderr, "tide-replay: %s: %s: %s\n", what, tide_status_name(tide_last_error()->status),
+            tide_last_error()->message);
     return false;
 }
 
@@ -135,7 +136,8 @@ static bool player_open(struct player *player, tide_engine *engine, const struct
     for (uint32_t region = 0; region < trace->region_count; region++) {
         tide_address base = 0;
         uint64_t bytes = (uint64_t)trace->region_pages[region] * TIDE_PAGE_BYTES;
-        if (tide_failed(tide_virtual_alloc(player->space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE)))
+        if (tide_failed(tide_virtual_alloc(player->space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT,
+                                           TIDE_PAGE_READWRITE)))
             return engine_error("cannot commit a region");
         for (uint32_t i = 0; i < trace->region_pages[region]; i++)
             player->addresses[page++] = base + (uint64_t)i * TIDE_PAGE_BYTES;
@@ -166,7 +168,8 @@ static bool player_stamp(struct player *player, uint64_t access, uint32_t page, 
         player->failed = true;
         snprintf(player->message, sizeof player->message,
                  "access %" PRIu64 ": page %" PRIu32 " holds the stamp of page %" PRIu64 " version %" PRIu64
-                 ", expected page %" PRIu64 " version %" PRIu64, access, page, found.page, found.version, stamped_page, version);
+                 ", expected page %" PRIu64 " version %" PRIu64,
+                 access, page, found.page, found.version, stamped_page, version);
         return false;
     }
     if (writes) {
@@ -212,7 +215,8 @@ static void *player_run(void *argument)
 
 static void config_fill(tide_config *config, const struct options *options, uint64_t pages)
 {
-    const bool manual = options->workers == WORKERS_BY_THREADS ? options->threads == 1 : options->workers == WORKERS_MANUAL;
+    const bool manual =
+        options->workers == WORKERS_BY_THREADS ? options->threads == 1 : options->workers == WORKERS_MANUAL;
 
     tide_config_init(config);
     config->memory_bytes = pages * TIDE_PAGE_BYTES;
@@ -243,7 +247,8 @@ static bool count_tables(const struct options *options, const struct trace *trac
         goto out;
     for (uint64_t i = 0; i < trace->access_count; i++) {
         const uint32_t page = trace_access_page(trace->accesses[i]);
-        if (player.versions[page]++ == 0 && tide_failed(tide_touch(player.space, player.addresses[page], TIDE_ACCESS_READ))) {
+        if (player.versions[page]++ == 0 &&
+            tide_failed(tide_touch(player.space, player.addresses[page], TIDE_ACCESS_READ))) {
             engine_error("cannot touch a page in the dry run");
             goto out;
         }
@@ -271,7 +276,8 @@ static bool players_run(struct player *players, struct row *row)
     for (; started < row->threads; started++) {
         const int error = pthread_create(&threads[started], NULL, player_run, &players[started]);
         if (error != 0) {
-            fprintf(stderr, "tide-replay: cannot start thread %u of %u: %s\n", started + 1, row->threads, strerror(error));
+            fprintf(stderr, "tide-replay: cannot start thread %u of %u: %s\n", started + 1, row->threads,
+                    strerror(error));
             ok = false;
             break;
         }
@@ -352,15 +358,16 @@ static bool at_least_lru(const struct row *row)
 
 static void print_header(void)
 {
-    printf("%-10s %7s %7s %6s %7s %9s %8s %9s %9s %8s %8s %8s  %s\n", "trace", "budget", "pages", "tables", "threads", "demand-0",
-           "soft", "hard", "LRU reads", "hits", "LRU", "Belady", "verdict");
+    printf("%-10s %7s %7s %6s %7s %9s %8s %9s %9s %8s %8s %8s  %s\n", "trace", "budget", "pages", "tables", "threads",
+           "demand-0", "soft", "hard", "LRU reads", "hits", "LRU", "Belady", "verdict");
 }
 
 static void print_row(const struct row *row)
 {
-    printf("%-10s %5u %% %7" PRIu64 " %6" PRIu64 " %7u %9" PRIu64 " %8" PRIu64 " %9" PRIu64 " %9" PRIu64 " %7.3f%% %7.3f%% %7.3f%%  %s\n",
-           row->trace, row->percent, row->budget_pages, row->table_pages, row->threads, row->demand_zero, row->soft, row->hard,
-           row->threads * row->lru.misses, 100 * hit_share(row), 100 * policy_hit_share(&row->lru),
+    printf("%-10s %5u %% %7" PRIu64 " %6" PRIu64 " %7u %9" PRIu64 " %8" PRIu64 " %9" PRIu64 " %9" PRIu64
+           " %7.3f%% %7.3f%% %7.3f%%  %s\n",
+           row->trace, row->percent, row->budget_pages, row->table_pages, row->threads, row->demand_zero, row->soft,
+           row->hard, row->threads * row->lru.misses, 100 * hit_share(row), 100 * policy_hit_share(&row->lru),
            100 * policy_hit_share(&row->belady), at_least_lru(row) ? "at least LRU" : "BELOW LRU");
     fflush(stdout);
 }
@@ -369,14 +376,15 @@ static void json_row(FILE *file, const struct row *row, bool first)
 {
     fprintf(file,
             "%s\n  {\"trace\": \"%s\", \"budget_percent\": %u, \"budget_pages\": %" PRIu64 ", \"table_pages\": %" PRIu64
-            ", \"threads\": %u, \"accesses\": %" PRIu64 ", \"demand_zero\": %" PRIu64 ", \"soft\": %" PRIu64 ", \"hard\": %" PRIu64
+            ", \"threads\": %u, \"accesses\": %" PRIu64 ", \"demand_zero\": %" PRIu64 ", \"soft\": %" PRIu64
+            ", \"hard\": %" PRIu64
             ", \"hit_share\": %.6f, \"lru_hit_share\": %.6f, \"belady_hit_share\": %.6f, \"lru_misses\": %" PRIu64
-            ", \"belady_misses\": %" PRIu64 ", \"at_least_lru\": %s, \"pages_input\": %" PRIu64 ", \"pages_output\": %" PRIu64
-            ", \"seconds\": %.3f}",
-            first ? "" : ",", row->trace, row->percent, row->budget_pages, row->table_pages, row->threads, row->accesses,
-            row->demand_zero, row->soft, row->hard, hit_share(row), policy_hit_share(&row->lru), policy_hit_share(&row->belady),
-            row->lru.misses, row->belady.misses, at_least_lru(row) ? "true" : "false", row->pages_input, row->pages_output,
-            row->seconds);
+            ", \"belady_misses\": %" PRIu64 ", \"at_least_lru\": %s, \"pages_input\": %" PRIu64
+            ", \"pages_output\": %" PRIu64 ", \"seconds\": %.3f}",
+            first ? "" : ",", row->trace, row->percent, row->budget_pages, row->table_pages, row->threads,
+            row->accesses, row->demand_zero, row->soft, row->hard, hit_share(row), policy_hit_share(&row->lru),
+            policy_hit_share(&row->belady), row->lru.misses, row->belady.misses, at_least_lru(row) ? "true" : "false",
+            row->pages_input, row->pages_output, row->seconds);
 }
 
 /* ---- main ------------------------------------------------------------------------------------------------------- */
@@ -390,14 +398,16 @@ static bool replay_trace(const struct options *options, const char *path, FILE *
     bool ok;
 
     if (!trace_load(path, &trace, error, sizeof error)) {
-        fprintf(stderr, "tide-replay: %s: %s\n", path, error);
+        fprintf(stderr, "tide-replay: %s\n", error);
         return false;
     }
     snprintf(name, sizeof name, "%s", base_name(path));
     name[strcspn(name, ".")] = '\0';
     ok = count_tables(options, &trace, &tables);
     for (unsigned i = 0; i < options->percent_count && ok; i++) {
-        struct row row = { .trace = name, .percent = options->percents[i], .table_pages = tables, .threads = options->threads };
+        struct row row = {
+            .trace = name, .percent = options->percents[i], .table_pages = tables, .threads = options->threads
+        };
         row.budget_pages = (uint64_t)trace.touched_pages * row.percent / 100;
         if (row.budget_pages < BUDGET_PAGES_MIN)
             row.budget_pages = BUDGET_PAGES_MIN;
@@ -445,7 +455,8 @@ static unsigned number(const char *name, const char *text, unsigned low, unsigne
     char *end = NULL;
     const unsigned long value = strtoul(text, &end, 10);
 
-    if (text[0] < '0' || text[0] > '9' || (*end != '\0' && !(rest != NULL && *end == ',')) || value < low || value > high) {
+    if (text[0] < '0' || text[0] > '9' || (*end != '\0' && !(rest != NULL && *end == ',')) || value < low ||
+        value > high) {
         fprintf(stderr, "tide-replay: %s %s: expected a number from %u to %u\n", name, text, low, high);
         exit(2);
     }
@@ -471,12 +482,18 @@ static void parse_percents(struct options *options, const char *text)
 static enum { PARSE_RUN, PARSE_HELP, PARSE_WRONG } parse(int argc, char **argv, struct options *options, bool *strict)
 {
     static const struct option names[] = {
-        { "trace", required_argument, NULL, 't' },   { "budget-percent", required_argument, NULL, 'b' },
-        { "threads", required_argument, NULL, 'n' }, { "pagefile", required_argument, NULL, 'p' },
-        { "workers", required_argument, NULL, 'w' }, { "json", required_argument, NULL, 'j' },
-        { "strict", no_argument, NULL, 's' },        { "direct-io", no_argument, NULL, 'd' },
-        { "cluster", required_argument, NULL, 'c' }, { "low", required_argument, NULL, 'l' },
-        { "high", required_argument, NULL, 'u' },    { "help", no_argument, NULL, 'h' },
+        { "trace", required_argument, NULL, 't' },
+        { "budget-percent", required_argument, NULL, 'b' },
+        { "threads", required_argument, NULL, 'n' },
+        { "pagefile", required_argument, NULL, 'p' },
+        { "workers", required_argument, NULL, 'w' },
+        { "json", required_argument, NULL, 'j' },
+        { "strict", no_argument, NULL, 's' },
+        { "direct-io", no_argument, NULL, 'd' },
+        { "cluster", required_argument, NULL, 'c' },
+        { "low", required_argument, NULL, 'l' },
+        { "high", required_argument, NULL, 'u' },
+        { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
     };
     int option;
@@ -553,7 +570,8 @@ int main(int argc, char **argv)
     }
     if (options.page_file == NULL) {
         const char *folder = getenv("TMPDIR");
-        snprintf(page_file, sizeof page_file, "%s/tide-replay.%ld.pagefile", folder == NULL ? "/tmp" : folder, (long)getpid());
+        snprintf(page_file, sizeof page_file, "%s/tide-replay.%ld.pagefile", folder == NULL ? "/tmp" : folder,
+                 (long)getpid());
         options.page_file = page_file;
     }
     if (options.json != NULL) {

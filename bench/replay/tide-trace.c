@@ -150,7 +150,8 @@ static uint64_t argument(const char *name, const char *text, uint64_t low, uint6
     const uint64_t value = strtoull(text, &end, 10);
 
     if (text[0] < '0' || text[0] > '9' || *end != '\0' || value < low || value > high) {
-        fprintf(stderr, "tide-trace: %s %s: expected a number from %" PRIu64 " to %" PRIu64 "\n", name, text, low, high);
+        fprintf(stderr, "tide-trace: %s %s: expected a number from %" PRIu64 " to %" PRIu64 "\n", name, text, low,
+                high);
         exit(2);
     }
     return value;
@@ -159,9 +160,12 @@ static uint64_t argument(const char *name, const char *text, uint64_t low, uint6
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "filter", required_argument, NULL, 'f' },  { "skip", required_argument, NULL, 's' },
-        { "limit", required_argument, NULL, 'l' },   { "fetches", no_argument, NULL, 'i' },
-        { "from", required_argument, NULL, 'r' },    { "help", no_argument, NULL, 'h' },
+        { "filter", required_argument, NULL, 'f' },
+        { "skip", required_argument, NULL, 's' },
+        { "limit", required_argument, NULL, 'l' },
+        { "fetches", no_argument, NULL, 'i' },
+        { "from", required_argument, NULL, 'r' },
+        { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
     };
     struct recorder recorder = { .filter_pages = FILTER_DEFAULT, .limit = TRACE_ACCESSES_MAX };
@@ -217,8 +221,9 @@ int main(int argc, char **argv)
         goto out;
     }
     if (trace_save(output, &trace, error, sizeof error)) {
-        fprintf(stderr, "tide-trace: %s: %" PRIu64 " page accesses, %" PRIu64 " after the filter of %u, %" PRIu64
-                        " kept, to %u pages in %u regions\n",
+        fprintf(stderr,
+                "tide-trace: %s: %" PRIu64 " page accesses, %" PRIu64 " after the filter of %u, %" PRIu64
+                " kept, to %u pages in %u regions\n",
                 output, recorder.raw, recorder.filtered, recorder.filter_pages, trace.access_count, trace.touched_pages,
                 trace.region_count);
         status = 0;

@@ -111,7 +111,8 @@ static bool parse(struct reader *reader, struct trace *trace, char *error, size_
     for (uint64_t i = 0; i < regions; i++) {
         uint64_t length;
         if (!number_get(reader, &length) || length == 0 || length > TRACE_PAGES_MAX - pages)
-            return fail(error, error_bytes, "region %" PRIu64 " is missing, empty, or ends above page %d", i, TRACE_PAGES_MAX);
+            return fail(error, error_bytes, "region %" PRIu64 " is missing, empty, or ends above page %d", i,
+                        TRACE_PAGES_MAX);
         trace->region_pages[i] = (uint32_t)length;
         pages += length;
     }
@@ -119,7 +120,8 @@ static bool parse(struct reader *reader, struct trace *trace, char *error, size_
     trace->page_count = (uint32_t)pages;
     /* An access takes a byte at least, so a count above the bytes that are left is a lie. */
     if (!number_get(reader, &count) || count > (uint64_t)(reader->end - reader->next) || count > TRACE_ACCESSES_MAX)
-        return fail(error, error_bytes, "the access count is missing, above %d, or above what the file holds", TRACE_ACCESSES_MAX);
+        return fail(error, error_bytes, "the access count is missing, above %d, or above what the file holds",
+                    TRACE_ACCESSES_MAX);
     trace->accesses = malloc((count == 0 ? 1 : count) * sizeof *trace->accesses);
     if (trace->accesses == NULL)
         return fail(error, error_bytes, "no memory for %" PRIu64 " accesses", count);
@@ -129,7 +131,8 @@ static bool parse(struct reader *reader, struct trace *trace, char *error, size_
             return fail(error, error_bytes, "access %" PRIu64 " of %" PRIu64 " is missing or damaged", i, count);
         page += unzigzag(code >> 1);
         if (page < 0 || (uint64_t)page >= pages)
-            return fail(error, error_bytes, "access %" PRIu64 " is to page %" PRId64 ", the trace has %" PRIu64, i, page, pages);
+            return fail(error, error_bytes, "access %" PRIu64 " is to page %" PRId64 ", the trace has %" PRIu64, i,
+                        page, pages);
         trace->accesses[i] = (trace_access)((uint64_t)page << 1 | (code & 1));
     }
     trace->access_count = count;
@@ -172,6 +175,7 @@ bool trace_decode(const void *bytes, size_t count, struct trace *trace, char *er
 bool trace_load(const char *path, struct trace *trace, char *error, size_t error_bytes)
 {
     uint8_t *bytes = NULL;
+    char reason[160];
     FILE *file;
     long size;
     bool ok = false;
@@ -189,7 +193,8 @@ bool trace_load(const char *path, struct trace *trace, char *error, size_t error
         fail(error, error_bytes, "%s: cannot read %ld bytes", path, size);
         goto out;
     }
-    ok = trace_decode(bytes, (size_t)size, trace, error, error_bytes);
+    ok = trace_decode(bytes, (size_t)size, trace, reason, sizeof reason) ||
+         fail(error, error_bytes, "%s: %s", path, reason);
 out:
     free(bytes);
     fclose(file);

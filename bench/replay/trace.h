@@ -24,8 +24,8 @@
 #define TRACE_MAGIC "tidetrc1"
 
 enum {
-    TRACE_REGION_GAP_PAGES = 16,     /* as many as the engine's largest default cluster: beyond it nobody is a neighbour */
-    TRACE_PAGES_MAX = 1 << 24,       /* bounds that keep a damaged file from asking for absurd memory */
+    TRACE_REGION_GAP_PAGES = 16, /* as many as the engine's largest default cluster: beyond it nobody is a neighbour */
+    TRACE_PAGES_MAX = 1 << 24,   /* bounds that keep a damaged file from asking for absurd memory */
     TRACE_ACCESSES_MAX = 1 << 28,
 };
 

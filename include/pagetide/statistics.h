@@ -59,7 +59,7 @@ typedef struct tide_statistics {
     uint64_t inline_zeroed;     /**< frames that a fault had to zero itself */
     uint64_t background_zeroed; /**< frames zeroed by the zero-page threads */
     uint64_t trimmed;           /**< pages removed by the trimmer, by replacement and by request */
-    uint64_t frame_waits;       /**< times that a fault had to wait for a frame */
+    uint64_t frame_waits;       /**< sleeps of faults for want of a frame, at most 2 ms each */
     uint64_t total_pages;       /**< PhysicalTotal */
     uint64_t available_pages;   /**< PhysicalAvailable: zeroed + free + standby over all nodes */
     uint64_t commit_total_pages;

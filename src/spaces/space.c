@@ -143,10 +143,8 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     tide_status status = TIDE_SUCCESS;
 
     sync_assert_unlocked();
-    if (first) {
+    if (first)
         *deadline_ns = now + partition->frame_wait_ns;
-        (void)sync_add_64(&frames->waits, 1);
-    }
     for (unsigned i = 0; i < depth; i++)
         grace_leave(thread);
     grace_sections_suspend(thread);
@@ -167,8 +165,10 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
                            "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
                            partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
     }
-    if (!tide_failed(status) && !first && !again)
+    if (!tide_failed(status) && !first && !again) {
+        (void)sync_add_64(&frames->waits, 1);
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
+    }
     frames_wait_end(frames);
     grace_sections_resume(thread);
     for (unsigned i = 0; i < depth; i++)

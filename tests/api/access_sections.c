@@ -332,9 +332,10 @@ enum { LONG_PAGES = 700 };
 
 /*
  * One section wants more pages than there are frames. It is told so, its pointers stay good to the end, and a new section
- * goes on where it stopped. Returns how often that happened.
+ * goes on where it stopped. Returns how often that happened. `exact`: no thread but this one moves pages, so a new
+ * section gets on by one page at least; else the frames that the old one let go may still be on their way to the disk.
  */
-static unsigned long_sections(tide_space *space, tide_address base, tide_access_kind kind)
+static unsigned long_sections(tide_space *space, tide_address base, tide_access_kind kind, bool exact)
 {
     unsigned told = 0;
     uint64_t first = 0; /* of this section */
@@ -346,9 +347,12 @@ static unsigned long_sections(tide_space *space, tide_address base, tide_access_
         void *pointer = tide_access_pointer(&access, page, kind);
         if (pointer == NULL) {
             assert_status(access.status, TIDE_ACCESS_SECTION_TOO_LONG);
-            assert_true(i > first); /* a new section gets on by one page at least */
-            assert_true(stamp_matches(first_pointer, OWNER, base + first * PG, 1));
-            assert_status(tide_touch(space, page, kind), TIDE_ACCESS_SECTION_TOO_LONG);
+            if (i > first)
+                assert_true(stamp_matches(first_pointer, OWNER, base + first * PG, 1));
+            if (exact) {
+                assert_true(i > first);
+                assert_status(tide_touch(space, page, kind), TIDE_ACCESS_SECTION_TOO_LONG);
+            }
             tide_access_end(&access);
             assert_success(tide_access_begin(space, &access));
             first = i;
@@ -367,28 +371,28 @@ static unsigned long_sections(tide_space *space, tide_address base, tide_access_
     return told;
 }
 
-static void a_section_larger_than_memory_is_told_so(struct fixture *fixture)
+static void a_section_larger_than_memory_is_told_so(struct fixture *fixture, bool exact)
 {
     fixture_page_file(fixture, 2 * LONG_PAGES);
     fixture_open(fixture, FRAMES);
     tide_space *space = space_new(fixture);
     const tide_address base = region_new(space, LONG_PAGES);
-    assert_true(long_sections(space, base, TIDE_ACCESS_WRITE) >= LONG_PAGES / FRAMES);
-    assert_true(long_sections(space, base, TIDE_ACCESS_READ) >= LONG_PAGES / FRAMES);
+    assert_true(long_sections(space, base, TIDE_ACCESS_WRITE, exact) >= LONG_PAGES / FRAMES);
+    assert_true(long_sections(space, base, TIDE_ACCESS_READ, exact) >= LONG_PAGES / FRAMES);
     check_pages(space, base, LONG_PAGES, OWNER, 1);
     fixture_close(fixture);
 }
 
 static void a_section_larger_than_memory_ends_with_a_status(void **state)
 {
-    a_section_larger_than_memory_is_told_so(*state);
+    a_section_larger_than_memory_is_told_so(*state, true);
 }
 
 static void a_section_larger_than_memory_ends_with_a_status_with_worker_threads(void **state)
 {
     struct fixture *fixture = *state;
     fixture->config.workers = TIDE_WORKERS_THREADS;
-    a_section_larger_than_memory_is_told_so(fixture);
+    a_section_larger_than_memory_is_told_so(fixture, false);
 }
 
 enum { READERS = 6, OWN_PAGES = 40, ROUNDS = 400 };

@@ -212,7 +212,7 @@ static const struct {
     { "zero frames", zero_frames, TIDE_INVALID_PARAMETER, 0, 0 },
     { "memory_bytes no multiple of a page", odd_memory, TIDE_INVALID_PARAMETER, 64 * PG + 1000, PG },
     { "memory_bytes UINT64_MAX", all_memory, TIDE_INVALID_PARAMETER, UINT64_MAX, PG },
-    { "memory_bytes the largest multiple of a page", most_memory, TIDE_NO_MEMORY, UINT64_MAX - (PG - 1), 0 },
+    { "memory_bytes the largest multiple of a page", most_memory, TIDE_INVALID_PARAMETER, UINT64_MAX - (PG - 1), 0 },
     { "budget for a node that does not exist", absent_node, TIDE_INVALID_PARAMETER, 0, 1 },
     { "no memory on any node", no_node_memory, TIDE_INVALID_PARAMETER, 0, 0 },
     { "node_bytes no multiple of a page", odd_node_memory, TIDE_INVALID_PARAMETER, 64 * PG + 100, PG },

@@ -525,6 +525,21 @@ static char *pin_memory(struct run *run, const tide_pin *pin, unsigned page)
     return NULL;
 }
 
+/* A frame was written directly: whoever else looks at the same frame expects that, also if its page is deleted. */
+static void note_write(struct run *run, const char *memory, uint64_t offset, unsigned char byte)
+{
+    for (unsigned i = 0; i < run->section_count; i++) {
+        if (run->section_pages[i].memory == memory)
+            run->section_pages[i].last[offset] = (char)byte;
+    }
+    for (unsigned p = 0; p < PINS; p++) {
+        for (unsigned i = 0; run->pins[p].pin != NULL && i < run->pins[p].count; i++) {
+            if (run->pins[p].pages[i].memory == memory)
+                run->pins[p].pages[i].last[offset] = (char)byte;
+        }
+    }
+}
+
 /* A byte through a pin: seen by the page as long as it is the same page. */
 static void pin_write(struct run *run, struct pinned *pinned)
 {
@@ -534,7 +549,7 @@ static void pin_write(struct run *run, struct pinned *pinned)
     struct model_space *model = &run->spaces[pinned->space].model;
     const struct model_page *page = model_page_find(model, held->address);
     held->memory[offset] = (char)byte;
-    held->last[offset] = (char)byte;
+    note_write(run, held->memory, offset, byte);
     if (page != NULL && page->committed && page->incarnation == held->incarnation)
         model_write(model, held->address + offset, &byte, 1);
 }

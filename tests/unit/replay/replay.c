@@ -143,7 +143,9 @@ static void textbook_example(void **state)
 static void regions_keep_distances(void **state)
 {
     /* Two pages with a gap of two between them, one just near enough, one just too far, one at the end of the address space. */
-    static const uint64_t pages[] = { 5000, 100, 103, 103 + TRACE_REGION_GAP_PAGES - 1, 103 + 2 * TRACE_REGION_GAP_PAGES - 1, 1ull << 51 };
+    static const uint64_t pages[] = {
+        5000, 100, 103, 103 + TRACE_REGION_GAP_PAGES - 1, 103 + 2 * TRACE_REGION_GAP_PAGES - 1, 1ull << 51
+    };
     static const uint32_t numbers[] = { 20, 0, 3, 18, 19, 21 };
     uint64_t accesses[6];
     struct trace trace;
@@ -197,17 +199,20 @@ static void file_round_trip_and_damage(void **state)
     assert_int_equal(loaded.access_count, trace.access_count);
     assert_memory_equal(loaded.accesses, trace.accesses, trace.access_count * sizeof *trace.accesses);
     trace_free(&loaded);
-    trace_free(&trace);
 
     bytes = file_bytes(path, &count);
     for (size_t length = 0; length < count; length++) /* cut anywhere */
         assert_false(trace_decode(bytes, length, &loaded, error, sizeof error));
-    for (size_t i = 0; i < count; i++) { /* a bit flipped anywhere: refused, or harmless in the frame's header */
-        bytes[i] ^= 0x10;
-        if (trace_decode(bytes, count, &loaded, error, sizeof error))
+    for (size_t i = 0; i < 8 * count; i++) { /* any bit flipped: refused, or a bit that means nothing */
+        bytes[i / 8] ^= (uint8_t)(1u << i % 8);
+        if (trace_decode(bytes, count, &loaded, error, sizeof error)) {
+            assert_int_equal(loaded.access_count, trace.access_count);
+            assert_memory_equal(loaded.accesses, trace.accesses, trace.access_count * sizeof *trace.accesses);
             trace_free(&loaded);
-        bytes[i] ^= 0x10;
+        }
+        bytes[i / 8] ^= (uint8_t)(1u << i % 8);
     }
+    trace_free(&trace);
     free(bytes);
     unlink(path);
     assert_false(trace_load(path, &loaded, error, sizeof error));
