@@ -34,8 +34,8 @@ packages=()
 for group in "${groups[@]}"; do
     case $group in
         build) packages+=(gcc g++ cmake ninja-build pkg-config libck-dev libhwloc-dev liburing-dev) ;;
-        test) packages+=(libcmocka-dev binutils) ;;
-        bench) packages+=(libbenchmark-dev fio gnuplot-nox python3) ;;
+        test) packages+=(libcmocka-dev libzstd-dev binutils) ;;
+        bench) packages+=(libbenchmark-dev libzstd-dev fio gnuplot-nox python3) ;;
     esac
 done
 

@@ -12,7 +12,7 @@
 enum {
     STRESS_SPAN_MAX = 4,   /* pages of one copying access */
     STRESS_PIN_MAX = 16,   /* pages of one pin */
-    STRESS_COMMIT_MAX = 64 /* pages of one commit */
+    STRESS_COMMIT_MAX = 48 /* pages of one commit; ThreadSanitizer allows 64 locks at once */
 };
 
 struct stress_options {

@@ -99,51 +99,69 @@ bool is_dependent(Way way)
     return way == Way::kPointerChase || way == Way::kRawChase;
 }
 
-/* Memory of one case, raw or in spaces, filled. */
+/* Spaces whose memory is filled: the words of each part count from its begin. */
 class Resident {
 public:
-    Resident(Engine &engine, const Case &which, Team &team)
-        : part_bytes_(which.space == Space::kPrivate ? options().resident_bytes / which.threads
-                                                     : options().resident_bytes),
-          spaces_(engine, which.space, which.space == Space::kPrivate ? which.threads : 1, options().resident_bytes),
-          private_(which.space == Space::kPrivate)
+    Resident(Engine &engine, Space kind, Team &team)
+        : private_(kind == Space::kPrivate),
+          part_bytes_(private_ ? options().resident_bytes / team.threads() : options().resident_bytes),
+          spaces_(engine, kind, private_ ? team.threads() : 1, options().resident_bytes)
     {
         spaces_.commit();
         team.run([&](Lane &lane) {
-            if (lane.index != 0 && !private_)
-                return;
-            const Part &part = spaces_.part(lane.index);
+            const Part &mine = part(lane.index);
+            const uint64_t slice = private_ ? part_bytes_ : part_bytes_ / team.threads();
+            const uint64_t first = private_ ? 0 : slice * lane.index;
             uint64_t page[kPageBytes / 8];
-            for (uint64_t offset = 0; offset < part_bytes_; offset += kPageBytes) {
+            for (uint64_t offset = first; offset < first + slice; offset += kPageBytes) {
                 for (uint64_t i = 0; i < kPageBytes / 8; i++)
                     page[i] = content(offset / 8 + i);
-                check(tide_write(part.space, part.base + offset, page, sizeof page), "tide_write");
+                check(tide_write(mine.space, mine.base + offset, page, sizeof page), "tide_write");
             }
         });
     }
-    uint64_t part_bytes() const { return part_bytes_; }
     const Part &part(unsigned thread) const { return spaces_.part(private_ ? thread : 0); }
 
 private:
+    bool private_;
     uint64_t part_bytes_;
     Spaces spaces_;
-    bool private_;
 };
 
+/* Kept from case to case while the space kind and the number of threads are the same. */
 std::unique_ptr<Engine> g_engine;
+std::unique_ptr<Resident> g_resident;
 std::unique_ptr<RawMemory> g_raw;
 
-/* Raw memory is the same for every case, so it is filled for the part size of the case: words count from each part. */
-void fill_raw(uint64_t part_bytes)
+void prepare_resident(Space kind, Team &team)
 {
-    static uint64_t filled_for;
+    static Space prepared_kind;
+    static unsigned prepared_threads;
+    const uint64_t bytes = options().resident_bytes;
+    if (!g_engine)
+        g_engine = std::make_unique<Engine>(bytes + bytes / 8, 0);
+    if (g_resident && prepared_kind == kind && prepared_threads == team.threads())
+        return;
+    g_resident.reset();
+    g_resident = std::make_unique<Resident>(*g_engine, kind, team);
+    prepared_kind = kind;
+    prepared_threads = team.threads();
+}
+
+void prepare_raw(uint64_t part_bytes, Team &team)
+{
+    static uint64_t prepared_part_bytes;
     if (!g_raw)
         g_raw = std::make_unique<RawMemory>(options().resident_bytes);
-    if (filled_for == part_bytes)
+    if (prepared_part_bytes == part_bytes)
         return;
-    for (uint64_t word = 0; word < options().resident_bytes / 8; word++)
-        g_raw->words()[word] = content(word % (part_bytes / 8));
-    filled_for = part_bytes;
+    const uint64_t slice = options().resident_bytes / 8 / team.threads(), mask = part_bytes / 8 - 1;
+    team.run([&](Lane &lane) {
+        uint64_t *const words = g_raw->words();
+        for (uint64_t word = slice * lane.index; word < slice * (lane.index + 1); word++)
+            words[word] = content(word & mask);
+    });
+    prepared_part_bytes = part_bytes;
 }
 
 template <bool dependent> uint64_t expected_sum(unsigned thread, uint64_t bytes, uint64_t accesses)
@@ -202,21 +220,15 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
         which.space == Space::kPrivate ? options().resident_bytes / which.threads : options().resident_bytes;
     const uint64_t accesses = accesses_per_thread(is_dependent(way), which.threads);
     Team team(which.threads);
-    std::unique_ptr<Resident> resident;
-    if (is_raw(way)) {
-        fill_raw(part_bytes);
-    } else {
-        if (!g_engine) {
-            const uint64_t bytes = options().resident_bytes;
-            g_engine = std::make_unique<Engine>(bytes + bytes / 8, 0);
-        }
-        resident = std::make_unique<Resident>(*g_engine, which, team);
-    }
+    if (is_raw(way))
+        prepare_raw(part_bytes, team);
+    else
+        prepare_resident(which.space, team);
 
     std::vector<uint64_t> sums(which.threads);
     auto one_pass = [&](bool sampling) {
         std::unique_ptr<CounterDelta> counters;
-        if (resident)
+        if (!is_raw(way))
             counters = std::make_unique<CounterDelta>(*g_engine);
         Pass pass = team.run(
             [&](Lane &lane) {
@@ -226,13 +238,13 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
                                 : nullptr;
                 switch (way) {
                 case Way::kPointer:
-                    sum = by_pointer<false>(lane, resident->part(lane.index), part_bytes, accesses);
+                    sum = by_pointer<false>(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kPointerChase:
-                    sum = by_pointer<true>(lane, resident->part(lane.index), part_bytes, accesses);
+                    sum = by_pointer<true>(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kRead:
-                    sum = by_read(lane, resident->part(lane.index), part_bytes, accesses);
+                    sum = by_read(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kRaw:
                     sum = by_raw<false>(lane, words, part_bytes, accesses);
@@ -259,7 +271,7 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
             if (sums[i] != (is_dependent(way) ? expected_sum<true>(i, part_bytes, accesses)
                                               : expected_sum<false>(i, part_bytes, accesses)))
                 throw std::runtime_error(which.name + ": the bytes read are not the bytes that were written");
-    if (resident && which.last_round && which.threads == 64)
+    if (!is_raw(way) && which.last_round && which.threads == 64)
         g_engine->verify();
     result.publish(state);
 }
@@ -268,6 +280,7 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
 
 void close_resident_engine()
 {
+    g_resident.reset();
     g_engine.reset();
     g_raw.reset();
 }

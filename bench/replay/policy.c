@@ -1,9 +1,9 @@
 /*
  * LRU and Belady's optimum on a trace.
  *
- * LRU keeps the resident pages in a doubly linked list by last use: O(1) per access. Belady's optimum evicts the page whose
- * next use is farthest: next uses come from one pass backwards, and the resident pages stand in a heap with
- * the farthest on top: O(log frames) per access.
+ * LRU keeps the resident pages in a doubly linked list by last use: O(1) per access. Belady's optimum evicts the page
+ * whose next use is farthest: next uses come from one pass backwards, and the resident pages stand in a heap with the
+ * farthest on top: O(log frames) per access.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -30,7 +30,7 @@ static void count(struct policy_result *result, enum page_state state)
 
 /* ---- LRU -------------------------------------------------------------------------------------------------------- */
 
-/* A ring through all resident pages and a sentinel: after the sentinel the page used last, before it the one used longest ago. */
+/* A ring through all resident pages and a sentinel: after it the page used last, before it the one used longest ago. */
 struct lru_link {
     uint32_t before, after;
 };

@@ -1,9 +1,9 @@
 /*
- * What two textbook policies make of a trace: LRU, which a pager is expected to reach, and Belady's optimum, which no policy
- * without prefetching can pass.
+ * What two textbook policies make of a trace: LRU, which a pager is expected to reach, and Belady's optimum, which no
+ * policy without prefetching can pass.
  *
- * Both page on demand, one page at a time, into `frames` frames that start empty, and see every access. A hit is an access
- * to a page in memory; the first access to each page is a miss for every policy and counted apart (cold).
+ * Both page on demand, one page at a time, into `frames` frames that start empty, and see every access. A hit is an
+ * access to a page in memory; the first access to each page is a miss for every policy and counted apart (cold).
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,22 +1,24 @@
 /*
- * tide-replay: drives the engine with the page-access traces of real programs, and sets its hits beside those of LRU and of
- * Belady's optimum on the same trace with the same number of pages.
+ * tide-replay: drives the engine with the page-access traces of real programs, and sets its hits beside those of LRU
+ * and of Belady's optimum on the same trace with the same number of pages.
  *
- * What a replay is. Each region of the trace is reserved and committed in a soft space; then each access of the trace is a
- * tide_touch() of that page. A page written gets a stamp (page, number of the write) at its beginning, and every later access
- * to it checks the stamp, so that a page which came back from the page file wrong ends the run as a failure.
+ * What a replay is. Each region of the trace is reserved and committed in a soft space; then each access of the trace
+ * is a tide_touch() of that page. A page written gets a stamp (page, number of the write) at its beginning, and every
+ * later access to it checks the stamp, so that a page which came back from the page file wrong ends the run as a
+ * failure.
  *
  * What is counted. tide_touch() says how an access was resolved: valid already or soft fault (both found the page in
- * memory: a hit), demand-zero fault (first access: a miss for every policy) or hard fault (the page had to be read: a miss).
+ * memory: a hit), demand-zero fault (first access: a miss for every policy) or hard fault (the page had to be read: a
+ * miss).
  *
  * What the engine may use. The budget is a share of the footprint, the pages that the trace touches, but at least
- * BUDGET_PAGES_MIN. LRU and Belady get exactly so many frames. The engine's memory also holds its page tables: a dry run
- * with room for everything counts them, and the engine gets the budget plus the tables. CPU caches are off, and lists have one
- * shard, so that no frame of a small engine stands idle in one.
+ * BUDGET_PAGES_MIN. LRU and Belady get exactly so many frames. The engine's memory also holds its page tables: a dry
+ * run with room for everything counts them, and the engine gets the budget plus the tables. CPU caches are off, and
+ * lists have one shard, so that no frame of a small engine stands idle in one.
  *
- * Threads. One thread replays one copy of the trace in one space. N threads replay N copies in N spaces at once, in an
- * engine with N times the memory: a load with N programs. Only one thread is compared with LRU and Belady strictly, since
- * N programs that share memory are no longer N times the same problem.
+ * Threads. One thread replays one copy of the trace in one space. N threads replay N copies in N spaces at once, in
+ * an engine with N times the memory: a load with N programs. Only one thread is compared with LRU and Belady
+ * strictly, since N programs that share memory are no longer N times the same problem.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

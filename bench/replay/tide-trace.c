@@ -4,11 +4,11 @@
  * Input, on standard input, one line per access: " L address,size" (load), " S" (store), " M" (modify: load and store),
  * "I  address,size" (instruction fetch, ignored unless --fetches). Other lines (valgrind's banner) are skipped.
  *
- * The filter. A program touches the same few pages again and again; such accesses say nothing to a pager, as a processor's
- * translation buffer answers them, and are most of the stream. So the filter remembers the last FILTER distinct
- * pages in order of use, as a fully associative translation buffer does, and passes on an access only if its page is not
- * among them, or if it is the first write to a page that came in by a read (the processor would set the dirty bit).
- * Everything downstream, the engine as well as LRU and Belady, sees the same filtered stream.
+ * The filter. A program touches the same few pages again and again; such accesses say nothing to a pager, as a
+ * processor's translation buffer answers them, and are most of the stream. So the filter remembers the last FILTER
+ * distinct pages in order of use, as a fully associative translation buffer does, and passes on an access only if its
+ * page is not among them, or if it is the first write to a page that came in by a read (the processor would set the
+ * dirty bit). Everything downstream, the engine as well as LRU and Belady, sees the same filtered stream.
  *
  * A trace that came out too large can be narrowed without recording again: --from reads it in place of lackey's lines,
  * and the filter, --skip and --limit apply to it.

@@ -273,8 +273,10 @@ static int compare_pages(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sorted distinct pages of the accesses, malloc'd; NULL without memory. Collected through a small set first, since accesses are
- * many and pages few. */
+/*
+ * Sorted distinct pages of the accesses, malloc'd; NULL without memory. Collected through a small hashed set first,
+ * since accesses are many and pages few.
+ */
 static uint64_t *distinct_pages(const uint64_t *accesses, uint64_t count, uint64_t *distinct)
 {
     uint64_t capacity = 1024, used = 0, *slots = malloc(capacity * sizeof *slots);

@@ -1,14 +1,14 @@
 /*
  * Page-access traces: what they are in memory and on disk.
  *
- * A trace is the sequence of pages that a program touched, and whether it wrote. Pages are numbered 0, 1, 2, ... through
- * the regions of the trace: a region is a stretch of the program's address space in which no gap between touched pages
- * reaches TRACE_REGION_GAP_PAGES. Inside a region the real distances are kept (a page that lies in a small gap has a
- * number although it is never touched), so that neighbours in the program are neighbours in the replay; where the
- * regions lay in the program is forgotten.
+ * A trace is the sequence of pages that a program touched, and whether it wrote. Pages are numbered 0, 1, 2, ...
+ * through the regions of the trace: a region is a stretch of the program's address space in which no gap between
+ * touched pages reaches TRACE_REGION_GAP_PAGES. Inside a region the real distances are kept (a page that lies in a
+ * small gap has a number although it is never touched), so that neighbours in the program are neighbours in the
+ * replay; where the regions lay in the program is forgotten.
  *
- * On disk: the 8 bytes TRACE_MAGIC, then one zstd frame with checksum, which holds, as LEB128 numbers (7 bits a byte, least
- * significant first):
+ * On disk: the 8 bytes TRACE_MAGIC, then one zstd frame with checksum, which holds, as LEB128 numbers (7 bits a byte,
+ * least significant first):
  *     region count; pages of each region; access count;
  *     for each access: 2 x zigzag(page - page of the access before) + (1 if it wrote).
  *
@@ -57,7 +57,8 @@ bool trace_decode(const void *bytes, size_t count, struct trace *trace, char *er
 bool trace_save(const char *path, const struct trace *trace, char *error, size_t error_bytes);
 
 /*
- * Builds a trace from accesses in the program's own page numbers (virtual page x 2 + write): finds the regions and renumbers.
+ * Builds a trace from accesses in the program's own page numbers (virtual page x 2 + write): finds the regions and
+ * renumbers.
  */
 bool trace_build(const uint64_t *accesses, uint64_t count, struct trace *trace, char *error, size_t error_bytes);
 

@@ -117,7 +117,7 @@ typedef struct tide_page_info {
     uint32_t protection;  /**< TIDE_PAGE_ value, 0 if not committed */
     uint32_t node;        /**< of the frame; TIDE_NO_PREFERRED_NODE if there is none */
     uint32_t priority;
-    uint32_t age;         /**< trimmer periods since the last access seen, valid pages only */
+    uint32_t age;         /**< valid pages only: 0 used at every look of the trimmer, to 255 at none of late */
     uint64_t frame;       /**< frame number, UINT64_MAX if there is none */
     uint32_t page_file;   /**< page file and slot that hold a copy; slot 0 if none */
     uint64_t slot;

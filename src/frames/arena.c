@@ -73,12 +73,12 @@ static tide_status budget_split(const tide_config *config, const struct topology
         if (bytes[i] % TIDE_PAGE_BYTES != 0)
             return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node_bytes[%u] %lu is no multiple of the page size %u", i,
                              bytes[i], TIDE_PAGE_BYTES);
-        if (bytes[i] > topology->nodes[i].memory_bytes && topology->nodes[i].memory_bytes != 0)
-            return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
-                             bytes[i], i, topology->nodes[i].memory_bytes);
         if (bytes[i] > MOST_BYTES)
             return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes on node %u; the most is %llu (16 TiB)", bytes[i],
                              i, MOST_BYTES);
+        if (bytes[i] > topology->nodes[i].memory_bytes && topology->nodes[i].memory_bytes != 0)
+            return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
+                             bytes[i], i, topology->nodes[i].memory_bytes);
         total += bytes[i];
     }
     if (total < 16 * TIDE_PAGE_BYTES)

@@ -92,7 +92,7 @@ struct working_set_ages {
 };
 
 /*
- * One pass of ageing over the space: accessed pages become age 0 and unaccessed again, others one older. Adds to `ages` the pages on `node`
+ * One pass of ageing over the space: accessed pages become younger and unaccessed again, others older. Adds to `ages` the pages on `node`
  * (TIDE_NO_PREFERRED_NODE: on all).
  */
 void working_set_age(tide_space *space, unsigned node, struct working_set_ages *ages);

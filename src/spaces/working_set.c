@@ -14,6 +14,13 @@
 #include "spaces/space.h"
 
 enum { TRIM_BATCH = 64 };
+
+/*
+ * A pass of ageing moves a page's age by a fifth of the way: to 0 if it was accessed, to PTE_AGE_MAX if not. So the age
+ * weighs how often as well as how lately: on the carried traces (bench/replay) this keeps more hits than LRU at every budget, where
+ * "0 if accessed, else one more" loses to LRU at some. An eighth forgets too slowly, a half is LRU again.
+ */
+enum { AGE_STEP = 5 };
 #define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)
 
 struct trim_batch {
@@ -83,14 +90,15 @@ void working_set_age(tide_space *space, unsigned node, struct working_set_ages *
         for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
             const pte_t pte = pte_load(&leaf[i]);
             pte_t aged = { pte.bits & ~(PTE_ACCESSED | PTE_AGE_MASK) };
-            unsigned age = 0;
+            unsigned age = pte_age(pte);
 
             if (!pte_is_valid(pte) || !on_node(frames, pte, node))
                 continue;
-            if (!(pte.bits & PTE_ACCESSED)) {
-                age = pte_age(pte) < PTE_AGE_MAX ? pte_age(pte) + 1 : PTE_AGE_MAX;
-                aged.bits |= (uint64_t)age << PTE_AGE_SHIFT;
-            }
+            if (pte.bits & PTE_ACCESSED)
+                age -= (age + AGE_STEP - 1) / AGE_STEP;
+            else
+                age += (PTE_AGE_MAX - age + AGE_STEP - 1) / AGE_STEP;
+            aged.bits |= (uint64_t)age << PTE_AGE_SHIFT;
             if (pte_cas(&leaf[i], pte, aged))
                 ages->pages[age]++;
         }

@@ -11,6 +11,9 @@
  *   busy         tag 5: claimed; whoever claimed it alone may change it. Others wait (page_table.h); a waiter sets
  *                PTE_WAITED so that the claimer knows to wake it.
  *
+ * The age (8 bits; NT has 4) is a moving average of how long ago the page was accessed: 0 is used all the time, 255 not
+ * for long. A new page starts at 255 and accessed: it earns its place by being used again (spaces/working_set.c).
+ *
  * `accessed`, `dirty` and the rights are what the fast path tests: a read needs VALID|READ|ACCESSED, a write VALID|WRITE|ACCESSED|DIRTY. As on
  * x86 the dirty bit doubles as permission: the first write to a clean page takes the slow path, which releases the page's
  * slot.
@@ -126,7 +129,8 @@ static inline pte_t pte_make(enum pte_tag tag, unsigned protection)
 
 static inline pte_t pte_make_valid(frame_t frame, unsigned protection, bool dirty)
 {
-    return (pte_t) { PTE_VALID | PTE_ACCESSED | (dirty ? PTE_DIRTY : 0) | (pte_protection_reads(protection) ? PTE_READ : 0) |
+    return (pte_t) { PTE_VALID | PTE_ACCESSED | PTE_AGE_MASK | (dirty ? PTE_DIRTY : 0) |
+                     (pte_protection_reads(protection) ? PTE_READ : 0) |
                      (pte_protection_writes(protection) ? PTE_WRITE : 0) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) |
                      ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
 }

@@ -1,7 +1,7 @@
 /*
  * Working-set trimmer, the balance-set manager's part in memory (nt-behaviour 15.2).
  *
- * Once a period it ages all working sets on its node: pages accessed since the last pass become age 0, others one older. When
+ * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others older. When
  * the node's available pages fall below `low` it ages once more - under pressure time passes faster - and trims: the age that
  * yields what is missing up to `high` is read off the histogram, and pages at least that old go, first from spaces above their
  * minimum, then from all but hard minimums. What is on the modified list counts as on its way, since the writer brings it; if the
@@ -98,10 +98,10 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
                                          .clean_only = page_files_full(partition) };
     done = trim_round(partition, choice, false, need);
     for (int round = 0; round < 3 && done < need; round++) {
-        /* Not enough that old above the minimums: any unaccessed page, then below soft minimums, then accessed ones. */
-        choice.age = 0;
+        /* Not enough that old above the minimums: below soft minimums, then any unaccessed page, then accessed ones. */
+        choice.age = round == 0 ? choice.age : 0;
         choice.accessed_too = round == 2;
-        done += trim_round(partition, choice, round != 0, need - done);
+        done += trim_round(partition, choice, true, need - done);
     }
     frames_check_thresholds(partition->frames, worker->node);
     return done;

@@ -5,6 +5,8 @@
  */
 #include "places.h"
 
+#include "stores/stores_impl.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +69,17 @@ static enum place space_place(const tide_space *space, uintptr_t address)
     return PLACE_OTHER;
 }
 
+static bool is_slot_map(const tide_engine *engine, uintptr_t address)
+{
+    const struct stores *stores = engine->partition.stores;
+
+    for (unsigned i = 0; i < stores->file_count; i++)
+        if (inside(address, &stores->files[i], sizeof stores->files[i]) ||
+            inside(address, stores->files[i].slots.groups, stores->files[i].slots.bytes))
+            return true;
+    return false;
+}
+
 static bool is_global(const tide_engine *engine, uintptr_t address)
 {
     const struct frames *frames = engine->partition.frames;
@@ -94,6 +107,8 @@ enum place place_of(const struct places *places, uintptr_t address)
         return PLACE_CPU;
     if (inside(address, partition->commit.credits, partition->commit.cpu_count * sizeof(struct commit_credit)))
         return PLACE_CREDIT;
+    if (is_slot_map(places->engine, address))
+        return PLACE_SLOT;
     if (is_global(places->engine, address))
         return PLACE_GLOBAL;
     for (const struct grace_thread *thread = frames->grace.threads; thread != NULL; thread = thread->next)
@@ -115,8 +130,8 @@ const char *place_name(enum place place)
     static const char *const names[PLACE_COUNT] = {
         [PLACE_PFN] = "pfn",     [PLACE_SHARD] = "shard",       [PLACE_CPU] = "cpu",     [PLACE_PTE] = "pte",
         [PLACE_TABLE] = "table", [PLACE_PAGE] = "page",         [PLACE_SPACE] = "space", [PLACE_COUNTERS] = "counter",
-        [PLACE_VAD] = "vad",     [PLACE_THREAD] = "thread",     [PLACE_CREDIT] = "credit", [PLACE_GLOBAL] = "global",
-        [PLACE_STACK] = "stack", [PLACE_OTHER] = "other",
+        [PLACE_VAD] = "vad",     [PLACE_THREAD] = "thread",     [PLACE_CREDIT] = "credit", [PLACE_SLOT] = "slot",
+        [PLACE_GLOBAL] = "global", [PLACE_STACK] = "stack",   [PLACE_OTHER] = "other",
     };
     return names[place];
 }

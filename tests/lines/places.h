@@ -20,7 +20,8 @@ enum place {
     PLACE_VAD,      /* VADs */
     PLACE_THREAD,   /* the threads' grace records */
     PLACE_CREDIT,   /* the CPUs' commit credits */
-    PLACE_GLOBAL,   /* what an engine has once: commit, grace, nodes, wait table, workers, slot maps' owner */
+    PLACE_SLOT,     /* slot maps of the page files */
+    PLACE_GLOBAL,   /* what an engine has once: commit, grace, nodes, wait table, workers */
     PLACE_STACK,    /* the threads' stacks and thread-local variables */
     PLACE_OTHER,
     PLACE_COUNT
@@ -44,10 +45,11 @@ bool places_init(struct places *places, const tide_engine *engine, tide_space *c
                  const struct stack_range *stacks, unsigned stack_count);
 void places_destroy(struct places *places);
 
+/* The structure that a line, given by its address, is part of. */
 enum place place_of(const struct places *places, uintptr_t address);
 /* Heading of a table's column. */
 const char *place_name(enum place place);
-/* Where in its structure an address lies, such as "frame_shard 3 of list 0, node 0". */
+/* Where in its structure a line lies, such as "shard 3 of list 0, node 0". */
 void place_describe(const struct places *places, uintptr_t address, char *text, size_t bytes);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Page-access traces and the policies beside which the replay is judged: LRU and Belady's optimum against slow, obviously
- * right versions on small random traces; traces through a file and back; damaged files; the carried traces.
+ * Page-access traces and the policies beside which the replay is judged: LRU and Belady's optimum against slow,
+ * obviously right versions on small random traces; traces through a file and back; damaged files; the carried traces.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -142,7 +142,7 @@ static void textbook_example(void **state)
 
 static void regions_keep_distances(void **state)
 {
-    /* Two pages with a gap of two between them, one just near enough, one just too far, one at the end of the address space. */
+    /* Two pages with a gap of two between them, one just near enough, one just too far, one far up. */
     static const uint64_t pages[] = {
         5000, 100, 103, 103 + TRACE_REGION_GAP_PAGES - 1, 103 + 2 * TRACE_REGION_GAP_PAGES - 1, 1ull << 51
     };
