@@ -134,6 +134,15 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
     return TIDE_SUCCESS;
 }
 
+/* Trimmed on request: the writers may have something to do now. */
+static void writers_check(tide_space *space)
+{
+    struct frames *frames = space_frames(space);
+
+    for (unsigned n = 0; n < frames->node_count; n++)
+        frames_check_thresholds(frames, n);
+}
+
 tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *trimmed)
 {
     struct working_set_choice choice = { .node = TIDE_NO_PREFERRED_NODE, .age = PTE_AGE_MAX };
@@ -155,6 +164,7 @@ tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *t
     choice.accessed_too = true;
     if (done < pages)
         done += working_set_trim(space, choice, pages - done);
+    writers_check(space);
     grace_leave(thread);
     if (trimmed != NULL)
         *trimmed = done;
@@ -169,6 +179,7 @@ tide_status tide_working_set_empty(tide_space *space)
 
     if (thread != NULL) {
         (void)working_set_trim(space, all, UINT64_MAX);
+        writers_check(space);
         grace_leave(thread);
     }
     return status;

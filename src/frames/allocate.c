@@ -316,6 +316,29 @@ out:
 
 /* ---- background work -------------------------------------------------------------------------------------------- */
 
+/* Puts frames that were just zeroed on their list; neighbours share a shard, and its lock is kept as long as they do. */
+static void zeroed_insert(struct frames *frames, unsigned node, const uint32_t *numbers, unsigned count)
+{
+    struct frame_shard *locked = NULL;
+
+    for (unsigned i = 0; i < count; i++) {
+        const frame_t frame = { numbers[i] };
+        struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_ZEROED, frame);
+        struct pfn *pfn = frame_pfn(frames, frame);
+
+        if (shard != locked) {
+            if (locked != NULL)
+                sync_unlock(&locked->lock);
+            sync_lock(&shard->lock);
+            locked = shard;
+        }
+        frame_state_set(pfn, pfn_with_state(sync_load_relaxed_64(&pfn->word), FRAME_ZEROED));
+        shard_push_tail(frames, shard, frame);
+    }
+    if (locked != NULL)
+        sync_unlock(&locked->lock);
+}
+
 uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
 {
     enum { ZERO_BATCH = 64 };
@@ -337,15 +360,7 @@ uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
         advanced = false;
         for (unsigned i = 0; i < got; i++)
             frame_zero_streaming(frame_memory(frames, (frame_t) { taken[i] }));
-        for (unsigned i = 0; i < got; i++) {
-            const frame_t frame = { taken[i] };
-            struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_ZEROED, frame);
-
-            sync_lock(&shard->lock);
-            frame_state_set(frame_pfn(frames, frame), pfn_with_state(frame_pfn(frames, frame)->word, FRAME_ZEROED));
-            shard_push_tail(frames, shard, frame);
-            sync_unlock(&shard->lock);
-        }
+        zeroed_insert(frames, node, taken, got);
         (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
         if (sync_load_relaxed_32(&frames->waiters) != 0)
             sync_event_signal(&frames->available);

@@ -77,7 +77,6 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
         if (pte_is_valid(seen)) {
-            space_peak_update(space);
             frame_delete(space, pte_frame(seen));
             space_count(space, SPACE_REMOVED, 1);
         } else if (pte_tag(seen) == PTE_TAG_TRANSITION) {

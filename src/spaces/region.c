@@ -303,6 +303,7 @@ static void region_clear(tide_space *space, struct vad *vad, uint32_t state)
     struct delete_walk walk = { .leave = { 0 } };
     const struct range range = { vad->first_page, vad->last_page };
 
+    space_peak_update(space);
     (void)sync_swap_32(&vad->commit_state, state); /* a full barrier: see the argument on top */
     range_visit(space, range, delete_visit, &walk);
     committed_give_back(space, vad, vad->committed_pages);
@@ -324,6 +325,7 @@ static tide_status decommit_locked(tide_space *space, struct vad *vad, struct ra
         if (tide_failed(status))
             return status;
     }
+    space_peak_update(space);
     range_visit(space, range, delete_visit, &walk);
     committed_give_back(space, vad, walk.deleted);
     return TIDE_SUCCESS;
