@@ -188,6 +188,15 @@ void linger(struct stress_thread *thread, tide_space *space)
     }
 }
 
+/* A new version of a page, through a pointer to its start that was got for writing. */
+static void pointer_write(const struct place *page, char *pointer)
+{
+    struct shadow_page *shadow = page_at(page, 0);
+    const uint32_t version = version_begin(shadow);
+    image_fill(pointer, page->identity, page_address(page, page->first), version);
+    shadow->version = version;
+}
+
 /*
  * Several exact pages in one section, held by trylock. Each is checked when the pointer comes, some are written through
  * it, and all are checked again at the end through the same pointers.
@@ -198,6 +207,7 @@ void op_section(struct stress_thread *thread)
     struct place place;
     char *pointers[MOST] = { 0 };
     struct place pages[MOST];
+    bool write_late[MOST];
     unsigned count = 0;
     if (!place_get(thread, &place, PLACE_EXACT, 1))
         return;
@@ -234,13 +244,15 @@ void op_section(struct stress_thread *thread)
         }
         pointer -= offset;
         check_image(thread, page, 0, pointer, "pointer in an access section");
-        if (kind == TIDE_ACCESS_WRITE) {
-            const uint32_t version = version_begin(shadow);
-            image_fill(pointer, place.identity, address - offset, version);
-            shadow->version = version;
-        }
+        write_late[count] = kind == TIDE_ACCESS_WRITE && one_in(thread, 2);
+        if (kind == TIDE_ACCESS_WRITE && !write_late[count])
+            pointer_write(page, pointer);
         pointers[count++] = pointer;
         linger(thread, place.space);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (write_late[i])
+            pointer_write(&pages[i], pointers[i]);
     }
     for (unsigned i = 0; i < count; i++)
         check_image(thread, &pages[i], 0, pointers[i], "pointer at the end of an access section");

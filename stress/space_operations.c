@@ -340,8 +340,7 @@ static void check_page_info(struct stress_thread *thread, const struct place *pl
     const uint32_t protection = !page->committed ? 0 : page->writable ? TIDE_PAGE_READWRITE : TIDE_PAGE_READONLY;
     if (info.protection != protection || (info.state == TIDE_PAGE_STATE_FREE) != !page->committed ||
         (info.state == TIDE_PAGE_STATE_DEMAND_ZERO && page->version != 0) ||
-        info.valid != (info.state == TIDE_PAGE_STATE_ACTIVE) ||
-        (info.valid && info.frame == UINT64_MAX) ||
+        info.valid != (info.state == TIDE_PAGE_STATE_ACTIVE) || (info.valid && info.frame == UINT64_MAX) ||
         (info.valid && info.node >= thread->run->node_count))
         fail(thread,
              "tide_page_query at 0x%llx (version %u, protection expected %u): state %d, valid %d, protection %u, "

@@ -82,9 +82,10 @@ void choose_sizes()
                                  " MiB of memory are available, and the benchmark needs 768 MiB");
     if (o.rounds == 0)
         o.rounds = o.quick ? 3 : 5;
-    /* The engine's frames are 4/3 of what is touched, and the rival's memory is as large again. */
-    o.fault_bytes = std::min((o.quick ? 512 : 2048) * kMiB, power_of_two_below(available / 4));
-    o.disk_bytes = std::min((o.quick ? 256 : 1024) * kMiB, power_of_two_below(available / 4));
+    /* A pass of the engine should last some milliseconds. Its frames are 4/3 of what is touched. */
+    o.fault_bytes = std::min((o.quick ? 1024 : 2048) * kMiB, power_of_two_below(available / 4));
+    o.rival_bytes = std::min((o.quick ? 256 : 1024) * kMiB, o.fault_bytes);
+    o.disk_bytes = std::min((o.quick ? 128 : 1024) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */
     o.resident_bytes = std::min(kGiB, power_of_two_below(available * 2 / 5));
     o.small_engine_bytes = 256 * kMiB;

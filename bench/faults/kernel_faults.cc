@@ -75,7 +75,7 @@ void kernel_passes(benchmark::State &state, const Case &which, bool again)
     Team team(which.threads);
     Result result;
     if (again) {
-        Mappings mappings(which.space, which.threads, options().fault_bytes);
+        Mappings mappings(which.space, which.threads, options().rival_bytes);
         mappings.touch(team, false);
         for (auto _ : state) {
             mappings.give_back();
@@ -87,12 +87,12 @@ void kernel_passes(benchmark::State &state, const Case &which, bool again)
         result.add_latencies(mappings.touch(team, true));
     } else {
         for (auto _ : state) {
-            Mappings mappings(which.space, which.threads, options().fault_bytes);
+            Mappings mappings(which.space, which.threads, options().rival_bytes);
             Pass pass = mappings.touch(team, false);
             state.SetIterationTime(pass.seconds);
             result.add(pass);
         }
-        Mappings mappings(which.space, which.threads, options().fault_bytes);
+        Mappings mappings(which.space, which.threads, options().rival_bytes);
         result.add_latencies(mappings.touch(team, true));
     }
     result.publish(state);

@@ -182,7 +182,7 @@ void add_memory_cases()
     const bool demand_zero = class_wanted("demand_zero"), standby = class_wanted("soft_standby"),
                modified = class_wanted("soft_modified");
     const bool rivals = demand_zero || standby || modified || class_wanted("kernel_fresh") || class_wanted("kernel_again");
-    const unsigned passes = options().quick ? 3 : 4;
+    const unsigned passes = options().quick ? 5 : 8;
     for (unsigned round = 0; round < options().rounds; round++)
         for (unsigned threads : thread_counts(false))
             for (Space space : {Space::kPrivate, Space::kShared}) {

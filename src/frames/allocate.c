@@ -132,12 +132,23 @@ static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t 
     return frame;
 }
 
-/* A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. */
+/*
+ * A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. A batch must not
+ * touch the writers' reserve; all lists are added up for that only if the nearest shard alone does not answer.
+ */
 static bool cache_refill(struct frames *frames, unsigned node, enum frame_list list, unsigned start, uint32_t *stack,
                          uint32_t *count)
 {
+    const struct frames_node *from = &frames->nodes[node];
     uint32_t taken[FRAMES_CPU_CACHE_MAX / 2];
-    const unsigned got = list_take(frames, node, list, start, frames->cache_batch, taken);
+    unsigned wanted = frames->cache_batch;
+
+    if (sync_load_relaxed_64(&from->lists[list][start].count) < wanted + from->reserve) {
+        const uint64_t available = frames_available(frames, node);
+        if (available < wanted + from->reserve)
+            wanted = available > from->reserve ? (unsigned)(available - from->reserve) : 0;
+    }
+    const unsigned got = wanted == 0 ? 0 : list_take(frames, node, list, start, wanted, taken);
 
     for (unsigned i = 0; i < got; i++)
         stack[i] = taken[got - 1 - i];
@@ -256,7 +267,7 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
     bool check = frames->cache_batch == 0;
     frame_t frame = FRAME_NONE;
 
-    if (frames->cache_batch != 0 && topology_cpu_node(frames->topology, index) == node && sync_trylock(&cpu->lock)) {
+    if (frames->cache_batch != 0 && frames->topology->cpu_node[index] == node && sync_trylock(&cpu->lock)) {
         const uint32_t refills = cpu->refills;
 
         frame = cache_take(frames, cpu, index, node, zeroed_first);
@@ -282,7 +293,8 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
     const unsigned running = os_cpu_current();
-    struct frames_cpu *cpu = &frames->cpus[running < frames->cpu_count ? running : 0];
+    const unsigned index = running < frames->cpu_count ? running : 0;
+    struct frames_cpu *cpu = &frames->cpus[index];
     const unsigned node = frame_node(frames, frame);
     const enum frame_list list = zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
 
@@ -293,7 +305,7 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     if (pfn_state(word) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
     frame_state_set(pfn, pfn_with_grace(zeroed ? FRAME_ZEROED : FRAME_FREE, grace_long_ago(&frames->grace)));
-    if (frames->cache_batch != 0 && topology_cpu_node(frames->topology, running) == node && sync_trylock(&cpu->lock)) {
+    if (frames->cache_batch != 0 && frames->topology->cpu_node[index] == node && sync_trylock(&cpu->lock)) {
         uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
         const bool room = *count < frames->cache_batch * 2;
 

@@ -279,6 +279,15 @@ static tide_status size_file(struct page_file *file, const char header[TIDE_PAGE
     return TIDE_SUCCESS;
 }
 
+/* A wish: otherwise a read beside writes changes the time of access in the inode, and can wait for the journal. */
+static void set_no_access_time(const struct page_file *file)
+{
+    const int flags = fcntl(file->fd, F_GETFL);
+
+    if (flags >= 0)
+        (void)fcntl(file->fd, F_SETFL, flags | O_NOATIME);
+}
+
 /*
  * Switches to O_DIRECT if the file system takes it. It may refuse the flag, or refuse I/O of one page only once it is tried: a
  * device with larger blocks. The trial reads the header back.
@@ -352,6 +361,7 @@ tide_status page_file_open(struct page_file *file, const tide_page_file_config *
         close_file(file);
         return status;
     }
+    set_no_access_time(file);
     make_header(header, config);
     status = size_file(file, header, config->minimum_bytes);
     if (status == TIDE_SUCCESS && !disable_direct_io)

@@ -49,6 +49,7 @@ static const tide_address zone = 0x50000000ull - 512ull * PG;
 struct held_page {
     tide_address address;
     uint64_t incarnation;
+    bool writable;
     char *memory;
     char last[PG]; /* content when last looked at: what it keeps if the page is decommitted meanwhile */
 };
@@ -204,8 +205,10 @@ static void check_all_held(struct run *run)
 }
 
 /* `memory` is where the page's frame shows now; the model has been told of the access that made it so. */
-static void hold(struct run *run, unsigned space, struct held_page *held, tide_address address, char *memory)
+static void hold(struct run *run, unsigned space, struct held_page *held, tide_address address, tide_access_kind kind,
+                 char *memory)
 {
+    held->writable = kind == TIDE_ACCESS_WRITE;
     held->address = address / PG * PG;
     held->incarnation = model_page_find(&run->spaces[space].model, address)->incarnation;
     held->memory = memory;
@@ -470,10 +473,46 @@ static void op_touch_range(struct run *run, struct tested_space *space)
     expect_access(run, space, status, address, good, bytes, "tide_touch_range");
 }
 
-/* Begins a section, gets one more pointer in it, writes through it, or ends it. */
+/* A frame was written directly: whoever else looks at the same frame expects that, also if its page is deleted. */
+static void note_write(struct run *run, const char *memory, uint64_t offset, unsigned char byte)
+{
+    for (unsigned i = 0; i < run->section_count; i++) {
+        if (run->section_pages[i].memory == memory)
+            run->section_pages[i].last[offset] = (char)byte;
+    }
+    for (unsigned p = 0; p < PINS; p++) {
+        for (unsigned i = 0; run->pins[p].pin != NULL && i < run->pins[p].count; i++) {
+            if (run->pins[p].pages[i].memory == memory)
+                run->pins[p].pages[i].last[offset] = (char)byte;
+        }
+    }
+}
+
+/* A byte through a pointer or a pin: seen by the page as long as it is the same page. */
+static void held_write(struct run *run, unsigned space, struct held_page *held)
+{
+    const uint64_t offset = draw(run, PG);
+    const unsigned char byte = (unsigned char)next(run);
+    struct model_space *model = &run->spaces[space].model;
+    const struct model_page *page = model_page_find(model, held->address);
+    held->memory[offset] = (char)byte;
+    note_write(run, held->memory, offset, byte);
+    if (page != NULL && page->committed && page->incarnation == held->incarnation)
+        model_write(model, held->address + offset, &byte, 1);
+}
+
+/* Begins a section, gets one more pointer in it, writes through one got earlier, or ends it. */
 static void op_section(struct run *run, struct tested_space *space)
 {
     const unsigned index = (unsigned)(space - run->spaces);
+    if (run->section_open && run->section_count > 0 && one_in(run, 3)) {
+        struct held_page *held = &run->section_pages[draw(run, run->section_count)];
+        note(run, "section pointer to 0x%llx %s", (unsigned long long)held->address,
+             held->writable ? "written" : "not for writing");
+        if (held->writable)
+            held_write(run, run->section_space, held);
+        return;
+    }
     if (run->section_open && (run->section_space != index || run->section_count == HELD_PAGES || one_in(run, 3))) {
         note(run, "section end");
         section_end(run);
@@ -506,7 +545,7 @@ static void op_section(struct run *run, struct tested_space *space)
         model_write(&space->model, address, &byte, 1);
         *pointer = (char)byte;
     }
-    hold(run, index, &run->section_pages[run->section_count], address, pointer - address % PG);
+    hold(run, index, &run->section_pages[run->section_count], address, kind, pointer - address % PG);
     run->section_count++;
 }
 
@@ -525,41 +564,12 @@ static char *pin_memory(struct run *run, const tide_pin *pin, unsigned page)
     return NULL;
 }
 
-/* A frame was written directly: whoever else looks at the same frame expects that, also if its page is deleted. */
-static void note_write(struct run *run, const char *memory, uint64_t offset, unsigned char byte)
-{
-    for (unsigned i = 0; i < run->section_count; i++) {
-        if (run->section_pages[i].memory == memory)
-            run->section_pages[i].last[offset] = (char)byte;
-    }
-    for (unsigned p = 0; p < PINS; p++) {
-        for (unsigned i = 0; run->pins[p].pin != NULL && i < run->pins[p].count; i++) {
-            if (run->pins[p].pages[i].memory == memory)
-                run->pins[p].pages[i].last[offset] = (char)byte;
-        }
-    }
-}
-
-/* A byte through a pin: seen by the page as long as it is the same page. */
-static void pin_write(struct run *run, struct pinned *pinned)
-{
-    struct held_page *held = &pinned->pages[draw(run, pinned->count)];
-    const uint64_t offset = draw(run, PG);
-    const unsigned char byte = (unsigned char)next(run);
-    struct model_space *model = &run->spaces[pinned->space].model;
-    const struct model_page *page = model_page_find(model, held->address);
-    held->memory[offset] = (char)byte;
-    note_write(run, held->memory, offset, byte);
-    if (page != NULL && page->committed && page->incarnation == held->incarnation)
-        model_write(model, held->address + offset, &byte, 1);
-}
-
 static void op_pin(struct run *run, struct tested_space *space)
 {
     struct pinned *pinned = &run->pins[draw(run, PINS)];
     if (pinned->pin != NULL) {
         if (pinned->kind == TIDE_ACCESS_WRITE)
-            pin_write(run, pinned);
+            held_write(run, pinned->space, &pinned->pages[draw(run, pinned->count)]);
         if (one_in(run, 2)) {
             note(run, "unpin(space %u, 0x%llx)", pinned->space, (unsigned long long)pinned->pages[0].address);
             tide_pin_destroy(pinned->pin);
@@ -588,7 +598,7 @@ static void op_pin(struct run *run, struct tested_space *space)
         return;
     *pinned = (struct pinned){ .pin = pin, .space = (unsigned)(space - run->spaces), .kind = kind, .count = count };
     for (unsigned i = 0; i < count; i++)
-        hold(run, pinned->space, &pinned->pages[i], address + (uint64_t)i * PG, pin_memory(run, pin, i));
+        hold(run, pinned->space, &pinned->pages[i], address + (uint64_t)i * PG, kind, pin_memory(run, pin, i));
 }
 
 static tide_space_statistics space_statistics(struct run *run, const struct tested_space *space)
