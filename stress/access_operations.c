@@ -188,6 +188,15 @@ void linger(struct stress_thread *thread, tide_space *space)
     }
 }
 
+/* All that could take a frame away from under an open section, at once: trimmed, written, repurposed. */
+static void take_all_away(struct stress_thread *thread, tide_space *space)
+{
+    expect(thread, tide_working_set_empty(space), TIDE_SUCCESS, "tide_working_set_empty", 0);
+    if (thread->run->options.pagefile_bytes > 0)
+        expect_writer(thread, tide_engine_empty(thread->run->engine, TIDE_EMPTY_MODIFIED), "tide_engine_empty");
+    expect_writer(thread, tide_engine_empty(thread->run->engine, TIDE_EMPTY_STANDBY), "tide_engine_empty");
+}
+
 /* A new version of a page, through a pointer to its start that was got for writing. */
 static void pointer_write(const struct place *page, char *pointer)
 {
@@ -250,6 +259,8 @@ void op_section(struct stress_thread *thread)
         pointers[count++] = pointer;
         linger(thread, place.space);
     }
+    if (one_in(thread, 1000))
+        take_all_away(thread, place.space);
     for (unsigned i = 0; i < count; i++) {
         if (write_late[i])
             pointer_write(&pages[i], pointers[i]);

@@ -118,6 +118,9 @@ void shadow_destroy(struct shadow *shadow)
 void shadow_identify(const struct shadow *shadow, uint64_t word, char *text, size_t text_bytes)
 {
     const uint64_t newest = atomic_load(&shadow->next_identity);
+    snprintf(text, text_bytes, "%s", word == 0 ? "zero" : "no stamp of this run");
+    if (word == 0)
+        return;
     for (unsigned s = 0; s < shadow->space_count; s++) {
         for (unsigned w = 0; w < SHADOW_WINDOWS; w++) {
             const struct shadow_window *window = &shadow->spaces[s].windows[w];
@@ -135,5 +138,4 @@ void shadow_identify(const struct shadow *shadow, uint64_t word, char *text, siz
             }
         }
     }
-    snprintf(text, text_bytes, "%s", word == 0 ? "zero" : "no stamp of this run");
 }

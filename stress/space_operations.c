@@ -415,7 +415,7 @@ void op_statistics(struct stress_thread *thread)
 
 /* ---- the engine's own work, from outside ------------------------------------------------------------------------ */
 
-static void expect_writer(struct stress_thread *thread, tide_status status, const char *what)
+void expect_writer(struct stress_thread *thread, tide_status status, const char *what)
 {
     if (status == TIDE_IO_ERROR && thread->run->options.faults > 0)
         return;

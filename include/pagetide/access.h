@@ -53,7 +53,7 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide
 typedef struct tide_access {
     tide_space *space;
     void *thread;
-    const uint64_t *table;    /* page directory of the last 1 GiB translated, or NULL */
+    const uint64_t *table; /* page directory of the last 1 GiB translated, or NULL */
     tide_address table_base;
     char *memory;
     tide_status status;
@@ -72,7 +72,10 @@ TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_pointer(tide_access *access, tide_
 /** Ends the section; its pointers are void. */
 TIDE_EXPORT void tide_access_end(tide_access *access);
 
-/** Frames held in memory for I/O: MmProbeAndLockPages. Pinned pages may leave the working set but keep frame and content. */
+/*
+ * * Frames held in memory for I/O: MmProbeAndLockPages. Pinned pages may leave the working set but keep frame and
+ * content.
+ */
 typedef struct tide_pin tide_pin;
 
 /**

@@ -1,6 +1,6 @@
 /**
- * @file
- * The engine: a budget of memory, its page files and its workers. Opened once, shared by any number of spaces and threads.
+ * @file The engine: a budget of memory, its page files and its workers. Opened once, shared by any number of spaces
+ *   and threads.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -58,33 +58,34 @@ typedef enum tide_worker {
  * default, which is given in brackets.
  */
 typedef struct tide_config {
-    size_t struct_bytes;          /**< set by tide_config_init(); tells the library which version you compiled */
-    uint64_t memory_bytes;        /**< budget over all nodes, a multiple of the page size; split evenly over nodes with memory */
-    const uint64_t *node_bytes;   /**< instead of memory_bytes: the budget of each node; NULL for an even split */
-    unsigned node_count;          /**< entries in node_bytes */
+    size_t struct_bytes; /**< set by tide_config_init(); tells the library which version you compiled */
+    uint64_t
+        memory_bytes; /**< budget over all nodes, a multiple of the page size; split evenly over nodes with memory */
+    const uint64_t *node_bytes;     /**< instead of memory_bytes: the budget of each node; NULL for an even split */
+    unsigned node_count;            /**< entries in node_bytes */
     const char *topology_synthetic; /**< hwloc synthetic description ("numa:4 core:2 pu:1"); NULL for this machine */
-    const char *topology_xml;     /**< hwloc XML file; NULL for this machine. Frames are bound only on this machine */
+    const char *topology_xml;       /**< hwloc XML file; NULL for this machine. Frames are bound only on this machine */
     const tide_page_file_config *page_files;
-    unsigned page_file_count;     /**< 0 to TIDE_MAX_PAGE_FILES; 0 means that dirty pages stay in memory */
+    unsigned page_file_count; /**< 0 to TIDE_MAX_PAGE_FILES; 0 means that dirty pages stay in memory */
     tide_worker_mode workers;
-    tide_io_filter *io_filter;    /**< NULL for none */
+    tide_io_filter *io_filter; /**< NULL for none */
     void *io_filter_context;
-    bool start_free;              /**< frames start on the free list and not on the zeroed one (tests) */
-    bool disable_io_uring;        /**< use plain pwritev/preadv although io_uring is there */
-    bool disable_direct_io;       /**< open page files without O_DIRECT */
-    bool disable_huge_pages;      /**< do not ask the host for huge pages behind the frames */
-    bool prefer_local_standby;    /**< repurpose local standby before other nodes' free and zeroed frames [false] */
-    unsigned cluster_pages;       /**< most pages in one clustered read or write, 1 to 64 [16] */
-    unsigned list_shards;         /**< shards of each page list, a power of two, 1 to 64 [by size and CPUs] */
-    unsigned cpu_cache_pages;     /**< frames moved by one refill of a CPU's cache, 1 to 64, or
+    bool start_free;                 /**< frames start on the free list and not on the zeroed one (tests) */
+    bool disable_io_uring;           /**< use plain pwritev/preadv although io_uring is there */
+    bool disable_direct_io;          /**< open page files without O_DIRECT */
+    bool disable_huge_pages;         /**< do not ask the host for huge pages behind the frames */
+    bool prefer_local_standby;       /**< repurpose local standby before other nodes' free and zeroed frames [false] */
+    unsigned cluster_pages;          /**< most pages in one clustered read or write, 1 to 64 [16] */
+    unsigned list_shards;            /**< shards of each page list, a power of two, 1 to 64 [by size and CPUs] */
+    unsigned cpu_cache_pages;        /**< frames moved by one refill of a CPU's cache, 1 to 64, or
                                        TIDE_NO_CPU_CACHE for none [32, less in small engines] */
-    unsigned writer_reserve_pages;/**< frames per node kept for the writers [up to 8, none in tiny engines] */
-    unsigned zero_trigger_pages;  /**< free pages that wake the zero-page thread [8] */
-    uint64_t low_available_pages; /**< per node: below this the trimmer is woken [frames / 32] */
-    uint64_t high_available_pages;/**< per node: trimmer's and writer's goal [2 x low] */
+    unsigned writer_reserve_pages;   /**< frames per node kept for the writers [up to 8, none in tiny engines] */
+    unsigned zero_trigger_pages;     /**< free pages that wake the zero-page thread [8] */
+    uint64_t low_available_pages;    /**< per node: below this the trimmer is woken [frames / 32] */
+    uint64_t high_available_pages;   /**< per node: trimmer's and writer's goal [2 x low] */
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
-    unsigned frame_wait_ms;       /**< longest wait of a fault for a frame before TIDE_TIMEOUT [30000] */
-    unsigned trimmer_period_ms;   /**< period of ageing [1000, the balance set manager's second] */
+    unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT [30000] */
+    unsigned trimmer_period_ms;      /**< period of ageing [1000, the balance set manager's second] */
 } tide_config;
 
 #define TIDE_NO_CPU_CACHE 0xFFFFFFFFu
@@ -111,8 +112,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_engine_open(const tide_config *conf
 TIDE_EXPORT tide_status tide_engine_close(tide_engine *engine);
 
 /**
- * Holds a kind of worker on all nodes (policy threads paused, nt-behaviour 0), or lets it go on. Returns after a running
- * step has ended. Holds do not nest.
+ * Holds a kind of worker on all nodes (policy threads paused, nt-behaviour 0), or lets it go on. Returns after a
+ * running step has ended. Holds do not nest.
  */
 TIDE_EXPORT tide_status tide_worker_hold(tide_engine *engine, tide_worker worker, bool hold);
 
@@ -120,10 +121,11 @@ TIDE_EXPORT tide_status tide_worker_hold(tide_engine *engine, tide_worker worker
  * Runs bounded work of one worker on one node on the calling thread, whatever the mode and hold.
  * @param budget_pages most pages to handle; 0 means no bound.
  * @param[out] done_pages pages zeroed, written or trimmed; may be NULL.
- * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER, TIDE_INVALID_HANDLE; TIDE_IO_ERROR if a write failed (the pages stay modified).
+ * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER, TIDE_INVALID_HANDLE; TIDE_IO_ERROR if a write failed (the pages stay
+ *   modified).
  */
-TIDE_EXPORT tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node,
-                                         uint64_t budget_pages, uint64_t *done_pages);
+TIDE_EXPORT tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages,
+                                         uint64_t *done_pages);
 
 /** Advances the virtual clock of an engine with TIDE_WORKERS_MANUAL. One pass of ageing is due per trimmer period. */
 TIDE_EXPORT tide_status tide_clock_advance(tide_engine *engine, uint64_t milliseconds);

@@ -19,8 +19,8 @@ extern "C" {
 typedef struct tide_space tide_space;
 typedef uint64_t tide_address; /**< an address in a soft space, in bytes */
 
-#define TIDE_LOWEST_ADDRESS 0x10000ull          /**< the first 64 KiB are never given out */
-#define TIDE_HIGHEST_ADDRESS 0x7FFFFFFEFFFFull  /**< last usable byte: 128 TiB less 64 KiB */
+#define TIDE_LOWEST_ADDRESS 0x10000ull         /**< the first 64 KiB are never given out */
+#define TIDE_HIGHEST_ADDRESS 0x7FFFFFFEFFFFull /**< last usable byte: 128 TiB less 64 KiB */
 
 /* Allocation and free types (nt-behaviour 1.1; the same numbers mean different things by call). */
 #define TIDE_MEM_COMMIT 0x1000u
@@ -41,7 +41,10 @@ typedef uint64_t tide_address; /**< an address in a soft space, in bytes */
 #define TIDE_PAGE_EXECUTE_READWRITE 0x40u
 #define TIDE_PAGE_EXECUTE_WRITECOPY 0x80u
 
-/** Creates an empty space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_NO_MEMORY, TIDE_COMMITMENT_LIMIT (its root table). */
+/*
+ * * Creates an empty space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_NO_MEMORY, TIDE_COMMITMENT_LIMIT (its
+ * root table).
+ */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_create(tide_engine *engine, tide_space **space);
 
 /**
@@ -57,7 +60,8 @@ TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
  * @param[in,out] base in: wanted address or 0 for any (lowest first; highest with TIDE_MEM_TOP_DOWN);
  *   out: the base used.
  * @param[in,out] bytes in: size; out: the size used.
- * @param type TIDE_MEM_RESERVE and/or TIDE_MEM_COMMIT, with TIDE_MEM_TOP_DOWN if wished. COMMIT with base 0 reserves too.
+ * @param type TIDE_MEM_RESERVE and/or TIDE_MEM_COMMIT, with TIDE_MEM_TOP_DOWN if wished. COMMIT with base 0 reserves
+ *   too.
  * @param protection one TIDE_PAGE_ value; the WRITECOPY ones are for section views only.
  * Committing committed pages keeps the data, is not charged again, and sets the new protection.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (range not
@@ -88,7 +92,10 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc_numa(tide_space *spac
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free(tide_space *space, tide_address base, uint64_t bytes,
                                                           uint32_t type);
 
-/** What tide_virtual_query() tells: MEMORY_BASIC_INFORMATION. For a free range only base, bytes and state are defined. */
+/*
+ * * What tide_virtual_query() tells: MEMORY_BASIC_INFORMATION. For a free range only base, bytes and state are
+ * defined.
+ */
 typedef struct tide_region {
     tide_address base;            /**< page of the address asked for */
     tide_address allocation_base; /**< base of the reservation */
@@ -99,8 +106,12 @@ typedef struct tide_region {
     uint32_t type; /**< TIDE_MEM_PRIVATE */
 } tide_region;
 
-/** Describes the pages from an address on: VirtualQuery. @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER (address past the end). */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_query(tide_space *space, tide_address address, tide_region *region);
+/*
+ * * Describes the pages from an address on: VirtualQuery. @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER (address past
+ * the end).
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_query(tide_space *space, tide_address address,
+                                                           tide_region *region);
 
 /* Working-set limit flags: QUOTA_LIMITS_HARDWS_*. */
 #define TIDE_WORKING_SET_HARD_MINIMUM 0x1u
@@ -110,8 +121,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_query(tide_space *space, ti
  * Sets the working-set limits in pages: SetProcessWorkingSetSizeEx. Soft limits unless the flags say otherwise: with
  * memory to spare a set may pass its maximum; at a hard maximum each new page replaces one of the space's own, and at a
  * hard minimum the trimmer stops. Default 50 and 345, soft.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (maximum below minimum, maximum under 13, unknown flags). A minimum below
- *   20 is raised to 20.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (maximum below minimum, maximum under 13, unknown flags). A minimum
+ *   below 20 is raised to 20.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_pages,
                                                                     uint64_t maximum_pages, uint32_t flags);

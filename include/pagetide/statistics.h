@@ -16,43 +16,43 @@ extern "C" {
 
 /** Fault counters, as nt-behaviour 9.1 classifies them. Monotone. */
 typedef struct tide_fault_counters {
-    uint64_t page_faults;       /**< all: the classes below, collided, spurious and violations */
+    uint64_t page_faults; /**< all: the classes below, collided, spurious and violations */
     uint64_t demand_zero;
-    uint64_t transition;        /**< soft: standby, modified, or write in flight */
+    uint64_t transition; /**< soft: standby, modified, or write in flight */
     uint64_t transition_standby;
     uint64_t transition_modified;
     uint64_t transition_write_in_progress;
-    uint64_t hard;              /**< faults that read: the faulting pages, without cluster neighbours */
-    uint64_t collided;          /**< waited for another thread's fault on the page */
+    uint64_t hard;     /**< faults that read: the faulting pages, without cluster neighbours */
+    uint64_t collided; /**< waited for another thread's fault on the page */
     uint64_t access_violations;
     uint64_t in_page_errors;
-    uint64_t local;             /**< faults resolved with a frame of the preferred node */
+    uint64_t local; /**< faults resolved with a frame of the preferred node */
 } tide_fault_counters;
 
 /** One node. All in pages. */
 typedef struct tide_node_statistics {
     uint64_t frames;
-    uint64_t zeroed;            /**< CPU caches included */
-    uint64_t free;              /**< CPU caches included */
-    uint64_t standby[8];        /**< by priority */
+    uint64_t zeroed;     /**< CPU caches included */
+    uint64_t free;       /**< CPU caches included */
+    uint64_t standby[8]; /**< by priority */
     uint64_t modified;
     uint64_t modified_no_write;
     uint64_t bad;
-    uint64_t transition;        /**< in no list and not valid: I/O in flight or pinned */
-    uint64_t active;            /**< everything else: valid pages and page tables */
-    uint64_t available;         /**< zeroed + free + standby */
+    uint64_t transition; /**< in no list and not valid: I/O in flight or pinned */
+    uint64_t active;     /**< everything else: valid pages and page tables */
+    uint64_t available;  /**< zeroed + free + standby */
 } tide_node_statistics;
 
 /** The whole engine. Counters are monotone since open. */
 typedef struct tide_statistics {
-    size_t struct_bytes;        /**< set by the caller to sizeof(tide_statistics) */
+    size_t struct_bytes; /**< set by the caller to sizeof(tide_statistics) */
     unsigned node_count;
     unsigned cpu_count;
     tide_fault_counters faults;
-    uint64_t pages_input;       /**< pages read, cluster neighbours included */
-    uint64_t page_reads;        /**< read operations */
+    uint64_t pages_input; /**< pages read, cluster neighbours included */
+    uint64_t page_reads;  /**< read operations */
     uint64_t pages_output;
-    uint64_t page_writes;       /**< write operations */
+    uint64_t page_writes; /**< write operations */
     uint64_t read_errors;
     uint64_t write_errors;
     uint64_t repurposed[8];     /**< standby pages taken for other use, by priority */
@@ -65,30 +65,30 @@ typedef struct tide_statistics {
     uint64_t commit_total_pages;
     uint64_t commit_limit_pages;
     uint64_t commit_peak_pages;
-    uint64_t table_pages;       /**< frames used as page tables */
+    uint64_t table_pages;           /**< frames used as page tables */
     uint64_t page_file_total_slots; /**< usable slots over all page files */
     uint64_t page_file_used_slots;
     uint64_t page_file_bad_slots;
-    uint64_t overhead_bytes;    /**< memory of the engine besides the frames: PFN database, lists, caches */
+    uint64_t overhead_bytes; /**< memory of the engine besides the frames: PFN database, lists, caches */
     uint64_t pfn_database_bytes;
-    uint64_t zero_page_cpu_ns;  /**< CPU time of the workers, all nodes */
+    uint64_t zero_page_cpu_ns; /**< CPU time of the workers, all nodes */
     uint64_t writer_cpu_ns;
     uint64_t trimmer_cpu_ns;
-    uint64_t grace_epoch;       /**< moves when all access sections have moved on */
-    uint64_t open_sections;     /**< threads inside an access section now */
-    uint64_t stale_sections;    /**< of these, how many hold the grace period back */
+    uint64_t grace_epoch;         /**< moves when all access sections have moved on */
+    uint64_t open_sections;       /**< threads inside an access section now */
+    uint64_t stale_sections;      /**< of these, how many hold the grace period back */
     uint64_t longest_section_tid; /**< Linux thread id of the section that holds back the most, 0 if none */
     uint64_t spaces;
 } tide_statistics;
 
 /** One space. */
 typedef struct tide_space_statistics {
-    size_t struct_bytes;        /**< set by the caller to sizeof(tide_space_statistics) */
+    size_t struct_bytes; /**< set by the caller to sizeof(tide_space_statistics) */
     tide_fault_counters faults;
     uint64_t working_set_pages; /**< valid pages */
     uint64_t peak_working_set_pages;
-    uint64_t private_pages;     /**< private commit: PrivateUsage */
-    uint64_t virtual_bytes;     /**< reserved and committed: VirtualSize */
+    uint64_t private_pages; /**< private commit: PrivateUsage */
+    uint64_t virtual_bytes; /**< reserved and committed: VirtualSize */
     uint64_t table_pages;
     uint64_t regions;
 } tide_space_statistics;
@@ -104,9 +104,9 @@ typedef enum tide_page_state {
     TIDE_PAGE_STATE_ACTIVE = 2,      /**< in the working set */
     TIDE_PAGE_STATE_STANDBY = 3,
     TIDE_PAGE_STATE_MODIFIED = 4,
-    TIDE_PAGE_STATE_TRANSITION = 5,  /**< in memory, out of the working set, I/O or pins on it */
+    TIDE_PAGE_STATE_TRANSITION = 5, /**< in memory, out of the working set, I/O or pins on it */
     TIDE_PAGE_STATE_PAGE_FILE = 6,
-    TIDE_PAGE_STATE_BUSY = 7         /**< a fault is being resolved right now */
+    TIDE_PAGE_STATE_BUSY = 7 /**< a fault is being resolved right now */
 } tide_page_state;
 
 /** What is known of one page: QueryWorkingSetEx and RAMMap's Physical Pages. */
@@ -114,12 +114,12 @@ typedef struct tide_page_info {
     tide_page_state state;
     bool valid;
     bool dirty;
-    uint32_t protection;  /**< TIDE_PAGE_ value, 0 if not committed */
-    uint32_t node;        /**< of the frame; TIDE_NO_PREFERRED_NODE if there is none */
+    uint32_t protection; /**< TIDE_PAGE_ value, 0 if not committed */
+    uint32_t node;       /**< of the frame; TIDE_NO_PREFERRED_NODE if there is none */
     uint32_t priority;
-    uint32_t age;         /**< valid pages only: 0 used at every look of the trimmer, to 255 at none of late */
-    uint64_t frame;       /**< frame number, UINT64_MAX if there is none */
-    uint32_t page_file;   /**< page file and slot that hold a copy; slot 0 if none */
+    uint32_t age;       /**< valid pages only: 0 used at every look of the trimmer, to 255 at none of late */
+    uint64_t frame;     /**< frame number, UINT64_MAX if there is none */
+    uint32_t page_file; /**< page file and slot that hold a copy; slot 0 if none */
     uint64_t slot;
 } tide_page_info;
 

@@ -56,9 +56,9 @@ typedef int32_t tide_status;
 #define TIDE_FREE_VM_NOT_AT_BASE TIDE_STATUS_CODE(0xC000009F)
 #define TIDE_MEMORY_NOT_ALLOCATED TIDE_STATUS_CODE(0xC00000A0)
 #define TIDE_WORKING_SET_QUOTA TIDE_STATUS_CODE(0xC00000A1)
-#define TIDE_DEVICE_BUSY TIDE_STATUS_CODE(0x80000011) /**< spaces, sections or pins are still open */
-#define TIDE_TIMEOUT TIDE_STATUS_CODE(0xC00000B5)     /**< no frame came within the configured wait */
-#define TIDE_IO_ERROR TIDE_STATUS_CODE(0xC0000185)    /**< a file could not be opened, sized, read or written */
+#define TIDE_DEVICE_BUSY TIDE_STATUS_CODE(0x80000011)        /**< spaces, sections or pins are still open */
+#define TIDE_TIMEOUT TIDE_STATUS_CODE(0xC00000B5)            /**< no frame came within the configured wait */
+#define TIDE_IO_ERROR TIDE_STATUS_CODE(0xC0000185)           /**< a file could not be opened, sized, read or written */
 #define TIDE_INVARIANT_VIOLATED TIDE_STATUS_CODE(0xC0000102) /**< tide_engine_verify() found the engine inconsistent */
 #define TIDE_COMMITMENT_LIMIT TIDE_STATUS_CODE(0xC000012D)
 #define TIDE_OBJECT_NAME_COLLISION TIDE_STATUS_CODE(0xC0000035) /**< the file exists and is no page file */

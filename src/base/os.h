@@ -16,8 +16,8 @@
 #include <sys/rseq.h>
 
 /*
- * Zero-filled memory at a multiple of `alignment` (a power of two), not yet populated. Returns NULL with the last error set. os_memory_free() takes
- * the same size.
+ * Zero-filled memory at a multiple of `alignment` (a power of two), not yet populated. Returns NULL with the last
+ * error set. os_memory_free() takes the same size.
  */
 void *os_memory_reserve(size_t bytes, size_t alignment);
 void os_memory_free(void *memory, size_t bytes);
@@ -32,13 +32,15 @@ int os_thread_id(void);
 void os_thread_idle_priority(void); /* SCHED_IDLE for the calling thread; a wish */
 void os_thread_name(const char *name);
 
-/* Index of the CPU that runs the caller, which may be out of date at once. 0.3 ns: glibc registers a restartable sequence area
- * per thread, which the kernel keeps up to date. */
+/*
+ * Index of the CPU that runs the caller, which may be out of date at once. 0.3 ns: glibc registers a restartable
+ * sequence area per thread, which the kernel keeps up to date.
+ */
 static inline unsigned os_cpu_current(void)
 {
     if (__builtin_expect(__rseq_size != 0, 1)) {
         const struct rseq *area = (const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset);
-        const int32_t cpu = (int32_t)*(const volatile uint32_t *)&area->cpu_id;
+        const int32_t cpu = (int32_t) * (const volatile uint32_t *)&area->cpu_id;
         if (__builtin_expect(cpu >= 0, 1))
             return (unsigned)cpu;
     }

@@ -19,7 +19,10 @@
 void (*sync_point_hook)(const void *address);
 #endif
 
-/* Spins before a waiter sleeps. A critical section is tens of nanoseconds; a sleep and a wake-up cost tens of microseconds. */
+/*
+ * Spins before a waiter sleeps. A critical section is tens of nanoseconds; a sleep and a wake-up cost tens of
+ * microseconds.
+ */
 enum { LOCK_SPINS = 200 };
 
 static void futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *relative)
@@ -64,7 +67,7 @@ static _Thread_local struct {
     const struct sync_lock *lock;
     int trace_count;
     void *trace[TRACE_MAX];
-} held[HELD_MAX]; /* [T] */
+} held[HELD_MAX];                         /* [T] */
 static _Thread_local unsigned held_count; /* [T] */
 
 static const char *const rank_names[] = {

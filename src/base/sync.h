@@ -2,16 +2,17 @@
  * The synchronisation seam: every atomic, lock, event and wait of the engine goes through this file.
  *
  * Why a seam. Concurrency Kit lies underneath: its atomics are inline assembly, fast and exactly as ordered as they
- * say, and invisible to ThreadSanitizer. So instrumented builds (ThreadSanitizer, the shared-line counter of tests/lines)
- * take the compiler's builtins instead, which both can see, and no code above the seam changes. Builds with
- * TIDE_SYNC_POINTS call sync_point_hook before each atomic: yield injection and deterministic scheduling hang there.
+ * say, and invisible to ThreadSanitizer. So instrumented builds (ThreadSanitizer, the shared-line counter of
+ * tests/lines) take the compiler's builtins instead, which both can see, and no code above the seam changes. Builds
+ * with TIDE_SYNC_POINTS call sync_point_hook before each atomic: yield injection and deterministic scheduling hang
+ * there.
  *
  * Orders. Plain names are acquire for loads, release for stores, sequentially consistent for read-modify-write. The
  * _relaxed forms promise atomicity alone. There are no stand-alone fences but sync_fence() (full), since
  * ThreadSanitizer does not understand fences; an algorithm that needs one says why.
  *
- * Field legend of the whole engine: [I] set at creation, [A] atomic, [T] owner thread, [L:name] protected by the lock of
- * that rank, [E] published under the epoch (readers in a section).
+ * Field legend of the whole engine: [I] set at creation, [A] atomic, [T] owner thread, [L:name] protected by the lock
+ * of that rank, [E] published under the epoch (readers in a section).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -172,8 +173,8 @@ enum sync_rank {
 
 /*
  * A short-section lock: spins a while, then sleeps in the kernel, since with more threads than CPUs the holder may be
- * the one that waits for a CPU. 0 free, 1 held, 2 held with sleepers. Debug builds keep each thread's held ranks and stop on
- * an order violation, with the backtrace of both acquisitions.
+ * the one that waits for a CPU. 0 free, 1 held, 2 held with sleepers. Debug builds keep each thread's held ranks and
+ * stop on an order violation, with the backtrace of both acquisitions.
  */
 struct sync_lock {
     uint32_t word; /* [A] */
@@ -181,12 +182,14 @@ struct sync_lock {
 };
 
 void sync_lock_init(struct sync_lock *lock, enum sync_rank rank);
-void sync_lock_wait(struct sync_lock *lock);   /* slow path of sync_lock */
-void sync_lock_wake(struct sync_lock *lock);   /* slow path of sync_unlock */
+void sync_lock_wait(struct sync_lock *lock);                       /* slow path of sync_lock */
+void sync_lock_wake(struct sync_lock *lock);                       /* slow path of sync_unlock */
 void sync_rank_acquired(const struct sync_lock *lock, bool tried); /* debug builds */
 void sync_rank_released(const struct sync_lock *lock);
-/* Debug builds: stops if the thread holds a lock that protects data (a rank after `worker`; the ranks up to it only keep one verifier, or one
- * step of a worker, at a time). Called before I/O and before every wait for a frame (I14). */
+/*
+ * Debug builds: stops if the thread holds a lock that protects data (a rank after `worker`; the ranks up to it only
+ * keep one verifier, or one step of a worker, at a time). Called before I/O and before every wait for a frame (I14).
+ */
 void sync_assert_unlocked(void);
 
 static inline void sync_lock(struct sync_lock *lock)
@@ -221,8 +224,8 @@ static inline void sync_unlock(struct sync_lock *lock)
 
 /*
  * An event count (ck_ec): a waiter reads the value, checks its condition, and sleeps only if the value has not moved
- * since; a waker changes the condition and then moves the value. No wake-up is lost, and a signal without waiters is one
- * atomic add.
+ * since; a waker changes the condition and then moves the value. No wake-up is lost, and a signal without waiters is
+ * one atomic add.
  */
 struct sync_event {
     struct {
@@ -234,7 +237,10 @@ void sync_event_init(struct sync_event *event);
 uint32_t sync_event_value(const struct sync_event *event);
 /* Moves the value and wakes all waiters. */
 void sync_event_signal(struct sync_event *event);
-/* Sleeps until the value is no longer `value`, or `timeout_ns` passed (UINT64_MAX: no limit). Returns false on time-out. */
+/*
+ * Sleeps until the value is no longer `value`, or `timeout_ns` passed (UINT64_MAX: no limit). Returns false on
+ * time-out.
+ */
 bool sync_event_wait(struct sync_event *event, uint32_t value, uint64_t timeout_ns);
 
 #endif

@@ -17,7 +17,8 @@ static char *pointer_of(const struct frames *frames, pte_t valid, tide_address a
 static tide_status range_check(tide_address address, uint64_t bytes)
 {
     if (bytes != 0 && address + (bytes - 1) < address)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, "range 0x%lx, %lu bytes, wraps round the address space", address, bytes);
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "range 0x%lx, %lu bytes, wraps round the address space",
+                         address, bytes);
     return TIDE_SUCCESS;
 }
 
@@ -74,7 +75,7 @@ static tide_status copy(tide_space *space, tide_address address, char *buffer, s
         const size_t part = bytes < left ? bytes : left;
 
         grace_enter(thread);
-        pte_t valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t) { 0 } : fault_lookup(space, address, kind);
+        pte_t valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t){ 0 } : fault_lookup(space, address, kind);
         if (!pte_is_valid(valid)) {
             status = fault_resolve(space, thread, address, kind, &valid);
             if (tide_failed(status)) {
@@ -118,10 +119,11 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     if (!grace_section_begin(thread, space))
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "%u access sections are open in this thread; that is the most",
-                         GRACE_SPACES_MAX);
-    *access = (tide_access) { .space = space, .thread = thread, .table_base = UINT64_MAX,
-                              .memory = space_frames(space)->memory };
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
+                         "%u access sections are open in this thread; that is the most", GRACE_SPACES_MAX);
+    *access = (tide_access){
+        .space = space, .thread = thread, .table_base = UINT64_MAX, .memory = space_frames(space)->memory
+    };
     return TIDE_SUCCESS;
 }
 
@@ -133,7 +135,8 @@ static void *pointer_slow(tide_access *access, tide_address address, tide_access
 
     grace_enter(thread);
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
-    access->table = address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
+    access->table =
+        address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     access->table_base = access->table == NULL ? UINT64_MAX : address >> 30;
     grace_leave(thread);
     thread->pointers |= !tide_failed(access->status);
@@ -147,7 +150,8 @@ void *tide_access_pointer(tide_access *access, tide_address address, tide_access
     if (__builtin_expect(address >> 30 == access->table_base, 1)) {
         const uint64_t entry = sync_load_64(&access->table[(address >> 21) & (TABLE_ENTRIES - 1)]);
         if (__builtin_expect(entry != 0, 1)) {
-            const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
+            const uint64_t *leaf =
+                (const uint64_t *)(const void *)(access->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
             const pte_t pte = pte_load(&leaf[(address >> 12) & (TABLE_ENTRIES - 1)]);
             if (__builtin_expect((pte.bits & rights) == rights, 1))
                 return access->memory + ((pte.bits >> PTE_FRAME_SHIFT) << 12) + (address & (TIDE_PAGE_BYTES - 1));
@@ -180,10 +184,11 @@ static frame_t pin_frame(const tide_pin *pin, unsigned i)
 {
     const char *memory = space_frames(pin->space)->memory;
 
-    return (frame_t) { (uint32_t)(((const char *)pin->pages[i].iov_base - memory) / TIDE_PAGE_BYTES) };
+    return (frame_t){ (uint32_t)(((const char *)pin->pages[i].iov_base - memory) / TIDE_PAGE_BYTES) };
 }
 
-tide_status tide_pin_create(tide_space *space, tide_address address, size_t bytes, tide_access_kind kind, tide_pin **out)
+tide_status tide_pin_create(tide_space *space, tide_address address, size_t bytes, tide_access_kind kind,
+                            tide_pin **out)
 {
     const uint64_t first = address / TIDE_PAGE_BYTES;
     tide_status status = space_check(space);
@@ -191,12 +196,14 @@ tide_status tide_pin_create(tide_space *space, tide_address address, size_t byte
     if (!tide_failed(status))
         status = range_check(address, bytes);
     if (!tide_failed(status) && (out == NULL || bytes == 0))
-        status = error_set(TIDE_INVALID_PARAMETER, 0, address, out == NULL ? "the place for the pin is NULL" : "a pin of 0 bytes; the least is 1");
+        status = error_set(TIDE_INVALID_PARAMETER, 0, address,
+                           out == NULL ? "the place for the pin is NULL" : "a pin of 0 bytes; the least is 1");
     if (tide_failed(status))
         return status;
     const uint64_t pages = (address + bytes - 1) / TIDE_PAGE_BYTES - first + 1;
     if (pages > space_frames(space)->total)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, "a pin of %lu pages, and the engine has %lu frames", pages, space_frames(space)->total);
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "a pin of %lu pages, and the engine has %lu frames", pages,
+                         space_frames(space)->total);
     struct grace_thread *thread = engine_thread(engine_of(space));
     tide_pin *pin = thread == NULL ? NULL : malloc(sizeof *pin + pages * sizeof pin->pages[0]);
     if (pin == NULL)

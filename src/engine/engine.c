@@ -1,9 +1,10 @@
 /*
  * Opening and closing an engine; which threads know which engines.
  *
- * A thread gets a record in an engine at its first call and keeps it until it ends. The last engine used is remembered in one
- * thread-local word pair, which is all that the fast path reads; others are found in a short thread-local list. Engines have
- * ids that are never used again, so an entry of a closed engine is never taken for another's.
+ * A thread gets a record in an engine at its first call and keeps it until it ends. The last engine used is
+ * remembered in one thread-local word pair, which is all that the fast path reads; others are found in a short
+ * thread-local list. Engines have ids that are never used again, so an entry of a closed engine is never taken for
+ * another's.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,8 +28,8 @@ static pthread_key_t thread_key;                          /* [I] runs thread_exi
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 
 static struct sync_lock registry_lock = { .rank = SYNC_RANK_registry };
-static tide_engine *registry;      /* [L:registry] open engines */
-static uint64_t registry_next_id;  /* [L:registry] */
+static tide_engine *registry;     /* [L:registry] open engines */
+static uint64_t registry_next_id; /* [L:registry] */
 
 static tide_engine *registry_find(uint64_t id)
 {
@@ -48,7 +49,7 @@ static void thread_exit(void *entries)
         sync_unlock(&registry_lock);
         free(entry);
     }
-    engine_thread_cache = (struct engine_thread_cache) { 0 };
+    engine_thread_cache = (struct engine_thread_cache){ 0 };
     thread_entries = NULL;
 }
 
@@ -66,7 +67,8 @@ struct grace_thread *engine_thread_slow(tide_engine *engine)
     if (entry == NULL) {
         entry = calloc(1, sizeof *entry);
         if (entry == NULL) {
-            (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread entry of %zu bytes", sizeof *entry);
+            (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread entry of %zu bytes",
+                            sizeof *entry);
             return NULL;
         }
         entry->engine_id = engine->id;
@@ -80,7 +82,7 @@ struct grace_thread *engine_thread_slow(tide_engine *engine)
         thread_entries = entry;
         (void)pthread_setspecific(thread_key, thread_entries);
     }
-    engine_thread_cache = (struct engine_thread_cache) { engine->id, entry->thread };
+    engine_thread_cache = (struct engine_thread_cache){ engine->id, entry->thread };
     return entry->thread;
 }
 
@@ -102,7 +104,7 @@ static void thread_entries_prune(void)
     sync_unlock(&registry_lock);
     pthread_once(&thread_once, thread_key_create);
     (void)pthread_setspecific(thread_key, thread_entries);
-    engine_thread_cache = (struct engine_thread_cache) { 0 };
+    engine_thread_cache = (struct engine_thread_cache){ 0 };
 }
 
 tide_status engine_check(const tide_engine *engine)
@@ -145,7 +147,8 @@ static tide_status config_check(const tide_config *config)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cluster_pages %u; the most is %d", config->cluster_pages,
                          STORES_CLUSTER_MAX);
     if (config->page_file_count != 0 && config->page_files == NULL)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u page files are counted and none is given", config->page_file_count);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u page files are counted and none is given",
+                         config->page_file_count);
     return TIDE_SUCCESS;
 }
 
@@ -154,7 +157,10 @@ static bool reclaim(struct partition *partition, struct grace_thread *thread, un
     return workers_reclaim(((tide_engine *)(void *)partition)->workers, thread, node);
 }
 
-/* Frames that the commit limit keeps back so that somebody can always make progress: the writers' reserve and a few to turn over. */
+/*
+ * Frames that the commit limit keeps back so that somebody can always make progress: the writers' reserve and a few
+ * to turn over.
+ */
 static uint64_t reserve_pages(const struct frames *frames)
 {
     uint64_t reserve = 8;
@@ -178,14 +184,17 @@ static tide_status partition_open(struct partition *partition, const tide_config
 
     if (tide_failed(status))
         return status;
-    const struct frames_options frames = { .config = config, .topology = partition->topology, .detach = page_table_detach };
+    const struct frames_options frames = { .config = config,
+                                           .topology = partition->topology,
+                                           .detach = page_table_detach };
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
     partition->cluster_pages = config->cluster_pages == 0 ? 16 : config->cluster_pages;
     partition->frame_wait_ns = (config->frame_wait_ms == 0 ? 30000u : config->frame_wait_ms) * 1000000ull;
     partition->waits = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *partition->waits);
     if (partition->waits == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the wait table of %zu bytes", sizeof *partition->waits);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the wait table of %zu bytes",
+                         sizeof *partition->waits);
     for (unsigned i = 0; i < PTE_WAIT_BUCKETS; i++)
         sync_event_init(&partition->waits->buckets[i].event);
     /* The files first: they are the likelier to be refused, and the frames take long to populate. */
@@ -226,7 +235,8 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
     if (!tide_failed(status)) {
         engine->reserve_pages = reserve_pages(engine->partition.frames);
         const uint64_t capacity = engine->partition.frames->total + stores_capacity_pages(engine->partition.stores);
-        status = commit_init(&engine->partition.commit, capacity > engine->reserve_pages ? capacity - engine->reserve_pages : 0,
+        status = commit_init(&engine->partition.commit,
+                             capacity > engine->reserve_pages ? capacity - engine->reserve_pages : 0,
                              engine->partition.topology->cpu_count);
     }
     if (!tide_failed(status))
@@ -275,7 +285,8 @@ tide_status tide_engine_close(tide_engine *engine)
 static tide_status write_status(int error)
 {
     return error == 0 ? TIDE_SUCCESS
-                      : error_set(TIDE_IO_ERROR, error, 0, "writing to a page file: %s; the pages stay modified", strerror(error));
+                      : error_set(TIDE_IO_ERROR, error, 0, "writing to a page file: %s; the pages stay modified",
+                                  strerror(error));
 }
 
 /* ---- workers ---------------------------------------------------------------------------------------------------- */
@@ -287,7 +298,8 @@ static tide_status worker_check(const tide_engine *engine, tide_worker worker)
     if (tide_failed(status))
         return status;
     if ((unsigned)worker >= TIDE_WORKER_COUNT)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "worker %u; the highest is %u", (unsigned)worker, TIDE_WORKER_COUNT - 1);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "worker %u; the highest is %u", (unsigned)worker,
+                         TIDE_WORKER_COUNT - 1);
     return TIDE_SUCCESS;
 }
 
@@ -300,7 +312,8 @@ tide_status tide_worker_hold(tide_engine *engine, tide_worker worker, bool hold)
     return status;
 }
 
-tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages, uint64_t *done_pages)
+tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages,
+                             uint64_t *done_pages)
 {
     const tide_status status = worker_check(engine, worker);
     int error = 0;
@@ -308,12 +321,14 @@ tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned n
     if (tide_failed(status))
         return status;
     if (node >= engine->workers->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, engine->workers->node_count - 1);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
+                         engine->workers->node_count - 1);
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    const uint64_t done = worker_run(workers_get(engine->workers, worker, node), thread,
-                                     budget_pages == 0 ? UINT64_MAX : budget_pages, worker == TIDE_WORKER_MODIFIED_WRITER ? WORKER_FORCED : WORKER_DUE, &error);
+    const uint64_t done =
+        worker_run(workers_get(engine->workers, worker, node), thread, budget_pages == 0 ? UINT64_MAX : budget_pages,
+                   worker == TIDE_WORKER_MODIFIED_WRITER ? WORKER_FORCED : WORKER_DUE, &error);
     if (done_pages != NULL)
         *done_pages = done;
     return write_status(error);
@@ -348,7 +363,8 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
     if (tide_failed(status))
         return status;
     if ((unsigned)what > TIDE_EMPTY_FREE)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list %u to empty; the highest is %u", (unsigned)what, TIDE_EMPTY_FREE);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list %u to empty; the highest is %u", (unsigned)what,
+                         TIDE_EMPTY_FREE);
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
@@ -358,7 +374,8 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         frames_drain_caches(frames);
     for (unsigned n = 0; n < frames->node_count; n++) {
         if (what == TIDE_EMPTY_MODIFIED) {
-            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX, WORKER_FORCED, &error);
+            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX,
+                             WORKER_FORCED, &error);
             continue;
         }
         grace_enter(thread);

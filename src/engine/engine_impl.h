@@ -15,13 +15,13 @@
 #define ENGINE_MAGIC 0x74696465656E676Eull /* "tideengn" */
 
 struct tide_engine {
-    struct partition partition;  /* first: a partition is its engine */
-    uint64_t magic;              /* [I] ENGINE_MAGIC while open */
-    uint64_t id;                 /* [I] never used again in the process */
-    struct workers *workers;     /* [I] */
-    struct sync_lock world;      /* rank world: one verifier at a time */
-    uint64_t reserve_pages;      /* [I] what the commit limit keeps back */
-    tide_engine *next;           /* [L:registry] */
+    struct partition partition; /* first: a partition is its engine */
+    uint64_t magic;             /* [I] ENGINE_MAGIC while open */
+    uint64_t id;                /* [I] never used again in the process */
+    struct workers *workers;    /* [I] */
+    struct sync_lock world;     /* rank world: one verifier at a time */
+    uint64_t reserve_pages;     /* [I] what the commit limit keeps back */
+    tide_engine *next;          /* [L:registry] */
 };
 
 static inline tide_engine *engine_of(const tide_space *space)

@@ -71,7 +71,8 @@ tide_status tide_virtual_alloc_numa(tide_space *space, tide_address *base, uint6
     return status;
 }
 
-tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes, uint32_t type, uint32_t protection)
+tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes, uint32_t type,
+                               uint32_t protection)
 {
     return tide_virtual_alloc_numa(space, base, bytes, type, protection, TIDE_NO_PREFERRED_NODE);
 }
@@ -102,7 +103,8 @@ tide_status tide_virtual_query(tide_space *space, tide_address address, tide_reg
     return status;
 }
 
-tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_pages, uint64_t maximum_pages, uint32_t flags)
+tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_pages, uint64_t maximum_pages,
+                                        uint32_t flags)
 {
     enum { LEAST_MINIMUM = 20, LEAST_MAXIMUM = 13 };
     const uint32_t known = TIDE_WORKING_SET_HARD_MINIMUM | TIDE_WORKING_SET_HARD_MAXIMUM;
@@ -111,9 +113,11 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
     if ((flags & ~known) != 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "working set flags 0x%x; known are 0x%x", flags, known);
     if (maximum_pages < LEAST_MAXIMUM)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages; the least is %u", maximum_pages, LEAST_MAXIMUM);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages; the least is %u", maximum_pages,
+                         LEAST_MAXIMUM);
     if (maximum_pages < minimum_pages)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages below the minimum of %lu", maximum_pages, minimum_pages);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages below the minimum of %lu", maximum_pages,
+                         minimum_pages);
     struct grace_thread *thread = call_begin(space, &status);
     if (thread == NULL)
         return status;
@@ -193,7 +197,8 @@ tide_status tide_space_set_priority(tide_space *space, unsigned priority)
     if (tide_failed(status))
         return status;
     if (priority > highest)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "memory priority %u; the highest that can be set is %u", priority, highest);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "memory priority %u; the highest that can be set is %u",
+                         priority, highest);
     sync_store_32(&space->priority, priority);
     return TIDE_SUCCESS;
 }

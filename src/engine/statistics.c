@@ -15,7 +15,8 @@ static void faults_fill(const uint64_t *values, tide_fault_counters *faults)
     faults->transition_standby = values[SPACE_STANDBY];
     faults->transition_modified = values[SPACE_MODIFIED];
     faults->transition_write_in_progress = values[SPACE_WRITE_IN_PROGRESS];
-    faults->transition = faults->transition_standby + faults->transition_modified + faults->transition_write_in_progress;
+    faults->transition =
+        faults->transition_standby + faults->transition_modified + faults->transition_write_in_progress;
     faults->hard = values[SPACE_HARD];
     faults->collided = values[SPACE_COLLIDED];
     faults->access_violations = values[SPACE_VIOLATIONS];
@@ -107,7 +108,8 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
         return status;
     const struct frames *frames = engine->partition.frames;
     if (node >= frames->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, frames->node_count - 1);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
+                         frames->node_count - 1);
     if (statistics == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the statistics is NULL");
     memset(statistics, 0, sizeof *statistics);
@@ -122,8 +124,8 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
     statistics->bad = counts.lists[FRAME_LIST_BAD];
     statistics->transition = counts.transition;
     statistics->available = counts.available;
-    const uint64_t elsewhere = counts.available + statistics->modified + statistics->modified_no_write + statistics->bad +
-                               statistics->transition;
+    const uint64_t elsewhere = counts.available + statistics->modified + statistics->modified_no_write +
+                               statistics->bad + statistics->transition;
     statistics->active = statistics->frames > elsewhere ? statistics->frames - elsewhere : 0;
     return TIDE_SUCCESS;
 }
@@ -165,8 +167,8 @@ static void frame_describe(const struct frames *frames, frame_t frame, tide_page
     info->dirty = (word & PFN_DIRTY) != 0;
     info->priority = pfn_priority(word);
     if (original != 0 && !(word & PFN_WRITE_IN_PROGRESS)) {
-        info->page_file = pte_slot((pte_t) { original }).file;
-        info->slot = pte_slot((pte_t) { original }).slot;
+        info->page_file = pte_slot((pte_t){ original }).file;
+        info->slot = pte_slot((pte_t){ original }).slot;
     }
     switch (pfn_state(word)) {
     case FRAME_STANDBY:
@@ -191,16 +193,17 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
     if (tide_failed(status))
         return status;
     if (info == NULL || address > TIDE_HIGHEST_ADDRESS)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, info == NULL ? "the place for the page's data is NULL"
-                                                                          : "address 0x%lx lies past the highest address 0x%llx",
+        return error_set(TIDE_INVALID_PARAMETER, 0, address,
+                         info == NULL ? "the place for the page's data is NULL"
+                                      : "address 0x%lx lies past the highest address 0x%llx",
                          address, TIDE_HIGHEST_ADDRESS);
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    *info = (tide_page_info) { .frame = UINT64_MAX, .node = TIDE_NO_PREFERRED_NODE };
+    *info = (tide_page_info){ .frame = UINT64_MAX, .node = TIDE_NO_PREFERRED_NODE };
     grace_enter(thread);
     const uint64_t *pte = page_table_find(&space->table, address / TIDE_PAGE_BYTES);
-    const pte_t seen = pte == NULL ? (pte_t) { 0 } : pte_load(pte);
+    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
     info->protection = pte_page_protection_of(pte_protection(seen));
     if (seen.bits == 0) {
         const struct vad *vad = vad_find(&space->vads, address / TIDE_PAGE_BYTES);
@@ -243,11 +246,13 @@ tide_status tide_node_info_get(tide_engine *engine, unsigned node, tide_node_inf
         return status;
     const struct topology *topology = engine->partition.topology;
     if (node >= topology->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, topology->node_count - 1);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
+                         topology->node_count - 1);
     if (info == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the node's data is NULL");
-    *info = (tide_node_info) { .os_index = topology->nodes[node].os_index, .cpu_count = topology->nodes[node].cpu_count,
-                               .memory_bytes = topology->nodes[node].memory_bytes };
+    *info = (tide_node_info){ .os_index = topology->nodes[node].os_index,
+                              .cpu_count = topology->nodes[node].cpu_count,
+                              .memory_bytes = topology->nodes[node].memory_bytes };
     memcpy(info->distance, topology->nodes[node].distance, sizeof info->distance);
     return TIDE_SUCCESS;
 }

@@ -1,13 +1,13 @@
 /*
  * Verification: stops the world and checks the invariants of nt-behaviour 32 over every frame, list, table and slot.
  *
- * With the world stopped no thread is inside the engine, so no PTE is claimed, no I/O is in flight and nothing is locked. Access
- * sections may be open: their threads touch frame contents and accessed bits only.
+ * With the world stopped no thread is inside the engine, so no PTE is claimed, no I/O is in flight and nothing is
+ * locked. Access sections may be open: their threads touch frame contents and accessed bits only.
  *
- * Checked here: I1 counts, I2 available, I3 zeroed content, I4 frames and PTEs point at each other, I5 share and reference
- * counts, I6 lists, I7 slots, I8 charge, I10 regions, I11 table tallies, I12 working sets, I13 clean content.
- * Not a matter of a moment's state: I9 (stamps of the stress test), I14 (lock ranks and sync_assert_unlocked() in debug builds) and
- * I15 (the stress test's watchdog; here: that no PTE is left claimed).
+ * Checked here: I1 counts, I2 available, I3 zeroed content, I4 frames and PTEs point at each other, I5 share and
+ * reference counts, I6 lists, I7 slots, I8 charge, I10 regions, I11 table tallies, I12 working sets, I13 clean
+ * content. Not a matter of a moment's state: I9 (stamps of the stress test), I14 (lock ranks and
+ * sync_assert_unlocked() in debug builds) and I15 (the stress test's watchdog; here: that no PTE is left claimed).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,13 +23,13 @@ struct verify {
     tide_engine *engine;
     struct frames *frames;
     tide_verify_report *report;
-    uint8_t *listed;    /* per frame: seen on a list or in a cache */
-    uint32_t *valid;    /* per frame: valid PTEs that name it */
-    uint32_t *tally;    /* per frame that is a table: frames that name a PTE in it */
-    uint32_t *entries;  /* per frame that is a table: valid and transition PTEs in it */
-    uint64_t *slots;    /* every slot that a PTE or an original names */
+    uint8_t *listed;   /* per frame: seen on a list or in a cache */
+    uint32_t *valid;   /* per frame: valid PTEs that name it */
+    uint32_t *tally;   /* per frame that is a table: frames that name a PTE in it */
+    uint32_t *entries; /* per frame that is a table: valid and transition PTEs in it */
+    uint64_t *slots;   /* every slot that a PTE or an original names */
     uint64_t slot_count, slot_room;
-    void *page;         /* for reading slots */
+    void *page; /* for reading slots */
     int io_error;
     bool out_of_memory;
 };
@@ -47,7 +47,7 @@ __attribute__((format(printf, 2, 3))) static void violated(struct verify *verify
 
 static void slot_note(struct verify *verify, uint64_t original)
 {
-    const struct stores_slot slot = pte_slot((pte_t) { original });
+    const struct stores_slot slot = pte_slot((pte_t){ original });
 
     if (verify->slot_count == verify->slot_room) {
         const uint64_t room = verify->slot_room == 0 ? 1024 : verify->slot_room * 2;
@@ -69,7 +69,8 @@ static void slot_note(struct verify *verify, uint64_t original)
 
 static enum frame_state list_state(unsigned list)
 {
-    static const enum frame_state states[] = { FRAME_ZEROED, FRAME_FREE, FRAME_MODIFIED, FRAME_MODIFIED_NO_WRITE, FRAME_BAD };
+    static const enum frame_state states[] = { FRAME_ZEROED, FRAME_FREE, FRAME_MODIFIED, FRAME_MODIFIED_NO_WRITE,
+                                               FRAME_BAD };
 
     return list < FRAME_LIST_STANDBY ? states[list] : FRAME_STANDBY;
 }
@@ -83,7 +84,8 @@ static void listed_check(struct verify *verify, uint32_t number, unsigned list, 
     if (pfn_state(word) != list_state(list))
         violated(verify, "I6: frame %u in state %s is on %s", number, frame_state_name(pfn_state(word)), where);
     if (list >= FRAME_LIST_STANDBY && pfn_priority(word) != list - FRAME_LIST_STANDBY)
-        violated(verify, "I6: frame %u of priority %u is on the standby list %u", number, pfn_priority(word), list - FRAME_LIST_STANDBY);
+        violated(verify, "I6: frame %u of priority %u is on the standby list %u", number, pfn_priority(word),
+                 list - FRAME_LIST_STANDBY);
     if (pfn_share_count(word) != 0 || pfn_reference_count(word) != 0)
         violated(verify, "I6: listed frame %u has share count %u and reference count %u", number, pfn_share_count(word),
                  pfn_reference_count(word));
@@ -102,10 +104,11 @@ static void lists_check(struct verify *verify, unsigned node)
 
             snprintf(where, sizeof where, "list %u of node %u, shard %u", l, node, s);
             for (uint32_t number = shard->head; number != UINT32_MAX && count <= shard->count; count++) {
-                if (!frame_is_on_node(frames, (frame_t) { number }, node))
+                if (!frame_is_on_node(frames, (frame_t){ number }, node))
                     violated(verify, "I6: frame %u of another node is on %s", number, where);
                 if (frames->pfns[number].previous != previous)
-                    violated(verify, "I6: frame %u on %s has back link %u, not %u", number, where, frames->pfns[number].previous, previous);
+                    violated(verify, "I6: frame %u on %s has back link %u, not %u", number, where,
+                             frames->pfns[number].previous, previous);
                 listed_check(verify, number, l, where);
                 previous = number;
                 number = frames->pfns[number].next;
@@ -136,26 +139,32 @@ static void frame_of_pte(struct verify *verify, const tide_space *space, uint64_
     const frame_t frame = pte_frame(pte);
 
     if (frame.number >= verify->frames->end) {
-        violated(verify, "I4: page 0x%lx of space %lu names frame %u of %u", page, space->id, frame.number, verify->frames->end);
+        violated(verify, "I4: page 0x%lx of space %lu names frame %u of %u", page, space->id, frame.number,
+                 verify->frames->end);
         return;
     }
     const struct pfn *pfn = frame_pfn(verify->frames, frame);
     verify->entries[table_number(verify, at)]++;
     if (pfn->pte != at)
-        violated(verify, "I4: page 0x%lx of space %lu names frame %u, whose owner is another PTE", page, space->id, frame.number);
+        violated(verify, "I4: page 0x%lx of space %lu names frame %u, whose owner is another PTE", page, space->id,
+                 frame.number);
     const enum frame_state state = pfn_state(pfn->word);
     if (pte_is_valid(pte)) {
         verify->valid[frame.number]++;
         if (state != FRAME_ACTIVE)
-            violated(verify, "I5: page 0x%lx of space %lu is valid and its frame %u is %s", page, space->id, frame.number, frame_state_name(state));
+            violated(verify, "I5: page 0x%lx of space %lu is valid and its frame %u is %s", page, space->id,
+                     frame.number, frame_state_name(state));
         if ((pte.bits & PTE_DIRTY) != 0 && !(pfn->word & PFN_DIRTY))
-            violated(verify, "I13: page 0x%lx of space %lu may be written and its frame %u counts as clean", page, space->id, frame.number);
+            violated(verify, "I13: page 0x%lx of space %lu may be written and its frame %u counts as clean", page,
+                     space->id, frame.number);
     } else if (state == FRAME_ACTIVE || state == FRAME_FREE || state == FRAME_ZEROED) {
-        violated(verify, "I4: page 0x%lx of space %lu is in transition and its frame %u is %s", page, space->id, frame.number, frame_state_name(state));
+        violated(verify, "I4: page 0x%lx of space %lu is in transition and its frame %u is %s", page, space->id,
+                 frame.number, frame_state_name(state));
     }
 }
 
-static void leaf_check(struct verify *verify, const tide_space *space, uint64_t first, const uint64_t *leaf, uint64_t *valid)
+static void leaf_check(struct verify *verify, const tide_space *space, uint64_t first, const uint64_t *leaf,
+                       uint64_t *valid)
 {
     for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
         const uint64_t page = first + i;
@@ -165,7 +174,8 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
         if (pte.bits == 0)
             continue;
         if (vad_find(&space->vads, page) == NULL)
-            violated(verify, "I10: page 0x%lx of space %lu lies in no region and has PTE 0x%lx", page, space->id, pte.bits);
+            violated(verify, "I10: page 0x%lx of space %lu lies in no region and has PTE 0x%lx", page, space->id,
+                     pte.bits);
         if (pte_is_valid(pte)) {
             ++*valid;
             frame_of_pte(verify, space, page, &leaf[i], pte);
@@ -218,18 +228,20 @@ static uint64_t space_verify(struct verify *verify, const tide_space *space)
         const uint64_t count = committed_count(space, vad);
 
         if (count != vad->committed_pages)
-            violated(verify, "I8: region 0x%lx of space %lu is charged %lu pages and has %lu committed", vad->first_page,
-                     space->id, vad->committed_pages, count);
+            violated(verify, "I8: region 0x%lx of space %lu is charged %lu pages and has %lu committed",
+                     vad->first_page, space->id, vad->committed_pages, count);
         committed += vad->committed_pages;
         promised += vad->table_charge;
     }
     if (committed != space->committed_pages || promised != space->tables_promised)
-        violated(verify, "I8: space %lu counts %lu committed and %lu promised pages; its regions %lu and %lu", space->id,
-                 space->committed_pages, space->tables_promised, committed, promised);
+        violated(verify, "I8: space %lu counts %lu committed and %lu promised pages; its regions %lu and %lu",
+                 space->id, space->committed_pages, space->tables_promised, committed, promised);
     if (space->tables_charged < space->table.table_pages)
-        violated(verify, "I8: space %lu has %lu tables and is charged for %lu", space->id, space->table.table_pages, space->tables_charged);
+        violated(verify, "I8: space %lu has %lu tables and is charged for %lu", space->id, space->table.table_pages,
+                 space->tables_charged);
     if (valid != space_working_set_pages(space))
-        violated(verify, "I12: space %lu has %lu valid PTEs and a working set of %lu", space->id, valid, space_working_set_pages(space));
+        violated(verify, "I12: space %lu has %lu valid PTEs and a working set of %lu", space->id, valid,
+                 space_working_set_pages(space));
     return space->committed_pages + space->tables_charged;
 }
 
@@ -245,14 +257,15 @@ static bool is_zero(const void *page)
 /* A clean page's slot holds what its frame holds. */
 static void clean_check(struct verify *verify, frame_t frame, const struct pfn *pfn)
 {
-    const struct stores_slot slot = pte_slot((pte_t) { pfn->original });
+    const struct stores_slot slot = pte_slot((pte_t){ pfn->original });
     const struct iovec page = { verify->page, TIDE_PAGE_BYTES };
     const int error = stores_read(verify->engine->partition.stores, slot, &page, 1);
 
     if (error != 0)
         verify->io_error = error;
     else if (memcmp(verify->page, frame_memory(verify->frames, frame), TIDE_PAGE_BYTES) != 0)
-        violated(verify, "I13: frame %u is clean and differs from slot %u of page file %u", frame.number, slot.slot, slot.file);
+        violated(verify, "I13: frame %u is clean and differs from slot %u of page file %u", frame.number, slot.slot,
+                 slot.file);
 }
 
 static void owned_frame_check(struct verify *verify, frame_t frame, const struct pfn *pfn)
@@ -275,10 +288,12 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
     }
     verify->tally[table_number(verify, pfn->pte)]++;
     const pte_t pte = pte_load(pfn->pte);
-    if (pte_frame(pte).number != frame.number || (pte_is_valid(pte) ? state != FRAME_ACTIVE : pte_tag(pte) != PTE_TAG_TRANSITION))
+    if (pte_frame(pte).number != frame.number ||
+        (pte_is_valid(pte) ? state != FRAME_ACTIVE : pte_tag(pte) != PTE_TAG_TRANSITION))
         violated(verify, "I4: frame %u is %s and its PTE is 0x%lx", frame.number, frame_state_name(state), pte.bits);
     if (verify->valid[frame.number] != pfn_share_count(word))
-        violated(verify, "I5: frame %u has share count %u and %u valid PTEs", frame.number, pfn_share_count(word), verify->valid[frame.number]);
+        violated(verify, "I5: frame %u has share count %u and %u valid PTEs", frame.number, pfn_share_count(word),
+                 verify->valid[frame.number]);
     if (pfn_share_count(word) != 0 && pfn_reference_count(word) == 0)
         violated(verify, "I5: frame %u has share count %u and no reference", frame.number, pfn_share_count(word));
     if (pfn->original != 0) {
@@ -307,7 +322,8 @@ static void frames_check(struct verify *verify, unsigned node)
         verify->report->frames_checked++;
         states[state]++;
         if (on_list != (verify->listed[frame.number] != 0))
-            violated(verify, "I6: frame %u is %s and on %s list", frame.number, frame_state_name(state), on_list ? "no" : "a");
+            violated(verify, "I6: frame %u is %s and on %s list", frame.number, frame_state_name(state),
+                     on_list ? "no" : "a");
         if (state == FRAME_ZEROED && !is_zero(frame_memory(frames, frame)))
             violated(verify, "I3: frame %u is zeroed and holds a byte that is not 0", frame.number);
         if (state != FRAME_ZEROED && state != FRAME_FREE && state != FRAME_BAD)
@@ -317,13 +333,14 @@ static void frames_check(struct verify *verify, unsigned node)
     const uint64_t zeroed = counts.lists[FRAME_LIST_ZEROED] + counts.cached_zeroed;
     const uint64_t free_frames = counts.lists[FRAME_LIST_FREE] + counts.cached_free;
     if (frames->node_count == 1 && (states[FRAME_ZEROED] != zeroed || states[FRAME_FREE] != free_frames))
-        violated(verify, "I1: node %u has %lu zeroed and %lu free frames and counts %lu and %lu", node, states[FRAME_ZEROED],
-                 states[FRAME_FREE], zeroed, free_frames);
+        violated(verify, "I1: node %u has %lu zeroed and %lu free frames and counts %lu and %lu", node,
+                 states[FRAME_ZEROED], states[FRAME_FREE], zeroed, free_frames);
     if (states[FRAME_STANDBY] != counts.standby || states[FRAME_MODIFIED] != counts.lists[FRAME_LIST_MODIFIED])
         violated(verify, "I1: node %u has %lu standby and %lu modified frames and counts %lu and %lu", node,
                  states[FRAME_STANDBY], states[FRAME_MODIFIED], counts.standby, counts.lists[FRAME_LIST_MODIFIED]);
     if (states[FRAME_TRANSITION] != counts.transition)
-        violated(verify, "I1: node %u has %lu frames in transition and counts %lu", node, states[FRAME_TRANSITION], counts.transition);
+        violated(verify, "I1: node %u has %lu frames in transition and counts %lu", node, states[FRAME_TRANSITION],
+                 counts.transition);
     if (counts.available != zeroed + free_frames + counts.standby)
         violated(verify, "I2: node %u counts %lu available; zeroed, free and standby are %lu", node, counts.available,
                  zeroed + free_frames + counts.standby);
@@ -347,7 +364,8 @@ static void slots_check(struct verify *verify)
         qsort(verify->slots, verify->slot_count, sizeof *verify->slots, slot_compare);
     for (uint64_t i = 1; i < verify->slot_count; i++)
         if (verify->slots[i] == verify->slots[i - 1])
-            violated(verify, "I7: slot %u of page file %u has two owners", (uint32_t)verify->slots[i], (unsigned)(verify->slots[i] >> 32));
+            violated(verify, "I7: slot %u of page file %u has two owners", (uint32_t)verify->slots[i],
+                     (unsigned)(verify->slots[i] >> 32));
     if (statistics.used_slots != verify->slot_count)
         violated(verify, "I7: %lu slots are allocated and %lu are named", statistics.used_slots, verify->slot_count);
 }
@@ -365,13 +383,15 @@ static void verify_stopped(struct verify *verify)
         frames_check(verify, n);
     for (uint32_t i = 0; i < verify->frames->end; i++)
         if (verify->tally[i] != verify->entries[i])
-            violated(verify, "I11: table in frame %u holds %u valid and transition PTEs, and %u frames name it", i, verify->entries[i],
-                     verify->tally[i]);
+            violated(verify, "I11: table in frame %u holds %u valid and transition PTEs, and %u frames name it", i,
+                     verify->entries[i], verify->tally[i]);
     slots_check(verify);
     if (charge != commit_total(&partition->commit))
-        violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit), charge);
+        violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit),
+                 charge);
     if (charge > sync_load_64(&partition->commit.limit))
-        violated(verify, "I8: the charge of %lu pages passes the limit of %lu", charge, sync_load_64(&partition->commit.limit));
+        violated(verify, "I8: the charge of %lu pages passes the limit of %lu", charge,
+                 sync_load_64(&partition->commit.limit));
 }
 
 tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
@@ -390,7 +410,8 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     verify.tally = calloc(end, sizeof *verify.tally);
     verify.entries = calloc(end, sizeof *verify.entries);
     verify.page = aligned_alloc(TIDE_PAGE_BYTES, TIDE_PAGE_BYTES);
-    if (verify.listed == NULL || verify.valid == NULL || verify.tally == NULL || verify.entries == NULL || verify.page == NULL) {
+    if (verify.listed == NULL || verify.valid == NULL || verify.tally == NULL || verify.entries == NULL ||
+        verify.page == NULL) {
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);
         goto out;
     }
@@ -400,11 +421,13 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     grace_world_resume(&verify.frames->grace);
     sync_unlock(&engine->world);
     if (verify.report->violations != 0)
-        status = error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", verify.report->violations, verify.report->first);
+        status = error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", verify.report->violations,
+                           verify.report->first);
     else if (verify.out_of_memory)
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %lu slots", verify.slot_count);
     else if (verify.io_error != 0)
-        status = error_set(TIDE_IO_ERROR, verify.io_error, 0, "a slot could not be read: %s", strerror(verify.io_error));
+        status =
+            error_set(TIDE_IO_ERROR, verify.io_error, 0, "a slot could not be read: %s", strerror(verify.io_error));
 out:
     free(verify.listed);
     free(verify.valid);

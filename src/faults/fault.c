@@ -9,12 +9,13 @@
  *   busy         wait until whoever claimed it is done (collided fault)
  *   decommitted  access violation
  *
- * What is written on the way, for a demand-zero fault with a frame in the CPU's cache: the thread's own record, the CPU's cache, the frame's record, the
- * PTE, one counter of this CPU. No line that another CPU's faults write: no lock of the space, no global counter (tests/lines counts).
+ * What is written on the way, for a demand-zero fault with a frame in the CPU's cache: the thread's own record, the
+ * CPU's cache, the frame's record, the PTE, one counter of this CPU. No line that another CPU's faults write: no lock
+ * of the space, no global counter (tests/lines counts).
  *
  * Order of a demand-zero fault: frame first, then the PTE by compare-and-swap from what was seen. Nothing is claimed
- * while waiting for a frame, and a fault that loses the race gives the frame back. A fault on a 0 PTE reads the VAD's commit
- * state before and after the swap; see spaces/region.c for why that closes the race with decommit and release.
+ * while waiting for a frame, and a fault that loses the race gives the frame back. A fault on a 0 PTE reads the VAD's
+ * commit state before and after the swap; see spaces/region.c for why that closes the race with decommit and release.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -99,7 +100,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
     if (vad != NULL && __builtin_expect(sync_load_32(&vad->commit_state) != protection, 0)) {
         /* Decommitted or released meanwhile: undo. Whoever did that may have come to this page already. */
-        (void)page_delete(space, pte, (pte_t) { 0 }, false);
+        (void)page_delete(space, pte, (pte_t){ 0 }, false);
         return FAULT_AGAIN;
     }
     fault->valid = valid;
@@ -115,7 +116,7 @@ static tide_status unknown(struct fault *fault, uint64_t *pte)
         return fault_violation(fault, "it lies in no region");
     if (state == 0 || (state & VAD_DELETED) != 0)
         return fault_violation(fault, "it is not committed");
-    return demand_zero(fault, pte, (pte_t) { 0 }, vad, state);
+    return demand_zero(fault, pte, (pte_t){ 0 }, vad, state);
 }
 
 /* The page is in a frame that is on a list or being written. */
@@ -190,7 +191,7 @@ static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
 static tide_status step(struct fault *fault)
 {
     uint64_t *pte = page_table_find(&fault->space->table, fault->page);
-    const pte_t seen = pte == NULL ? (pte_t) { 0 } : pte_load(pte);
+    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
 
     if (seen.bits == 0)
         return unknown(fault, pte);
@@ -232,8 +233,9 @@ static tide_status resolve(struct fault *fault)
 tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address, tide_access_kind kind,
                           pte_t *out)
 {
-    struct fault fault = { .space = space, .thread = thread, .address = address, .kind = kind,
-                           .page = address / TIDE_PAGE_BYTES };
+    struct fault fault = {
+        .space = space, .thread = thread, .address = address, .kind = kind, .page = address / TIDE_PAGE_BYTES
+    };
     const tide_status status = resolve(&fault);
 
     *out = fault.valid;
@@ -243,8 +245,9 @@ tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_a
 tide_status fault_pin(tide_space *space, struct grace_thread *thread, tide_address address, tide_access_kind kind,
                       frame_t *frame)
 {
-    struct fault fault = { .space = space, .thread = thread, .address = address, .kind = kind,
-                           .page = address / TIDE_PAGE_BYTES };
+    struct fault fault = {
+        .space = space, .thread = thread, .address = address, .kind = kind, .page = address / TIDE_PAGE_BYTES
+    };
 
     for (;;) {
         const tide_status status = resolve(&fault);
@@ -262,8 +265,9 @@ tide_status fault_pin(tide_space *space, struct grace_thread *thread, tide_addre
             pinned = frame_state_cas(pfn, word, word + PFN_REFERENCE_ONE, &word);
         pte_release(space->partition->waits, pte, fault.valid);
         if (!pinned)
-            return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, address, "the frame of address 0x%lx has %u references; the most is %u",
-                             address, pfn_reference_count(word), UINT16_MAX);
+            return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, address,
+                             "the frame of address 0x%lx has %u references; the most is %u", address,
+                             pfn_reference_count(word), UINT16_MAX);
         return TIDE_SUCCESS;
     }
 }

@@ -13,10 +13,14 @@
 /* What the fast path tests: all these bits set means no fault. */
 static inline uint64_t fault_rights(tide_access_kind kind)
 {
-    return kind == TIDE_ACCESS_WRITE ? PTE_VALID | PTE_ACCESSED | PTE_WRITE | PTE_DIRTY : PTE_VALID | PTE_ACCESSED | PTE_READ;
+    return kind == TIDE_ACCESS_WRITE ? PTE_VALID | PTE_ACCESSED | PTE_WRITE | PTE_DIRTY
+                                     : PTE_VALID | PTE_ACCESSED | PTE_READ;
 }
 
-/* The valid PTE of an address if the access needs no fault; else a form without PTE_VALID. Inside the engine or a section. */
+/*
+ * The valid PTE of an address if the access needs no fault; else a form without PTE_VALID. Inside the engine or a
+ * section.
+ */
 static inline pte_t fault_lookup(const tide_space *space, tide_address address, tide_access_kind kind)
 {
     const uint64_t *pte = page_table_find(&space->table, address / TIDE_PAGE_BYTES);
@@ -27,14 +31,15 @@ static inline pte_t fault_lookup(const tide_space *space, tide_address address, 
         if (__builtin_expect((seen.bits & rights) == rights, 1))
             return seen;
     }
-    return (pte_t) { 0 };
+    return (pte_t){ 0 };
 }
 
 /*
- * Resolves. The caller is inside the engine (grace_enter), holding nothing; the engine may be left and entered again while the thread waits,
- * so pointers got before are good only if the thread has an access section of its own.
+ * Resolves. The caller is inside the engine (grace_enter), holding nothing; the engine may be left and entered again
+ * while the thread waits, so pointers got before are good only if the thread has an access section of its own.
  * @param[out] valid the PTE as it was valid for this access, in the section that the caller is in on return.
- * @return TIDE_SUCCESS or the class of fault; TIDE_ACCESS_VIOLATION, TIDE_IN_PAGE_ERROR, TIDE_TIMEOUT, TIDE_ACCESS_SECTION_TOO_LONG, with the last error set.
+ * @return TIDE_SUCCESS or the class of fault; TIDE_ACCESS_VIOLATION, TIDE_IN_PAGE_ERROR, TIDE_TIMEOUT,
+ *   TIDE_ACCESS_SECTION_TOO_LONG, with the last error set.
  */
 TIDE_MUST_CHECK tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address,
                                           tide_access_kind kind, pte_t *valid);

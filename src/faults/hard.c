@@ -1,16 +1,19 @@
 /*
  * Hard faults: reading a page back, with its neighbours (nt-behaviour 9.3).
  *
- * The faulting page's PTE is claimed, and those of neighbours whose copies lie in the adjoining slots of the same file; one read fills all of
- * them, outside of the engine and without a lock. The faulting page becomes valid, the neighbours go to standby. Others
- * who fault on any of them meanwhile wait on the busy PTE: one read, however many threads.
+ * The faulting page's PTE is claimed, and those of neighbours whose copies lie in the adjoining slots of the same
+ * file; one read fills all of them, outside of the engine and without a lock. The faulting page becomes valid, the
+ * neighbours go to standby. Others who fault on any of them meanwhile wait on the busy PTE: one read, however many
+ * threads.
  *
  * How many neighbours. A random access should not pay for sixteen pages, a scan should. The table says which it is,
- * without any state: pages just before (or after) the faulting one that are in memory are the track of a scan. The window is twice that track and
- * one more, up to the cluster limit, so a scan reaches full clusters after a few faults and a lone access reads one page.
+ * without any state: pages just before (or after) the faulting one that are in memory are the track of a scan. The
+ * window is twice that track and one more, up to the cluster limit, so a scan reaches full clusters after a few
+ * faults and a lone access reads one page.
  *
- * The frame of the faulting page is allocated before anything is claimed, so nothing is held while waiting for one; the neighbours' frames are
- * taken only if they are at hand. If the clustered read fails, the page is read alone, so that a bad neighbour harms only itself.
+ * The frame of the faulting page is allocated before anything is claimed, so nothing is held while waiting for one;
+ * the neighbours' frames are taken only if they are at hand. If the clustered read fails, the page is read alone, so
+ * that a bad neighbour harms only itself.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,9 +23,9 @@
 #include <string.h>
 
 struct cluster {
-    uint64_t *pte;    /* of the first page */
+    uint64_t *pte; /* of the first page */
     unsigned count;
-    unsigned fault;   /* index of the faulting page */
+    unsigned fault; /* index of the faulting page */
     pte_t seen[STORES_CLUSTER_MAX];
     frame_t frames[STORES_CLUSTER_MAX];
 };
@@ -60,9 +63,12 @@ static frame_t neighbour_frame(struct fault *fault, unsigned node)
     return frames_allocate(space_frames(fault->space), node, FRAMES_ANY, 0);
 }
 
-/* Claims neighbours in one direction, nearest first, and puts them behind the faulting page in the arrays. Returns the count. */
-static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsigned index, pte_t faulting, int direction,
-                                 unsigned most, unsigned node, pte_t *seen, frame_t *frames)
+/*
+ * Claims neighbours in one direction, nearest first, and puts them behind the faulting page in the arrays. Returns
+ * the count.
+ */
+static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsigned index, pte_t faulting,
+                                 int direction, unsigned most, unsigned node, pte_t *seen, frame_t *frames)
 {
     unsigned count = 0;
 
@@ -85,7 +91,8 @@ static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsi
 }
 
 /* Everything but the faulting page's own claim. */
-static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame_t frame, unsigned node, struct cluster *cluster)
+static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame_t frame, unsigned node,
+                           struct cluster *cluster)
 {
     uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
     const unsigned index = (unsigned)(pte - leaf);
@@ -97,7 +104,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const int direction = before != 0 ? 1 : -1;
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
     frame_t neighbours[STORES_CLUSTER_MAX];
-    const unsigned count = claim_neighbours(fault, leaf, index, seen, direction, wanted, node, neighbours_seen, neighbours);
+    const unsigned count =
+        claim_neighbours(fault, leaf, index, seen, direction, wanted, node, neighbours_seen, neighbours);
 
     cluster->count = count + 1;
     cluster->fault = direction > 0 ? 0 : count;
@@ -121,7 +129,7 @@ static int cluster_read(struct fault *fault, const struct cluster *cluster, unsi
     struct iovec pages[STORES_CLUSTER_MAX];
 
     for (unsigned i = 0; i < count; i++)
-        pages[i] = (struct iovec) { frame_memory(partition->frames, cluster->frames[first + i]), TIDE_PAGE_BYTES };
+        pages[i] = (struct iovec){ frame_memory(partition->frames, cluster->frames[first + i]), TIDE_PAGE_BYTES };
     sync_assert_unlocked();
     const int error = stores_read(partition->stores, pte_slot(cluster->seen[first]), pages, count);
     (void)sync_add_64(&partition->io.page_reads, 1);
@@ -148,9 +156,12 @@ static void neighbour_settle(struct fault *fault, struct cluster *cluster, unsig
     const uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
     uint64_t seen;
 
-    /* On the list before the PTE says so: who sees the transition form finds it there. The repurposer is kept off by the claim. */
-    ASSERT_ALWAYS(frames_insert(frames, frame, word,
-                                (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
+    /*
+     * On the list before the PTE says so: who sees the transition form finds it there. The repurposer is kept off by
+     * the claim.
+     */
+    ASSERT_ALWAYS(frames_insert(
+        frames, frame, word, (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
     (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
     pte_release(fault->space->partition->waits, &cluster->pte[i],
                 pte_make_transition(frame, pte_protection(cluster->seen[i])));
@@ -213,8 +224,9 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         const struct stores_slot slot = pte_slot(seen);
         page_unread(fault, &cluster, cluster.fault);
         space_count(space, SPACE_IN_PAGE_ERRORS, 1);
-        return error_set(TIDE_IN_PAGE_ERROR, error, fault->address, "reading slot %u of page file %u for address 0x%lx: %s",
-                         slot.slot, slot.file, fault->address, strerror(error));
+        return error_set(TIDE_IN_PAGE_ERROR, error, fault->address,
+                         "reading slot %u of page file %u for address 0x%lx: %s", slot.slot, slot.file, fault->address,
+                         strerror(error));
     }
     faulting_settle(fault, &cluster, node);
     return fault->result = TIDE_PAGE_FAULT_PAGING_FILE;

@@ -42,9 +42,10 @@ void frame_zero_streaming(void *page)
 /* ---- taking from lists ------------------------------------------------------------------------------------------ */
 
 /*
- * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. Free frames only if their grace period has
- * passed. The frames keep their state and are the caller's. First round by try-lock: the holder may be the zero-page thread, which at
- * idle priority can be off its CPU for long; only if no other shard answers is it waited for.
+ * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. Free frames only if their
+ * grace period has passed. The frames keep their state and are the caller's. First round by try-lock: the holder may
+ * be the zero-page thread, which at idle priority can be off its CPU for long; only if no other shard answers is it
+ * waited for.
  */
 static unsigned list_take(struct frames *frames, unsigned node, enum frame_list list, unsigned start, unsigned wanted,
                           uint32_t *taken)
@@ -79,7 +80,8 @@ static unsigned list_take(struct frames *frames, unsigned node, enum frame_list 
 static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start)
 {
     for (unsigned i = 0; i <= frames->shard_mask; i++) {
-        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
+        struct frame_shard *shard =
+            &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
         frame_t frame = FRAME_NONE;
 
         if (sync_load_relaxed_64(&shard->count) == 0)
@@ -91,9 +93,9 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
 
             if (!grace_passed(&frames->grace, pfn_grace(word)))
                 break; /* the rest is younger */
-            if (!frames->detach(pfn, (frame_t) { number }))
+            if (!frames->detach(pfn, (frame_t){ number }))
                 continue; /* a fault has claimed the page and waits for this lock */
-            frame = (frame_t) { number };
+            frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
             pfn->pte = NULL;
             pfn->original = 0;
@@ -133,8 +135,8 @@ static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t 
 }
 
 /*
- * A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. A batch must not
- * touch the writers' reserve; all lists are added up for that only if the nearest shard alone does not answer.
+ * A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. A batch must
+ * not touch the writers' reserve; all lists are added up for that only if the nearest shard alone does not answer.
  */
 static bool cache_refill(struct frames *frames, unsigned node, enum frame_list list, unsigned start, uint32_t *stack,
                          uint32_t *count)
@@ -156,7 +158,8 @@ static bool cache_refill(struct frames *frames, unsigned node, enum frame_list l
     return got != 0;
 }
 
-static frame_t cache_take(struct frames *frames, struct frames_cpu *cpu, unsigned index, unsigned node, bool zeroed_first)
+static frame_t cache_take(struct frames *frames, struct frames_cpu *cpu, unsigned index, unsigned node,
+                          bool zeroed_first)
 {
     const unsigned start = index * (frames->shard_mask + 1) / frames->cpu_count;
 
@@ -210,14 +213,14 @@ static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_
     for (int pass = 0; pass < 2; pass++) {
         const bool zeroed = zeroed_first == (pass == 0);
         if (list_take(frames, node, zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, start, 1, &taken) != 0)
-            return (frame_t) { taken };
+            return (frame_t){ taken };
     }
     return FRAME_NONE;
 }
 
 /*
- * The whole search, for when the CPU's cache and the local lists did not answer. By node in order of distance: zeroed and free
- * of every node, then standby of every node; or node by node if the policy prefers local standby.
+ * The whole search, for when the CPU's cache and the local lists did not answer. By node in order of distance: zeroed
+ * and free of every node, then standby of every node; or node by node if the policy prefers local standby.
  */
 static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, unsigned flags, struct frames_cpu *cpu,
                       unsigned start)
@@ -300,7 +303,10 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
 
     pfn->pte = NULL;
     pfn->original = 0;
-    /* A frame that was free when it was taken and has been zeroed inline stays zeroed; it was never seen, so no stamp is needed. */
+    /*
+     * A frame that was free when it was taken and has been zeroed inline stays zeroed; it was never seen, so no stamp
+     * is needed.
+     */
     const uint64_t word = sync_load_relaxed_64(&pfn->word);
     if (pfn_state(word) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
@@ -328,7 +334,9 @@ out:
 
 /* ---- background work -------------------------------------------------------------------------------------------- */
 
-/* Puts frames that were just zeroed on their list; neighbours share a shard, and its lock is kept as long as they do. */
+/*
+ * Puts frames that were just zeroed on their list; neighbours share a shard, and its lock is kept as long as they do.
+ */
 static void zeroed_insert(struct frames *frames, unsigned node, const uint32_t *numbers, unsigned count)
 {
     struct frame_shard *locked = NULL;
@@ -371,7 +379,7 @@ uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
         }
         advanced = false;
         for (unsigned i = 0; i < got; i++)
-            frame_zero_streaming(frame_memory(frames, (frame_t) { taken[i] }));
+            frame_zero_streaming(frame_memory(frames, (frame_t){ taken[i] }));
         zeroed_insert(frames, node, taken, got);
         (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
         if (sync_load_relaxed_32(&frames->waiters) != 0)

@@ -1,8 +1,8 @@
 /*
  * Arenas: taking the memory of all nodes at open, binding it, describing it, giving it back.
  *
- * The frames of a node begin at a multiple of 512 (2 MiB), so that huge pages fit and the records of different nodes lie on
- * different pages; numbers between the end of one node and the next multiple belong to nobody.
+ * The frames of a node begin at a multiple of 512 (2 MiB), so that huge pages fit and the records of different nodes
+ * lie on different pages; numbers between the end of one node and the next multiple belong to nobody.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -74,18 +74,20 @@ static tide_status budget_split(const tide_config *config, const struct topology
             return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node_bytes[%u] %lu is no multiple of the page size %u", i,
                              bytes[i], TIDE_PAGE_BYTES);
         if (bytes[i] > MOST_BYTES)
-            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes on node %u; the most is %llu (16 TiB)", bytes[i],
-                             i, MOST_BYTES);
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                             "a budget of %lu bytes on node %u; the most is %llu (16 TiB)", bytes[i], i, MOST_BYTES);
         if (bytes[i] > topology->nodes[i].memory_bytes && topology->nodes[i].memory_bytes != 0)
             return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
                              bytes[i], i, topology->nodes[i].memory_bytes);
         total += bytes[i];
     }
     if (total < 16 * TIDE_PAGE_BYTES)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes (%lu frames); the least is %u bytes (16 frames)",
-                         total, total / TIDE_PAGE_BYTES, 16 * TIDE_PAGE_BYTES);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "a budget of %lu bytes (%lu frames); the least is %u bytes (16 frames)", total,
+                         total / TIDE_PAGE_BYTES, 16 * TIDE_PAGE_BYTES);
     if (total > MOST_BYTES)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is %llu (16 TiB)", total, MOST_BYTES);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is %llu (16 TiB)", total,
+                         MOST_BYTES);
     const uint64_t available = memory_available();
     if (total > available)
         return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes, and the machine has %lu bytes available", total,
@@ -145,7 +147,10 @@ static tide_status lists_create(struct frames *frames, const tide_config *config
     unsigned shards = config->list_shards;
 
     if (shards == 0) {
-        /* As many as CPUs times 8, and no shard with fewer than some thousand frames: small engines keep exact FIFO order. */
+        /*
+         * As many as CPUs times 8, and no shard with fewer than some thousand frames: small engines keep exact FIFO
+         * order.
+         */
         const uint64_t by_size = frames->total / frames->node_count / 4096;
         shards = power_of_two_below(by_size < frames->cpu_count * 8ull ? by_size : frames->cpu_count * 8ull);
     }
@@ -158,7 +163,8 @@ static tide_status lists_create(struct frames *frames, const tide_config *config
     frames->nodes[0].lists[0] = (struct frame_shard *)(void *)memory;
     for (unsigned n = 0; n < frames->node_count; n++) {
         char *base = memory + n * round_up(node_bytes, TIDE_PAGE_BYTES);
-        const tide_status status = topology_bind_memory(frames->topology, base, round_up(node_bytes, TIDE_PAGE_BYTES), n);
+        const tide_status status =
+            topology_bind_memory(frames->topology, base, round_up(node_bytes, TIDE_PAGE_BYTES), n);
         if (tide_failed(status))
             return status;
         for (unsigned l = 0; l < FRAME_LIST_COUNT; l++) {
@@ -196,7 +202,8 @@ static tide_status cpus_create(struct frames *frames, const tide_config *config)
 static tide_status tunables_check(const tide_config *config)
 {
     if (config->list_shards > 64 || (config->list_shards & (config->list_shards - 1)) != 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64", config->list_shards);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64",
+                         config->list_shards);
     if (config->cpu_cache_pages > FRAMES_CPU_CACHE_MAX / 2 && config->cpu_cache_pages != TIDE_NO_CPU_CACHE)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cpu_cache_pages %u; the most is %u", config->cpu_cache_pages,
                          FRAMES_CPU_CACHE_MAX / 2);
@@ -206,8 +213,8 @@ static tide_status tunables_check(const tide_config *config)
 static tide_status arena_populate(struct frames *frames, const tide_config *config, unsigned n)
 {
     struct frames_node *node = &frames->nodes[n];
-    char *memory = frame_memory(frames, (frame_t) { node->first });
-    void *records = frame_pfn(frames, (frame_t) { node->first });
+    char *memory = frame_memory(frames, (frame_t){ node->first });
+    void *records = frame_pfn(frames, (frame_t){ node->first });
     const size_t bytes = (size_t)node->count * TIDE_PAGE_BYTES;
     const size_t record_bytes = round_up((size_t)node->count * sizeof(struct pfn), TIDE_PAGE_BYTES);
     tide_status status;
@@ -243,7 +250,8 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         return status;
     frames = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *frames);
     if (frames == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the frames' %zu bytes of state", sizeof *frames);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for the frames' %zu bytes of state",
+                         sizeof *frames);
     memset(frames, 0, sizeof *frames);
     frames->topology = topology;
     frames->detach = options->detach;

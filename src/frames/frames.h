@@ -1,24 +1,25 @@
 /*
  * Frames: the memory of the engine, by node, and the lists that every frame is on when no working set holds it.
  *
- * Memory. At open each node gets an arena of real, populated memory, bound to the node and kept until close. All arenas lie in one
- * range of addresses and all PFN records in another, so frame number, record and memory are arithmetic on one base each.
+ * Memory. At open each node gets an arena of real, populated memory, bound to the node and kept until close. All
+ * arenas lie in one range of addresses and all PFN records in another, so frame number, record and memory are
+ * arithmetic on one base each.
  *
- * Lists. Per node: zeroed, free, standby for each priority, modified, modified-no-write, bad; each in shards with a lock of
- * its own, doubly linked through the PFN records, so that removal from the middle (a soft fault) is O(1). A frame's shard
- * follows from its number (runs of 64 frames share one), so a thread that works through neighbouring frames stays on one lock,
- * and two threads rarely meet. Standby, modified and free are FIFO: what went in first has waited longest, and its grace period
- * (grace.h) has nearly always passed when it reaches the head.
+ * Lists. Per node: zeroed, free, standby for each priority, modified, modified-no-write, bad; each in shards with a
+ * lock of its own, doubly linked through the PFN records, so that removal from the middle (a soft fault) is O(1). A
+ * frame's shard follows from its number (runs of 64 frames share one), so a thread that works through neighbouring
+ * frames stays on one lock, and two threads rarely meet. Standby, modified and free are FIFO: what went in first has
+ * waited longest, and its grace period (grace.h) has nearly always passed when it reaches the head.
  *
- * CPU caches of zeroed and free frames stand in front of the lists of their node; one list lock moves a batch. A cache is
- * entered by try-lock only: if its owner of the moment lost the CPU, others go to the lists.
+ * CPU caches of zeroed and free frames stand in front of the lists of their node; one list lock moves a batch. A
+ * cache is entered by try-lock only: if its owner of the moment lost the CPU, others go to the lists.
  *
- * Choice (nt-behaviour 11): a page to be overwritten takes free before zeroed; a page that must be zero takes zeroed, then free and zeroes it, then standby, lowest priority
- * first. The preferred node first, then by distance. Modified frames are never taken. A few frames per node are left for callers with
- * FRAMES_RESERVE.
+ * Choice (nt-behaviour 11): a page to be overwritten takes free before zeroed; a page that must be zero takes zeroed,
+ * then free and zeroes it, then standby, lowest priority first. The preferred node first, then by distance. Modified
+ * frames are never taken. A few frames per node are left for callers with FRAMES_RESERVE.
  *
- * Nothing here calls up. Two functions come from above at creation: `detach`, which takes a standby page from its owner's
- * PTE, and nothing else. Workers and waiters are told by events that live here.
+ * Nothing here calls up. Two functions come from above at creation: `detach`, which takes a standby page from its
+ * owner's PTE, and nothing else. Workers and waiters are told by events that live here.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -48,44 +49,46 @@ struct frame_shard {
     uint64_t count;        /* [L:list_shard]; [A] for whoever sums */
 } SYNC_CACHE_ALIGNED;
 
-/* A worker that sleeps until there is work. Whoever makes work reads `sleeping`, nearly always 0, and writes nothing. */
+/*
+ * A worker that sleeps until there is work. Whoever makes work reads `sleeping`, nearly always 0, and writes nothing.
+ */
 struct frames_bell {
     uint32_t sleeping; /* [A] */
     struct sync_event event;
 } SYNC_CACHE_ALIGNED;
 
 struct frames_node {
-    uint32_t first;       /* [I] */
-    uint32_t count;       /* [I] */
-    uint64_t low;         /* [I] available pages below which the trimmer is woken */
-    uint64_t high;        /* [I] goal */
-    uint64_t modified_trigger; /* [I] */
-    uint64_t reserve;     /* [I] */
-    uint64_t zero_trigger; /* [I] free pages that wake the zero-page thread */
+    uint32_t first;                              /* [I] */
+    uint32_t count;                              /* [I] */
+    uint64_t low;                                /* [I] available pages below which the trimmer is woken */
+    uint64_t high;                               /* [I] goal */
+    uint64_t modified_trigger;                   /* [I] */
+    uint64_t reserve;                            /* [I] */
+    uint64_t zero_trigger;                       /* [I] free pages that wake the zero-page thread */
     struct frame_shard *lists[FRAME_LIST_COUNT]; /* [I] list_shards each */
     struct frames_bell zero_page;
     struct frames_bell writer;
     struct frames_bell trimmer;
     uint64_t background_zeroed SYNC_CACHE_ALIGNED; /* [A] */
-    uint64_t in_transition; /* [A] frames in state TRANSITION; moved on I/O and pin paths only */
+    uint64_t in_transition;                        /* [A] frames in state TRANSITION; moved on I/O and pin paths only */
 };
 
 enum { FRAMES_CPU_CACHE_MAX = 128 };
 
 struct frames_cpu {
-    struct sync_lock lock;  /* rank cpu_cache, taken by try-lock on the fault path */
-    uint32_t zeroed_count;  /* [L:cpu_cache]; [A] for sums */
-    uint32_t free_count;    /* [L:cpu_cache]; [A] for sums */
-    uint32_t refills;       /* [L:cpu_cache] */
-    uint64_t inline_zeroed; /* [A] */
-    uint64_t repurposed[8]; /* [A] */
+    struct sync_lock lock;                 /* rank cpu_cache, taken by try-lock on the fault path */
+    uint32_t zeroed_count;                 /* [L:cpu_cache]; [A] for sums */
+    uint32_t free_count;                   /* [L:cpu_cache]; [A] for sums */
+    uint32_t refills;                      /* [L:cpu_cache] */
+    uint64_t inline_zeroed;                /* [A] */
+    uint64_t repurposed[8];                /* [A] */
     uint32_t zeroed[FRAMES_CPU_CACHE_MAX]; /* [L:cpu_cache] */
     uint32_t free[FRAMES_CPU_CACHE_MAX];   /* [L:cpu_cache] */
 } SYNC_CACHE_ALIGNED;
 
 /*
- * Takes a standby frame from its owner: changes the PTE from the transition form of `frame` to the record's original. Called
- * with the frame's shard locked. False if a fault has claimed the PTE: then the frame stays.
+ * Takes a standby frame from its owner: changes the PTE from the transition form of `frame` to the record's original.
+ * Called with the frame's shard locked. False if a fault has claimed the PTE: then the frame stays.
  */
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
 
@@ -96,23 +99,23 @@ struct frames_options {
 };
 
 struct frames {
-    struct pfn *pfns;           /* [I] record of frame 0 */
-    char *memory;               /* [I] memory of frame 0 */
-    uint32_t end;               /* [I] one past the last frame number */
-    unsigned node_count;        /* [I] */
-    unsigned shard_mask;        /* [I] shards - 1 */
-    unsigned cache_batch;       /* [I] 0: no CPU caches */
-    bool prefer_local_standby;  /* [I] */
-    frames_detach *detach;      /* [I] */
-    const struct topology *topology; /* [I] */
-    struct frames_node *nodes;  /* [I] */
-    struct frames_cpu *cpus;    /* [I] one per CPU */
-    unsigned cpu_count;         /* [I] */
+    struct pfn *pfns;                                      /* [I] record of frame 0 */
+    char *memory;                                          /* [I] memory of frame 0 */
+    uint32_t end;                                          /* [I] one past the last frame number */
+    unsigned node_count;                                   /* [I] */
+    unsigned shard_mask;                                   /* [I] shards - 1 */
+    unsigned cache_batch;                                  /* [I] 0: no CPU caches */
+    bool prefer_local_standby;                             /* [I] */
+    frames_detach *detach;                                 /* [I] */
+    const struct topology *topology;                       /* [I] */
+    struct frames_node *nodes;                             /* [I] */
+    struct frames_cpu *cpus;                               /* [I] one per CPU */
+    unsigned cpu_count;                                    /* [I] */
     size_t memory_bytes, pfn_bytes, list_bytes, cpu_bytes; /* [I] mapped sizes */
-    uint64_t total;             /* [I] frames over all nodes */
-    uint32_t waiters SYNC_CACHE_ALIGNED; /* [A] threads waiting for a frame, nearly always 0 */
-    struct sync_event available; /* signalled when frames came free and there are waiters */
-    uint64_t waits;             /* [A] */
+    uint64_t total;                                        /* [I] frames over all nodes */
+    uint32_t waiters SYNC_CACHE_ALIGNED;                   /* [A] threads waiting for a frame, nearly always 0 */
+    struct sync_event available;                           /* signalled when frames came free and there are waiters */
+    uint64_t waits;                                        /* [A] */
     struct grace grace;
 };
 
@@ -146,20 +149,27 @@ enum frames_need {
 enum { FRAMES_RESERVE = 1 /* may take the writers' reserve */ };
 
 /*
- * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere. It stays in state ZEROED or FREE, on no list,
- * and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May repurpose standby pages.
+ * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere. It stays in state ZEROED or
+ * FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May
+ * repurpose standby pages.
  */
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags);
 /* Gives back a frame that nobody has seen; `zeroed` if it still is. Its state is ZEROED, FREE or ACTIVE. */
 void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
-/* The owner deletes the page: to the free list, stamped with the current epoch. The frame is ACTIVE or TRANSITION and the caller's alone. */
+/*
+ * The owner deletes the page: to the free list, stamped with the current epoch. The frame is ACTIVE or TRANSITION and
+ * the caller's alone.
+ */
 void frames_free(struct frames *frames, frame_t frame);
 /* Returns all frames in CPU caches to the lists. */
 void frames_drain_caches(struct frames *frames);
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
 
-/* A run of insertions that keeps one shard locked while consecutive frames go to the same. No other lock may be taken between. */
+/*
+ * A run of insertions that keeps one shard locked while consecutive frames go to the same. No other lock may be taken
+ * between.
+ */
 struct frames_batch {
     struct frames *frames;
     struct frame_shard *locked;
@@ -167,7 +177,7 @@ struct frames_batch {
 };
 static inline void frames_batch_begin(struct frames_batch *batch, struct frames *frames)
 {
-    *batch = (struct frames_batch) { .frames = frames };
+    *batch = (struct frames_batch){ .frames = frames };
 }
 /* Changes the frame's word by compare-and-swap and, on success, puts it at the tail of the list of its new state. */
 bool frames_batch_insert(struct frames_batch *batch, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen);
@@ -178,31 +188,38 @@ void frames_batch_end(struct frames_batch *batch);
 bool frames_insert(struct frames *frames, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen);
 
 /*
- * Takes a frame off the list it is on, changing its word to word_of(word) with state `state`, share and reference counts added as `add`. False if it is
- * no longer in the state that `observed` shows; the caller looks again.
+ * Takes a frame off the list it is on, changing its word to word_of(word) with state `state`, share and reference
+ * counts added as `add`. False if it is no longer in the state that `observed` shows; the caller looks again.
  */
-bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum frame_state state, uint64_t add, uint64_t *word);
+bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum frame_state state, uint64_t add,
+                   uint64_t *word);
 
 /*
- * Drops one reference of a frame in TRANSITION or ACTIVE: the end of a pin. If it was the last one of a frame in TRANSITION, the
- * frame goes to modified, standby or (deleted) free.
+ * Drops one reference of a frame in TRANSITION or ACTIVE: the end of a pin. If it was the last one of a frame in
+ * TRANSITION, the frame goes to modified, standby or (deleted) free.
  */
 void frames_reference_drop(struct frames *frames, frame_t frame);
 /*
- * The end of a write: the same for the writer's reference. If the page was written, and neither dirtied nor deleted meanwhile, it is clean and
- * keeps `original`; true. Else it is dirty, as before the write, and the caller releases the slot; false.
+ * The end of a write: the same for the writer's reference. If the page was written, and neither dirtied nor deleted
+ * meanwhile, it is clean and keeps `original`; true. Else it is dirty, as before the write, and the caller releases
+ * the slot; false.
  */
 bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, bool written);
 /* A frame that is the caller's alone, just allocated, becomes the target of a page read: TRANSITION, one reference. */
 void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint64_t original, unsigned priority);
 
-/* Takes the oldest modified frame of the node whose grace period has passed, in state TRANSITION with WRITE_IN_PROGRESS, one
- * reference, clean. FRAME_NONE if there is none. */
+/*
+ * Takes the oldest modified frame of the node whose grace period has passed, in state TRANSITION with
+ * WRITE_IN_PROGRESS, one reference, clean. FRAME_NONE if there is none.
+ */
 frame_t frames_take_modified(struct frames *frames, unsigned node);
 /* The same for one known frame: false if it is not on the modified list, not of this PTE, or too young. */
 bool frames_take_modified_at(struct frames *frames, frame_t frame, const uint64_t *pte);
 
-/* Zeroes up to `budget` free frames of the node whose grace period has passed (the zero-page thread's work). Returns the count. */
+/*
+ * Zeroes up to `budget` free frames of the node whose grace period has passed (the zero-page thread's work). Returns
+ * the count.
+ */
 uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget);
 /* Repurposes up to `budget` standby frames of priorities up to `highest` to the free list. Returns the count. */
 uint64_t frames_repurpose(struct frames *frames, unsigned node, unsigned highest, uint64_t budget);
@@ -210,10 +227,10 @@ uint64_t frames_repurpose(struct frames *frames, unsigned node, unsigned highest
 /* ---- counts, thresholds, waiting -------------------------------------------------------------------------------- */
 
 struct frames_counts {
-    uint64_t lists[FRAME_LIST_COUNT];   /* CPU caches not included */
+    uint64_t lists[FRAME_LIST_COUNT];    /* CPU caches not included */
     uint64_t cached_zeroed, cached_free; /* in the caches of the node's CPUs */
-    uint64_t standby;                   /* all priorities */
-    uint64_t available;                 /* zeroed + free + standby, caches included */
+    uint64_t standby;                    /* all priorities */
+    uint64_t available;                  /* zeroed + free + standby, caches included */
     uint64_t transition;
 };
 void frames_counts(const struct frames *frames, unsigned node, struct frames_counts *counts);
@@ -225,12 +242,15 @@ uint64_t frames_available(const struct frames *frames, unsigned node);
 /* Compares the node's counts with its thresholds and wakes the workers that have something to do. */
 void frames_check_thresholds(struct frames *frames, unsigned node);
 void frames_bell_ring(struct frames_bell *bell);
-/* Sleeps until rung or `timeout_ns` passed. `due` (unless NULL) is asked after announcing the sleep, so no ring is lost. */
+/*
+ * Sleeps until rung or `timeout_ns` passed. `due` (unless NULL) is asked after announcing the sleep, so no ring is
+ * lost.
+ */
 void frames_bell_wait(struct frames_bell *bell, bool (*due)(void *context), void *context, uint64_t timeout_ns);
 
 /*
- * Waiting for a frame: announce, try again, then wait. The caller holds nothing (I14): no lock, no frame, no claimed PTE,
- * and is outside of grace_enter(). Returns false on time-out.
+ * Waiting for a frame: announce, try again, then wait. The caller holds nothing (I14): no lock, no frame, no claimed
+ * PTE, and is outside of grace_enter(). Returns false on time-out.
  */
 uint32_t frames_wait_announce(struct frames *frames);
 bool frames_wait(struct frames *frames, uint32_t value, uint64_t timeout_ns);

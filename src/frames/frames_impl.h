@@ -34,7 +34,8 @@ static inline enum frame_list frame_list_of(uint64_t word)
     }
 }
 
-static inline struct frame_shard *frames_shard(const struct frames *frames, unsigned node, enum frame_list list, frame_t frame)
+static inline struct frame_shard *frames_shard(const struct frames *frames, unsigned node, enum frame_list list,
+                                               frame_t frame)
 {
     return &frames->nodes[node].lists[list][(frame.number >> FRAMES_SHARD_RUN_SHIFT) & frames->shard_mask];
 }

@@ -42,7 +42,8 @@ struct grace_thread *grace_thread_get(struct grace *grace)
     }
     thread = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *thread);
     if (thread == NULL) {
-        (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread record of %zu bytes", sizeof *thread);
+        (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread record of %zu bytes",
+                        sizeof *thread);
         return NULL;
     }
     memset(thread, 0, sizeof *thread);
@@ -71,8 +72,8 @@ void grace_thread_put(struct grace_thread *thread)
 }
 
 /*
- * ck_epoch_poll() steps the epoch when all active sections have observed it, and leaves it alone when nobody is active. The advancer
- * itself is active during the poll, so the epoch always moves if it may.
+ * ck_epoch_poll() steps the epoch when all active sections have observed it, and leaves it alone when nobody is
+ * active. The advancer itself is active during the poll, so the epoch always moves if it may.
  */
 bool grace_advance(struct grace *grace)
 {

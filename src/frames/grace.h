@@ -1,10 +1,11 @@
 /*
  * The grace period and the world: which threads are inside the engine, and what they may still point to.
  *
- * The rule (design: "Access sections and the grace period"): a frame that left a working set is neither written out nor
- * reused until every access section that could still hold a pointer to it has ended. Readers pay one store with a barrier
- * at the begin of a section (ck_epoch) and nothing per pointer. The other side pays: who takes a page out of a working set
- * stamps the frame with the epoch read AFTER the PTE was changed, and who wants to reuse or write the frame asks grace_passed().
+ * The rule (design: "Access sections and the grace period"): a frame that left a working set is neither written out
+ * nor reused until every access section that could still hold a pointer to it has ended. Readers pay one store with a
+ * barrier at the begin of a section (ck_epoch) and nothing per pointer. The other side pays: who takes a page out of
+ * a working set stamps the frame with the epoch read AFTER the PTE was changed, and who wants to reuse or write the
+ * frame asks grace_passed().
  *
  * Why stamp + 2 is safe. The global epoch e moves to e + 1 only when every active section has observed e. Let a page's
  * PTE be changed and s be the epoch read afterwards. A section that can hold a pointer announced itself before the
@@ -15,9 +16,9 @@
  *
  * Page tables and VADs live by the same rule: table frames are stamped when freed, VADs wait on a list with a stamp.
  *
- * The world can be stopped (verification): each thread shows in `operating` that it is inside an engine call; the verifier
- * raises `stop` and waits until nobody is. Open sections may stay open meanwhile: their fast path changes nothing but accessed bits. A
- * thread that waits (for a frame, for another's fault) is not operating.
+ * The world can be stopped (verification): each thread shows in `operating` that it is inside an engine call; the
+ * verifier raises `stop` and waits until nobody is. Open sections may stay open meanwhile: their fast path changes
+ * nothing but accessed bits. A thread that waits (for a frame, for another's fault) is not operating.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -47,12 +48,12 @@ struct vad;
 /* One thread's presence in one engine. Written by its thread only, but for `next`. */
 struct grace_thread {
     ck_epoch_record_t epoch;
-    struct grace *grace;       /* [I] */
-    uint32_t operating;        /* [A] 1 while inside an engine call, for whoever stops the world */
-    uint32_t depth;            /* [T] nesting of engine calls */
-    uint32_t sections;         /* [T] open access sections; [A] for readers of statistics */
-    uint32_t pointers;         /* [T] the open sections may have given pointers */
-    int tid;                   /* [A] Linux thread id, for statistics */
+    struct grace *grace;                  /* [I] */
+    uint32_t operating;                   /* [A] 1 while inside an engine call, for whoever stops the world */
+    uint32_t depth;                       /* [T] nesting of engine calls */
+    uint32_t sections;                    /* [T] open access sections; [A] for readers of statistics */
+    uint32_t pointers;                    /* [T] the open sections may have given pointers */
+    int tid;                              /* [A] Linux thread id, for statistics */
     const void *spaces[GRACE_SPACES_MAX]; /* [A] spaces of the open sections, NULL where unused */
     /* The VAD that the thread's last fault hit, good while the tree's sequence is the same. [T] */
     const void *vad_space;
@@ -62,12 +63,12 @@ struct grace_thread {
 } SYNC_CACHE_ALIGNED;
 
 struct grace {
-    ck_epoch_t epoch SYNC_CACHE_ALIGNED; /* read by every section, moved once per batch of frames at most */
-    uint32_t stop;                       /* [A] the world is to stop */
-    struct sync_event resume;            /* signalled when it goes on */
+    ck_epoch_t epoch SYNC_CACHE_ALIGNED;      /* read by every section, moved once per batch of frames at most */
+    uint32_t stop;                            /* [A] the world is to stop */
+    struct sync_event resume;                 /* signalled when it goes on */
     struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank grace: the advancer and the list of records */
-    ck_epoch_record_t advancer;          /* [L:grace] */
-    struct grace_thread *threads;        /* [L:grace], push only */
+    ck_epoch_record_t advancer;               /* [L:grace] */
+    struct grace_thread *threads;             /* [L:grace], push only */
 };
 
 void grace_init(struct grace *grace);
@@ -99,14 +100,18 @@ static inline uint16_t grace_long_ago(const struct grace *grace)
     return (uint16_t)(grace_now(grace) - 2);
 }
 
-/* Tries to move the epoch by up to two steps. Never blocks. True if it moved. Must not be called with a list lock held. */
+/*
+ * Tries to move the epoch by up to two steps. Never blocks. True if it moved. Must not be called with a list lock
+ * held.
+ */
 bool grace_advance(struct grace *grace);
 
 void grace_thread_pause(struct grace_thread *thread); /* slow path: the world is stopped */
 
 /*
- * Enters the engine: afterwards the thread is in an epoch section (tables, VADs and frames that it finds stay) and counts as
- * operating. Nests. The order is: show `operating`, full barrier, read `stop`; the verifier does the mirror image.
+ * Enters the engine: afterwards the thread is in an epoch section (tables, VADs and frames that it finds stay) and
+ * counts as operating. Nests. The order is: show `operating`, full barrier, read `stop`; the verifier does the mirror
+ * image.
  */
 static inline void grace_enter(struct grace_thread *thread)
 {
@@ -133,8 +138,9 @@ static inline void grace_leave(struct grace_thread *thread)
 }
 
 /*
- * Around I/O in the middle of a call: the thread stays operating, so the world does not stop with its claims half done, but is
- * in no section of the engine's, so the grace period goes on. Tables found before are void but for those with a PTE that it has claimed.
+ * Around I/O in the middle of a call: the thread stays operating, so the world does not stop with its claims half
+ * done, but is in no section of the engine's, so the grace period goes on. Tables found before are void but for those
+ * with a PTE that it has claimed.
  */
 static inline void grace_io_begin(struct grace_thread *thread)
 {
@@ -153,7 +159,10 @@ static inline bool grace_holds_pointers(const struct grace_thread *thread)
     return thread->sections != 0 && thread->pointers != 0;
 }
 
-/* Open sections that have given no pointer yet protect nothing: before a wait they are ended, and begun anew after it. */
+/*
+ * Open sections that have given no pointer yet protect nothing: before a wait they are ended, and begun anew after
+ * it.
+ */
 static inline void grace_sections_suspend(struct grace_thread *thread)
 {
     for (uint32_t i = 0; i < thread->sections && thread->pointers == 0; i++)
@@ -166,13 +175,19 @@ static inline void grace_sections_resume(struct grace_thread *thread)
         ck_epoch_begin(&thread->epoch, NULL);
 }
 
-/* Does the thread's open section hold the epoch back? Then no frame that left a working set since it began can come free. */
+/*
+ * Does the thread's open section hold the epoch back? Then no frame that left a working set since it began can come
+ * free.
+ */
 static inline bool grace_section_is_stale(const struct grace_thread *thread)
 {
     return thread->sections != 0 && thread->epoch.epoch != ck_epoch_value(&thread->grace->epoch);
 }
 
-/* Opens or ends an access section on a space; outside any engine call. False if more than GRACE_SPACES_MAX spaces are open. */
+/*
+ * Opens or ends an access section on a space; outside any engine call. False if more than GRACE_SPACES_MAX spaces are
+ * open.
+ */
 bool grace_section_begin(struct grace_thread *thread, const void *space);
 void grace_section_end(struct grace_thread *thread, const void *space);
 /* Is any thread in an access section on the space? */
@@ -186,7 +201,10 @@ struct grace_report {
 };
 void grace_report(struct grace *grace, struct grace_report *report);
 
-/* Stops the world: returns when no other thread operates. One stopper at a time (rank world outside). `self` is not operating. */
+/*
+ * Stops the world: returns when no other thread operates. One stopper at a time (rank world outside). `self` is not
+ * operating.
+ */
 void grace_world_stop(struct grace *grace);
 void grace_world_resume(struct grace *grace);
 

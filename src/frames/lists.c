@@ -1,11 +1,11 @@
 /*
  * Page lists: sharded, doubly linked through the PFN records; the moves of a frame between lists and owners.
  *
- * Every race over a frame is decided at one of two places. On a list: by the lock of its shard, which is a function of its
- * number and its state, so whoever saw a state locks that shard and looks again. Off a list, in ACTIVE or TRANSITION: by
- * compare-and-swap of the word. A move from the second to the first (trim, end of I/O, unpin) takes the lock of the
- * shard it goes to, swaps the word, and links the frame only if the swap won; so whoever sees the list state and then
- * gets the lock finds the frame linked.
+ * Every race over a frame is decided at one of two places. On a list: by the lock of its shard, which is a function
+ * of its number and its state, so whoever saw a state locks that shard and looks again. Off a list, in ACTIVE or
+ * TRANSITION: by compare-and-swap of the word. A move from the second to the first (trim, end of I/O, unpin) takes
+ * the lock of the shard it goes to, swaps the word, and links the frame only if the swap won; so whoever sees the
+ * list state and then gets the lock finds the frame linked.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -138,8 +138,8 @@ void frames_free(struct frames *frames, frame_t frame)
 }
 
 /*
- * One step of dropping a reference of a frame whose word was `word` and becomes `next` (the reference already taken off). False, with *word
- * read again, if the word has changed.
+ * One step of dropping a reference of a frame whose word was `word` and becomes `next` (the reference already taken
+ * off). False, with *word read again, if the word has changed.
  */
 static bool reference_drop_try(struct frames *frames, frame_t frame, uint64_t *word, uint64_t next)
 {
@@ -187,9 +187,10 @@ void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint
     pfn->pte = pte;
     pfn->original = original;
     (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
-    frame_state_set(pfn, pfn_with_grace(pfn_with_priority((uint64_t)FRAME_TRANSITION | PFN_READ_IN_PROGRESS | PFN_REFERENCE_ONE,
-                                                          priority),
-                                        grace_long_ago(&frames->grace)));
+    frame_state_set(
+        pfn, pfn_with_grace(
+                 pfn_with_priority((uint64_t)FRAME_TRANSITION | PFN_READ_IN_PROGRESS | PFN_REFERENCE_ONE, priority),
+                 grace_long_ago(&frames->grace)));
 }
 
 /* A modified frame becomes the writer's. The shard is locked. */
@@ -201,7 +202,8 @@ static bool modified_detach(struct frames *frames, struct frame_shard *shard, fr
     if (!grace_passed(&frames->grace, pfn_grace(word)))
         return false;
     shard_remove(frames, shard, frame);
-    frame_state_set(pfn, (pfn_with_state(word, FRAME_TRANSITION) & ~PFN_DIRTY) + PFN_REFERENCE_ONE + PFN_WRITE_IN_PROGRESS);
+    frame_state_set(pfn,
+                    (pfn_with_state(word, FRAME_TRANSITION) & ~PFN_DIRTY) + PFN_REFERENCE_ONE + PFN_WRITE_IN_PROGRESS);
     return true;
 }
 
@@ -269,7 +271,7 @@ uint64_t frames_list_count(const struct frames *frames, unsigned node, enum fram
 
 void frames_counts(const struct frames *frames, unsigned node, struct frames_counts *counts)
 {
-    *counts = (struct frames_counts) { 0 };
+    *counts = (struct frames_counts){ 0 };
     for (unsigned l = 0; l < FRAME_LIST_COUNT; l++)
         counts->lists[l] = frames_list_count(frames, node, (enum frame_list)l);
     for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++) {

@@ -1,15 +1,17 @@
 /*
  * The PFN database record: what the engine knows of one frame, in 32 bytes (NT 48, Linux 64).
  *
- * The state word is the heart. It holds everything that must change together, so that one compare-and-swap decides each
- * race; states.def says which changes of state are legal, and the two functions at the end of this file are the only ones
- * that write it. Who may change it:
+ * The state word is the heart. It holds everything that must change together, so that one compare-and-swap decides
+ * each race; states.def says which changes of state are legal, and the two functions at the end of this file are the
+ * only ones that write it. Who may change it:
  *   ZEROED, FREE, STANDBY, MODIFIED...  the holder of the lock of the list shard that the frame is on; a frame that was
  *                                       taken off belongs to the taker alone.
- *   ACTIVE, TRANSITION                  the holder of the claimed (busy) PTE; the writer that set WRITE_IN_PROGRESS and whoever drops a
- *                                       reference, by compare-and-swap.
- * `original` (what to put back into the PTE when the frame is taken: a page-file slot or nothing) belongs to the writer while
- * WRITE_IN_PROGRESS is set, else to the holder of the claimed PTE or of the list shard.
+ *   ACTIVE, TRANSITION                  the holder of the claimed (busy) PTE; the writer that set WRITE_IN_PROGRESS
+ *                                       and whoever drops a
+ *                                       reference, by compare-and-swap. `original` (what to put back into the PTE
+ *                                       when the frame is taken: a page-file slot or nothing) belongs to the writer
+ *                                       while WRITE_IN_PROGRESS is set, else to the holder of the claimed PTE or of
+ *                                       the list shard.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,7 +25,7 @@ typedef struct frame_t {
     uint32_t number;
 } frame_t;
 
-#define FRAME_NONE ((frame_t) { UINT32_MAX })
+#define FRAME_NONE ((frame_t){ UINT32_MAX })
 
 static inline bool frame_is_none(frame_t frame)
 {
@@ -41,19 +43,20 @@ enum frame_use { FRAME_USE_PROCESS_PRIVATE = 0, FRAME_USE_PAGE_TABLE = 3 };
 
 /* Layout of the state word. */
 enum {
-    PFN_STATE_SHIFT = 0,     /* 3 bits: enum frame_state */
-    PFN_PRIORITY_SHIFT = 3,  /* 3 bits: memory priority 0 to 7 */
-    PFN_USE_SHIFT = 12,      /* 4 bits: enum frame_use */
-    PFN_GRACE_SHIFT = 16,    /* 16 bits: grace epoch in which the frame left its working set */
-    PFN_REFERENCE_SHIFT = 32,/* 16 bits: 1 for "shared at all" plus one per I/O and pin */
-    PFN_SHARE_SHIFT = 48,    /* 16 bits: number of valid PTEs */
+    PFN_STATE_SHIFT = 0,      /* 3 bits: enum frame_state */
+    PFN_PRIORITY_SHIFT = 3,   /* 3 bits: memory priority 0 to 7 */
+    PFN_USE_SHIFT = 12,       /* 4 bits: enum frame_use */
+    PFN_GRACE_SHIFT = 16,     /* 16 bits: grace epoch in which the frame left its working set */
+    PFN_REFERENCE_SHIFT = 32, /* 16 bits: 1 for "shared at all" plus one per I/O and pin */
+    PFN_SHARE_SHIFT = 48,     /* 16 bits: number of valid PTEs */
 };
 #define PFN_STATE_MASK 7ull
 #define PFN_PRIORITY_MASK (7ull << PFN_PRIORITY_SHIFT)
-#define PFN_DIRTY (1ull << 6)             /* memory is newer than the page file, or there is no copy in it */
+#define PFN_DIRTY (1ull << 6) /* memory is newer than the page file, or there is no copy in it */
 #define PFN_READ_IN_PROGRESS (1ull << 7)
 #define PFN_WRITE_IN_PROGRESS (1ull << 8)
-#define PFN_DELETED (1ull << 9)           /* owner deleted the page during a write or under a pin: free it at the last reference */
+#define PFN_DELETED                                                                                                    \
+    (1ull << 9) /* owner deleted the page during a write or under a pin: free it at the last reference */
 #define PFN_USE_MASK (15ull << PFN_USE_SHIFT)
 #define PFN_GRACE_MASK (0xFFFFull << PFN_GRACE_SHIFT)
 #define PFN_REFERENCE_ONE (1ull << PFN_REFERENCE_SHIFT)
@@ -65,7 +68,8 @@ struct pfn {
     uint64_t word;     /* [A] see above */
     uint32_t next;     /* [L:list_shard] frame numbers of the neighbours on the list */
     uint32_t previous; /* [L:list_shard] */
-    uint64_t *pte;     /* owner: PTE, or entry of the parent table for a table page; set while the frame is the setter's alone */
+    uint64_t
+        *pte; /* owner: PTE, or entry of the parent table for a table page; set while the frame is the setter's alone */
     uint64_t original; /* page-file form without protection, or 0 */
 };
 _Static_assert(sizeof(struct pfn) == 32, "a PFN record has 32 bytes");

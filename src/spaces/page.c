@@ -1,21 +1,21 @@
 /*
  * What can be done to one page from outside of a fault: delete it, protect it, make it dirty.
  *
- * Each takes the page by claiming its PTE. From then on the frame can change only by the end of a write or of a pin, which
- * are decided by compare-and-swap of the frame's word.
+ * Each takes the page by claiming its PTE. From then on the frame can change only by the end of a write or of a pin,
+ * which are decided by compare-and-swap of the frame's word.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "spaces/space.h"
 
 /*
- * The copy in the page file of a page whose PTE is claimed is of no use any more. While a write is in flight it is the writer's, who looks at its
- * end whether the page was dirtied or deleted.
+ * The copy in the page file of a page whose PTE is claimed is of no use any more. While a write is in flight it is
+ * the writer's, who looks at its end whether the page was dirtied or deleted.
  */
 static void original_drop(tide_space *space, struct pfn *pfn, uint64_t word)
 {
     if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
-        stores_slot_release(space->partition->stores, pte_slot((pte_t) { pfn->original }));
+        stores_slot_release(space->partition->stores, pte_slot((pte_t){ pfn->original }));
         pfn->original = 0;
     }
 }
@@ -44,7 +44,9 @@ static void frame_delete(tide_space *space, frame_t frame)
                 return;
             }
             /* Pinned, or being written: whoever drops the last reference frees it. */
-            if (!frame_state_cas(pfn, word, (pfn_with_state(word, FRAME_TRANSITION) | PFN_DELETED) - PFN_SHARE_ONE - PFN_REFERENCE_ONE, &word))
+            if (!frame_state_cas(
+                    pfn, word,
+                    (pfn_with_state(word, FRAME_TRANSITION) | PFN_DELETED) - PFN_SHARE_ONE - PFN_REFERENCE_ONE, &word))
                 continue;
             (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
             break;

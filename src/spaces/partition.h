@@ -1,6 +1,6 @@
 /*
- * A memory partition (NT's MI_PARTITION): everything that would be global in a memory manager with one instance - frames,
- * stores, commit, waits, the list of spaces - in one structure, so that a process can hold many engines.
+ * A memory partition (NT's MI_PARTITION): everything that would be global in a memory manager with one instance -
+ * frames, stores, commit, waits, the list of spaces - in one structure, so that a process can hold many engines.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,9 +21,9 @@ enum space_counter {
     SPACE_WRITE_IN_PROGRESS,
     SPACE_HARD,
     SPACE_COLLIDED,
-    SPACE_REMOTE,       /* faults resolved with a frame of another node than the preferred one */
-    SPACE_REMOVED,      /* pages that left the working set */
-    SPACE_TRIMMED,      /* of these, by trim or replacement, not by deletion */
+    SPACE_REMOTE,  /* faults resolved with a frame of another node than the preferred one */
+    SPACE_REMOVED, /* pages that left the working set */
+    SPACE_TRIMMED, /* of these, by trim or replacement, not by deletion */
     SPACE_VIOLATIONS,
     SPACE_IN_PAGE_ERRORS,
     SPACE_COUNTER_COUNT = 16
@@ -36,24 +36,25 @@ struct space_counters {
 struct partition;
 
 /*
- * Called by a thread that found no frame, outside of the engine, holding nothing. In an engine without threads it does the trimmer's and the writer's
- * work at once; else it wakes them. True if frames may have come free, so that the caller should look again before it sleeps.
+ * Called by a thread that found no frame, outside of the engine, holding nothing. In an engine without threads it
+ * does the trimmer's and the writer's work at once; else it wakes them. True if frames may have come free, so that
+ * the caller should look again before it sleeps.
  */
 typedef bool partition_reclaim(struct partition *partition, struct grace_thread *thread, unsigned node);
 
 struct partition {
-    struct topology *topology;   /* [I] */
-    struct frames *frames;       /* [I] */
-    struct stores *stores;       /* [I] */
-    struct pte_waits *waits;     /* [I] */
+    struct topology *topology; /* [I] */
+    struct frames *frames;     /* [I] */
+    struct stores *stores;     /* [I] */
+    struct pte_waits *waits;   /* [I] */
     struct commit commit;
-    partition_reclaim *reclaim;  /* [I] */
-    unsigned cluster_pages;      /* [I] */
-    uint64_t frame_wait_ns;      /* [I] */
-    struct sync_lock lock;       /* rank engine */
-    tide_space *spaces;          /* [L:engine] */
-    uint64_t space_count;        /* [L:engine] */
-    uint64_t next_space_id;      /* [L:engine] */
+    partition_reclaim *reclaim;    /* [I] */
+    unsigned cluster_pages;        /* [I] */
+    uint64_t frame_wait_ns;        /* [I] */
+    struct sync_lock lock;         /* rank engine */
+    tide_space *spaces;            /* [L:engine] */
+    uint64_t space_count;          /* [L:engine] */
+    uint64_t next_space_id;        /* [L:engine] */
     struct space_counters retired; /* [L:engine] of destroyed spaces */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors; /* [A] I/O paths only */

@@ -1,18 +1,20 @@
 /*
  * Regions: reserve, commit, decommit, release, query (nt-behaviour 4).
  *
- * How a page knows that it is committed. A region that was committed as a whole has that in its VAD (commit_state): its PTEs
- * are 0 until touched, and tables come at first touch. A region committed in part has it in its PTEs: 0 is reserved,
- * demand zero is committed. A page decommitted inside a wholly committed region is marked decommitted in its PTE.
+ * How a page knows that it is committed. A region that was committed as a whole has that in its VAD (commit_state):
+ * its PTEs are 0 until touched, and tables come at first touch. A region committed in part has it in its PTEs: 0 is
+ * reserved, demand zero is committed. A page decommitted inside a wholly committed region is marked decommitted in
+ * its PTE.
  *
- * Against faults. Faults take no lock. A fault that changes a PTE other than 0 does so by compare-and-swap, so it loses to
- * whatever was done here. A fault on a 0 PTE first read commit_state; after its swap it reads it again, and takes the page
- * back if it changed. Here commit_state is changed before the PTEs are walked. So either the fault sees the change, or
- * the walk sees the page.
+ * Against faults. Faults take no lock. A fault that changes a PTE other than 0 does so by compare-and-swap, so it
+ * loses to whatever was done here. A fault on a 0 PTE first read commit_state; after its swap it reads it again, and
+ * takes the page back if it changed. Here commit_state is changed before the PTEs are walked. So either the fault
+ * sees the change, or the walk sees the page.
  *
- * Charges. Pages are charged when committed. Tables are charged too: those that exist, and those that wholly committed
- * regions may still need (vad.table_charge, counted when the region is committed). So a touch never needs a charge. What a
- * space holds for tables is never less than (tables that exist) + (sum of promises), and is cut back to that on release.
+ * Charges. Pages are charged when committed. Tables are charged too: those that exist, and those that wholly
+ * committed regions may still need (vad.table_charge, counted when the region is committed). So a touch never needs a
+ * charge. What a space holds for tables is never less than (tables that exist) + (sum of promises), and is cut back
+ * to that on release.
  *
  * All checks, then everything that can fail (tables, charge), then the change: a call that fails changes nothing.
  *
@@ -84,7 +86,8 @@ static tide_status pages_charge(tide_space *space, uint64_t pages, uint64_t tabl
 
     if (status != TIDE_COMMITMENT_LIMIT)
         return status;
-    return error_set(status, 0, 0, "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages",
+    return error_set(status, 0, 0,
+                     "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages",
                      pages, tables, commit_total(commit), sync_load_64(&commit->limit));
 }
 
@@ -125,21 +128,24 @@ static tide_status reserve(tide_space *space, struct range *range, bool anywhere
     tide_status status = TIDE_SUCCESS;
 
     if (vad == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes", sizeof *vad);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
+                         sizeof *vad);
     sync_lock(&space->lock);
     if (anywhere) {
         if (!vad_find_gap(&space->vads, pages, FIRST_PAGE, LAST_PAGE, (type & TIDE_MEM_TOP_DOWN) != 0, &range->first)) {
-            status = error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages among %lu regions", pages, space->vads.count);
+            status = error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages among %lu regions", pages,
+                               space->vads.count);
             goto out;
         }
         range->last = range->first + pages - 1;
     } else {
         const struct vad *other = vad_find_first(&space->vads, range->first, range->last | (VAD_UNIT_PAGES - 1));
         if (other != NULL && other->first_page <= (range->last | (VAD_UNIT_PAGES - 1))) {
-            status = error_set(TIDE_CONFLICTING_ADDRESSES, 0, other->first_page * TIDE_PAGE_BYTES,
-                               "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
-                               range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
-                               other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+            status =
+                error_set(TIDE_CONFLICTING_ADDRESSES, 0, other->first_page * TIDE_PAGE_BYTES,
+                          "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
+                          range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
+                          other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
             goto out;
         }
     }
@@ -217,7 +223,10 @@ static void mark_remove(tide_space *space, uint64_t *pte, void *context)
         sync_store_64(pte, 0);
 }
 
-/* Makes all leaf tables of a range. Space locked; on TIDE_NO_MEMORY the caller unlocks, waits for a frame and starts again. */
+/*
+ * Makes all leaf tables of a range. Space locked; on TIDE_NO_MEMORY the caller unlocks, waits for a frame and starts
+ * again.
+ */
 static tide_status leaves_make(tide_space *space, struct range range, unsigned node)
 {
     unsigned made = 0;
@@ -335,7 +344,10 @@ static void release_locked(tide_space *space, struct vad *vad)
 {
     vad_remove(&space->vads, vad);
     region_clear(space, vad, VAD_DELETED);
-    /* Leaf tables in which no other region lies. Faults that are still on their way into this region undo what they did. */
+    /*
+     * Leaf tables in which no other region lies. Faults that are still on their way into this region undo what they
+     * did.
+     */
     uint64_t page = vad->first_page;
     while (page_table_next_leaf(&space->table, &page, vad->last_page) != NULL) {
         const struct vad *other = vad_find_first(&space->vads, page, page + TABLE_ENTRIES - 1);
@@ -357,11 +369,14 @@ static tide_status check_type(uint32_t type, uint32_t protection)
     const uint32_t known = TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | TIDE_MEM_TOP_DOWN;
 
     if ((type & ~known) != 0 || (type & (TIDE_MEM_RESERVE | TIDE_MEM_COMMIT)) == 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x; known are 0x%x, with reserve or commit", type, known);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x; known are 0x%x, with reserve or commit",
+                         type, known);
     if (pte_protection_of(protection) == 0) {
         if (protection == TIDE_PAGE_WRITECOPY || protection == TIDE_PAGE_EXECUTE_WRITECOPY)
-            return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x is for section views, not private memory", protection);
-        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x is not one of the TIDE_PAGE_ values", protection);
+            return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0,
+                             "protection 0x%x is for section views, not private memory", protection);
+        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x is not one of the TIDE_PAGE_ values",
+                         protection);
     }
     return TIDE_SUCCESS;
 }
@@ -370,9 +385,10 @@ static tide_status check_range(tide_address base, uint64_t bytes, uint64_t granu
 {
     if (bytes == 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "a size of 0 bytes; the least is 1");
-    if (bytes > TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS + 1 || base > TIDE_HIGHEST_ADDRESS || base + bytes - 1 > TIDE_HIGHEST_ADDRESS)
-        return error_set(TIDE_INVALID_PARAMETER, 0, base, "range 0x%lx, %lu bytes, passes the highest address 0x%llx", base,
-                         bytes, TIDE_HIGHEST_ADDRESS);
+    if (bytes > TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS + 1 || base > TIDE_HIGHEST_ADDRESS ||
+        base + bytes - 1 > TIDE_HIGHEST_ADDRESS)
+        return error_set(TIDE_INVALID_PARAMETER, 0, base, "range 0x%lx, %lu bytes, passes the highest address 0x%llx",
+                         base, bytes, TIDE_HIGHEST_ADDRESS);
     range->first = base / granularity * granularity / TIDE_PAGE_BYTES;
     range->last = (base + bytes - 1) / TIDE_PAGE_BYTES;
     return TIDE_SUCCESS;
@@ -389,7 +405,8 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide
     if (tide_failed(status))
         return status;
     if (node != TIDE_NO_PREFERRED_NODE && node >= topology->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, topology->node_count - 1);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
+                         topology->node_count - 1);
     if (anywhere)
         type |= TIDE_MEM_RESERVE;
     const bool reserving = (type & TIDE_MEM_RESERVE) != 0;
@@ -434,12 +451,13 @@ static tide_status free_locked(tide_space *space, tide_address base, uint64_t by
         if (base / TIDE_PAGE_BYTES != vad->first_page)
             return error_set(TIDE_FREE_VM_NOT_AT_BASE, 0, base, "address 0x%lx is not the allocation base 0x%lx", base,
                              vad->first_page * TIDE_PAGE_BYTES);
-        range = (struct range) { vad->first_page, vad->last_page };
+        range = (struct range){ vad->first_page, vad->last_page };
     } else {
         const tide_status status = check_range(base, bytes, TIDE_PAGE_BYTES, &range);
         if (tide_failed(status) || range.last > vad->last_page)
-            return error_set(TIDE_UNABLE_TO_FREE_VM, 0, base, "range 0x%lx, %lu bytes, leaves the region that ends at 0x%lx",
-                             base, bytes, vad->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+            return error_set(TIDE_UNABLE_TO_FREE_VM, 0, base,
+                             "range 0x%lx, %lu bytes, leaves the region that ends at 0x%lx", base, bytes,
+                             vad->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
     }
     if (type == TIDE_MEM_DECOMMIT)
         return decommit_locked(space, vad, range, node);
@@ -447,7 +465,8 @@ static tide_status free_locked(tide_space *space, tide_address base, uint64_t by
     return TIDE_SUCCESS;
 }
 
-tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes, uint32_t type)
+tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
+                        uint32_t type)
 {
     const unsigned local = topology_cpu_node(space->partition->topology, os_cpu_current());
     uint64_t deadline = 0;
@@ -457,7 +476,8 @@ tide_status region_free(tide_space *space, struct grace_thread *thread, tide_add
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "free type 0x%x; known are decommit 0x%x and release 0x%x", type,
                          TIDE_MEM_DECOMMIT, TIDE_MEM_RELEASE);
     if (type == TIDE_MEM_RELEASE && bytes != 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, base, "a release of %lu bytes; the size of a release must be 0", bytes);
+        return error_set(TIDE_INVALID_PARAMETER, 0, base, "a release of %lu bytes; the size of a release must be 0",
+                         bytes);
     for (;;) {
         sync_lock(&space->lock);
         status = free_locked(space, base, bytes, type, local);
@@ -473,10 +493,11 @@ tide_status region_free(tide_space *space, struct grace_thread *thread, tide_add
 /* ---- query ------------------------------------------------------------------------------------------------------ */
 
 /* State and protection of one page of a region. */
-static void page_describe(const tide_space *space, const struct vad *vad, uint64_t page, uint32_t *state, uint32_t *protection)
+static void page_describe(const tide_space *space, const struct vad *vad, uint64_t page, uint32_t *state,
+                          uint32_t *protection)
 {
     const uint64_t *pte = page_table_find(&space->table, page);
-    const pte_t seen = pte == NULL ? (pte_t) { 0 } : pte_load(pte);
+    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
     const unsigned software = seen.bits != 0 ? pte_protection(seen) : vad->commit_state & ~VAD_DELETED;
 
     *protection = pte_page_protection_of(software);
@@ -488,9 +509,9 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
     const uint64_t page = address / TIDE_PAGE_BYTES;
 
     if (address > TIDE_HIGHEST_ADDRESS)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, "address 0x%lx lies past the highest address 0x%llx", address,
-                         TIDE_HIGHEST_ADDRESS);
-    *region = (tide_region) { .base = page * TIDE_PAGE_BYTES };
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "address 0x%lx lies past the highest address 0x%llx",
+                         address, TIDE_HIGHEST_ADDRESS);
+    *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
     sync_lock(&space->lock);
     const struct vad *vad = vad_find_first(&space->vads, page, page);
     if (vad == NULL || vad->first_page > page) {

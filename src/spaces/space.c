@@ -116,7 +116,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     partition->space_count--;
     sync_unlock(&partition->lock);
     while ((vad = vad_first(&space->vads)) != NULL)
-        ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) == TIDE_SUCCESS);
+        ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) ==
+                      TIDE_SUCCESS);
     page_table_destroy(&space->table);
     commit_return(&partition->commit, space->tables_charged);
     sync_lock(&partition->lock);
@@ -161,9 +162,10 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
         struct grace_report report;
 
         grace_report(&frames->grace, &report);
-        status = error_set(TIDE_TIMEOUT, 0, 0,
-                           "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
-                           partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
+        status = error_set(
+            TIDE_TIMEOUT, 0, 0,
+            "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
+            partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
     }
     if (!tide_failed(status) && !first && !again) {
         (void)sync_add_64(&frames->waits, 1);

@@ -12,12 +12,12 @@
 #define SPACE_MAGIC 0x7469646573706163ull /* "tidespac" */
 
 struct working_set {
-    struct sync_lock lock;    /* rank working_set */
-    uint64_t minimum;         /* [L:working_set] pages */
-    uint64_t maximum;         /* [A] written under the lock */
-    uint32_t flags;           /* [A] TIDE_WORKING_SET_HARD_* */
-    uint64_t hand;            /* [L:working_set] page at which the next trim begins */
-    uint64_t peak;            /* [A] highest size seen: looked at before each removal and at each query */
+    struct sync_lock lock; /* rank working_set */
+    uint64_t minimum;      /* [L:working_set] pages */
+    uint64_t maximum;      /* [A] written under the lock */
+    uint32_t flags;        /* [A] TIDE_WORKING_SET_HARD_* */
+    uint64_t hand;         /* [L:working_set] page at which the next trim begins */
+    uint64_t peak;         /* [A] highest size seen: looked at before each removal and at each query */
 };
 
 struct tide_space {
@@ -26,16 +26,16 @@ struct tide_space {
     uint64_t id;                 /* [I] */
     struct page_table table;
     struct vad_tree vads;
-    uint32_t priority;           /* [A] memory priority of pages faulted from now on */
-    uint32_t has_preferred_nodes;/* [A] some region names a node */
-    uint32_t hard_maximum;       /* [A] the working set has a hard maximum */
-    unsigned cpu_count;          /* [I] */
-    struct space_counters *counters; /* [I] one per CPU */
+    uint32_t priority;                        /* [A] memory priority of pages faulted from now on */
+    uint32_t has_preferred_nodes;             /* [A] some region names a node */
+    uint32_t hard_maximum;                    /* [A] the working set has a hard maximum */
+    unsigned cpu_count;                       /* [I] */
+    struct space_counters *counters;          /* [I] one per CPU */
     struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank space: regions, commit, decommit */
-    uint64_t committed_pages;    /* [L:space]; [A] for statistics */
-    uint64_t tables_charged;     /* [L:space] pages charged for tables */
-    uint64_t tables_promised;    /* [L:space] sum of the regions' table_charge */
-    struct vad *retired;         /* [L:space] removed VADs in their grace period, newest first */
+    uint64_t committed_pages;                 /* [L:space]; [A] for statistics */
+    uint64_t tables_charged;                  /* [L:space] pages charged for tables */
+    uint64_t tables_promised;                 /* [L:space] sum of the regions' table_charge */
+    struct vad *retired;                      /* [L:space] removed VADs in their grace period, newest first */
     struct working_set working_set;
     uint64_t pins;               /* [A] */
     tide_space *next, *previous; /* [L:engine] */
@@ -64,22 +64,31 @@ TIDE_MUST_CHECK tide_status space_create(struct partition *partition, struct gra
 void space_destroy(tide_space *space, struct grace_thread *thread);
 
 /*
- * Waits for a frame after an allocation on `node` failed, or does the work that brings one. The caller holds no lock, no claim and no
- * frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void). `deadline_ns` is 0 at the first
- * call of one access and kept by the caller between calls. TIDE_SUCCESS: look again; TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG.
+ * Waits for a frame after an allocation on `node` failed, or does the work that brings one. The caller holds no lock,
+ * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
+ * `deadline_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
+ * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG.
  */
-TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *deadline_ns);
+TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node,
+                                             uint64_t *deadline_ns);
 
 /* ---- pages (page.c) --------------------------------------------------------------------------------------------- */
 
 /*
- * Deletes whatever a PTE holds - frame, slot - and leaves `leave` in it. Waits while it is busy. The caller is inside the engine and its
- * table cannot go away. Returns true if the page was committed by its PTE or, for a zero PTE, if `zero_is_committed`.
+ * Deletes whatever a PTE holds - frame, slot - and leaves `leave` in it. Waits while it is busy. The caller is inside
+ * the engine and its table cannot go away. Returns true if the page was committed by its PTE or, for a zero PTE, if
+ * `zero_is_committed`.
  */
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed);
-/* Sets the protection of a committed page in whatever form its PTE is; a zero PTE becomes demand zero. Waits while it is busy. */
+/*
+ * Sets the protection of a committed page in whatever form its PTE is; a zero PTE becomes demand zero. Waits while it
+ * is busy.
+ */
 void page_protect(tide_space *space, uint64_t *pte, unsigned protection);
-/* Makes a clean page whose PTE the caller has claimed dirty: its slot is released, unless a write is in flight, which then does so. */
+/*
+ * Makes a clean page whose PTE the caller has claimed dirty: its slot is released, unless a write is in flight, which
+ * then does so.
+ */
 void page_dirty_claimed(tide_space *space, frame_t frame);
 
 /* ---- working sets (working_set.c) ------------------------------------------------------------------------------- */
@@ -92,8 +101,8 @@ struct working_set_ages {
 };
 
 /*
- * One pass of ageing over the space: accessed pages become younger and unaccessed again, others older. Adds to `ages` the pages on `node`
- * (TIDE_NO_PREFERRED_NODE: on all).
+ * One pass of ageing over the space: accessed pages become younger and unaccessed again, others older. Adds to `ages`
+ * the pages on `node` (TIDE_NO_PREFERRED_NODE: on all).
  */
 void working_set_age(tide_space *space, unsigned node, struct working_set_ages *ages);
 /* Which pages a trim takes. */
@@ -112,10 +121,10 @@ void working_set_make_room(tide_space *space);
 
 /* ---- regions (region.c): what tide_virtual_* do, with arguments checked by the caller against NULL -------------- */
 
-TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide_address *base, uint64_t *bytes,
-                                            uint32_t type, uint32_t protection, uint32_t node);
-TIDE_MUST_CHECK tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
-                                        uint32_t type);
+TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide_address *base,
+                                            uint64_t *bytes, uint32_t type, uint32_t protection, uint32_t node);
+TIDE_MUST_CHECK tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base,
+                                        uint64_t bytes, uint32_t type);
 TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address, tide_region *region);
 
 #endif

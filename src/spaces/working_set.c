@@ -1,13 +1,14 @@
 /*
  * Working sets: ageing, trimming, replacement (nt-behaviour 15).
  *
- * The working set of a space is its valid PTEs; there is no second list of them. Ageing and trimming walk the leaf tables: 512 entries
- * a table, tables in address order, eight bytes a page. An entry is aged and taken by compare-and-swap against concurrent faults and
- * accesses; a trim claims a batch of entries, reads the grace epoch once, moves the frames to their lists and publishes the
- * transition forms. Whoever touches one of these pages meanwhile waits a moment on the busy entry.
+ * The working set of a space is its valid PTEs; there is no second list of them. Ageing and trimming walk the leaf
+ * tables: 512 entries a table, tables in address order, eight bytes a page. An entry is aged and taken by
+ * compare-and-swap against concurrent faults and accesses; a trim claims a batch of entries, reads the grace epoch
+ * once, moves the frames to their lists and publishes the transition forms. Whoever touches one of these pages
+ * meanwhile waits a moment on the busy entry.
  *
- * One trim or ageing pass per space at a time (rank working_set). No lock is held while a claim is waited for, since trimming never waits: busy
- * entries are passed by.
+ * One trim or ageing pass per space at a time (rank working_set). No lock is held while a claim is waited for, since
+ * trimming never waits: busy entries are passed by.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,9 +17,10 @@
 enum { TRIM_BATCH = 64 };
 
 /*
- * A pass of ageing moves a page's age by a fifth of the way: to 0 if it was accessed, to PTE_AGE_MAX if not. So the age
- * weighs how often as well as how lately: on the carried traces (bench/replay) this keeps more hits than LRU at every budget, where
- * "0 if accessed, else one more" loses to LRU at some. An eighth forgets too slowly, a half is LRU again.
+ * A pass of ageing moves a page's age by a fifth of the way: to 0 if it was accessed, to PTE_AGE_MAX if not. So the
+ * age weighs how often as well as how lately: on the carried traces (bench/replay) this keeps more hits than LRU at
+ * every budget, where "0 if accessed, else one more" loses to LRU at some. An eighth forgets too slowly, a half is
+ * LRU again.
  */
 enum { AGE_STEP = 5 };
 #define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)

@@ -1,22 +1,22 @@
 /*
  * Page-file I/O: synchronous reads on the faulting thread, and the writers' queues.
  *
- * A transfer is what is left of one I/O: memory, offset, bytes. Whatever the system answers goes through transfer_advance(): bytes (all,
- * or fewer: the rest is issued again), or an error (a transient one a bounded number of times again). Reads, plain writes
- * and the ring share it. Neighbours in memory are one piece, so most I/Os have one.
+ * A transfer is what is left of one I/O: memory, offset, bytes. Whatever the system answers goes through
+ * transfer_advance(): bytes (all, or fewer: the rest is issued again), or an error (a transient one a bounded number of
+ * times again). Reads, plain writes and the ring share it. Neighbours in memory are one piece, so most I/Os have one.
  *
- * Queue. It has `depth` flights, each a transfer with room of its own, so that nothing is allocated on the way out: the writer runs
- * when memory is short. With io_uring the flights are in flight together; without, one flight is used, with pwritev. If the ring
- * fails while in use (io_uring_enter gives an error that does not pass), what the kernel has taken is waited for in the
- * completion ring, the ring is closed, and the rest of this call and all later ones go by pwritev: a write is never
- * lost, reported twice, or still running when stores_queue_write() returns.
+ * Queue. It has `depth` flights, each a transfer with room of its own, so that nothing is allocated on the way out: the
+ * writer runs when memory is short. With io_uring the flights are in flight together; without, one flight is used, with
+ * pwritev. If the ring fails while in use (io_uring_enter gives an error that does not pass), what the kernel has taken
+ * is waited for in the completion ring, the ring is closed, and the rest of this call and all later ones go by pwritev:
+ * a write is never lost, reported twice, or still running when stores_queue_write() returns.
  *
- * Speed. For each file the queue measures the time in which the file had at least one write in flight. The filter
- * runs on this thread and may sleep to play a slow device. Its time is charged to the file that it was called for, and the clock
- * of the other files stands still meanwhile, since their completions cannot be seen.
+ * Speed. For each file the queue measures the time in which the file had at least one write in flight. The filter runs
+ * on this thread and may sleep to play a slow device. Its time is charged to the file that it was called for, and the
+ * clock of the other files stands still meanwhile, since their completions cannot be seen.
  *
- * Threads. stores_read(): any number, no lock, no shared line written. A queue: one thread at a time, all fields [T]. No lock is held
- * during I/O (asserted).
+ * Threads. stores_read(): any number, no lock, no shared line written. A queue: one thread at a time, all fields [T].
+ * No lock is held during I/O (asserted).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,6 +36,7 @@
 enum {
     DEPTH_MAX = 4096,
     STALLS_MAX = 64,        /* results without progress before an I/O fails */
+    REAP_MAX = 32,          /* completions taken in at once */
     RING_STALLS_MAX = 1000, /* refused submissions, 1 ms apart, before the ring is given up */
 };
 
@@ -50,7 +51,10 @@ struct transfer {
     off_t offset;
 };
 
-/* Slots that do not exist, the header among them, must never be reached: that would be another page's data, or the lock on the file. */
+/*
+ * Slots that do not exist, the header among them, must never be reached: that would be another page's data, or the lock
+ * on the file.
+ */
 static void transfer_begin(struct transfer *transfer, const struct stores *stores, struct stores_slot slot,
                            const struct iovec *pages, unsigned count)
 {
@@ -75,8 +79,9 @@ static void transfer_begin(struct transfer *transfer, const struct stores *store
 }
 
 /*
- * Takes in a result: bytes transferred or a negated errno. True if the transfer is over, with *error 0 or an errno; false if the rest is
- * to be issued. Progress counts in whole pages, since O_DIRECT could not go on from the middle of one.
+ * Takes in a result: bytes transferred or a negated errno. True if the transfer is over, with *error 0 or an errno;
+ * false if the rest is to be issued. Progress counts in whole pages, since O_DIRECT could not go on from the middle of
+ * one.
  */
 static bool transfer_advance(struct transfer *transfer, ssize_t result, int *error)
 {
@@ -89,7 +94,8 @@ static bool transfer_advance(struct transfer *transfer, ssize_t result, int *err
         const bool transient = result > 0 || result == -EINTR || result == -EAGAIN;
         if (transient && ++transfer->stalls < STALLS_MAX)
             return false;
-        *error = result < 0 ? (int)-result : EIO; /* 0 bytes: the file has been cut short, or the device takes no more */
+        /* 0 bytes: the file has been cut short, or the device takes no more. */
+        *error = result < 0 ? (int)-result : EIO;
         return true;
     }
     transfer->stalls = 0;
@@ -145,7 +151,7 @@ struct flight {
     struct transfer transfer;
     struct stores_write *write; /* NULL: the flight is free */
     struct flight *next_free;
-    uint64_t sequence;          /* number of its last entry in the submission ring; UINT64_MAX: none there */
+    uint64_t sequence; /* number of its last entry in the submission ring; UINT64_MAX: none there */
 };
 
 /* What one file did during one stores_queue_write(). */
@@ -191,7 +197,8 @@ tide_status stores_queue_create(struct stores *stores, unsigned depth, struct st
         new->free_flights = &new->flights[i];
     }
     /* Not there, not allowed, or too little lockable memory: all the same, pwritev it is. */
-    new->is_ring = !stores->disable_io_uring && io_uring_queue_init(depth, &new->ring, 0) == 0;
+    if (!stores->disable_io_uring)
+        new->is_ring = io_uring_queue_init(depth, &new->ring, 0) == 0;
     *queue = new;
     return TIDE_SUCCESS;
 }
@@ -219,8 +226,8 @@ static uint64_t device_clock_ns(const struct stores_queue *queue)
 }
 
 /*
- * Asks the filter and makes the write a flight, ready to be issued. NULL, with the write's error set, if the filter says no. There must be a free
- * flight.
+ * Asks the filter and makes the write a flight, ready to be issued. NULL, with the write's error set, if the filter
+ * says no. There must be a free flight.
  */
 static struct flight *flight_begin(struct stores_queue *queue, struct stores_write *write)
 {
@@ -231,7 +238,8 @@ static struct flight *flight_begin(struct stores_queue *queue, struct stores_wri
     struct load *const load = &queue->loads[write->first.file];
     if (stores->filter != NULL) {
         const uint64_t begin = os_clock_ns();
-        write->error = stores->filter(stores->filter_context, TIDE_IO_WRITE, write->first.file, write->first.slot, write->count);
+        write->error =
+            stores->filter(stores->filter_context, TIDE_IO_WRITE, write->first.file, write->first.slot, write->count);
         const uint64_t spent = os_clock_ns() - begin;
         queue->filter_ns += spent;
         if (write->error != 0)
@@ -292,25 +300,28 @@ static void ring_prepare(struct stores_queue *queue, struct flight *flight)
 
     ASSERT_ALWAYS(entry != NULL);
     if (count == 1)
-        io_uring_prep_write(entry, transfer->fd, pieces->iov_base, (unsigned)pieces->iov_len, (uint64_t)transfer->offset);
+        io_uring_prep_write(entry, transfer->fd, pieces->iov_base, (unsigned)pieces->iov_len,
+                            (uint64_t)transfer->offset);
     else
         io_uring_prep_writev(entry, transfer->fd, pieces, count, (uint64_t)transfer->offset);
     io_uring_sqe_set_data(entry, flight);
     flight->sequence = queue->prepared++;
 }
 
-/* Takes in the completions that are there. What is not done yet goes back into the ring, or without `again` waits outside. */
+/*
+ * Takes in the completions that are there. What is not done yet goes back into the ring, or without `again` waits
+ * outside.
+ */
 static unsigned ring_reap(struct stores_queue *queue, bool again)
 {
-    struct io_uring_cqe *completion;
-    unsigned head, count = 0;
+    struct io_uring_cqe *completions[REAP_MAX];
+    const unsigned count = io_uring_peek_batch_cqe(&queue->ring, completions, REAP_MAX);
     int error;
 
-    io_uring_for_each_cqe(&queue->ring, head, completion) {
-        struct flight *const flight = io_uring_cqe_get_data(completion);
-        count++;
+    for (unsigned i = 0; i < count; i++) {
+        struct flight *const flight = io_uring_cqe_get_data(completions[i]);
         flight->sequence = UINT64_MAX;
-        if (transfer_advance(&flight->transfer, completion->res, &error))
+        if (transfer_advance(&flight->transfer, completions[i]->res, &error))
             flight_end(queue, flight, error);
         else if (again)
             ring_prepare(queue, flight);
@@ -320,8 +331,8 @@ static unsigned ring_reap(struct stores_queue *queue, bool again)
 }
 
 /*
- * Submits what is prepared and waits until something completes. False if the ring cannot be used any more: an error that does not
- * pass, or that has not passed for a second.
+ * Submits what is prepared and waits until something completes. False if the ring cannot be used any more: an error
+ * that does not pass, or that has not passed for a second.
  */
 static bool ring_turn(struct stores_queue *queue)
 {
@@ -353,8 +364,8 @@ static bool ring_has_submitted(const struct stores_queue *queue)
 }
 
 /*
- * Gives the ring up. The kernel completes what it took, whether or not it takes calls on the ring, and must be waited for: closing
- * the ring does not stop a write that is on its way to the disk. The rest is done here.
+ * Gives the ring up. The kernel completes what it took, whether or not it takes calls on the ring, and must be waited
+ * for: closing the ring does not stop a write that is on its way to the disk. The rest is done here.
  */
 static void ring_abandon(struct stores_queue *queue)
 {

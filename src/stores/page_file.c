@@ -44,8 +44,8 @@ tide_status page_file_check(const tide_page_file_config *config, unsigned index)
                          minimum % TIDE_PAGE_BYTES != 0 ? minimum : maximum, TIDE_PAGE_BYTES);
     if (minimum < 2 * TIDE_PAGE_BYTES)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0,
-                         "page file " PATH_FORMAT ": minimum_bytes %" PRIu64 " is less than two pages, %u", config->path,
-                         minimum, 2 * TIDE_PAGE_BYTES);
+                         "page file " PATH_FORMAT ": minimum_bytes %" PRIu64 " is less than two pages, %u",
+                         config->path, minimum, 2 * TIDE_PAGE_BYTES);
     if (maximum != 0 && maximum < minimum)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0,
                          "page file " PATH_FORMAT ": maximum_bytes %" PRIu64 " is less than minimum_bytes %" PRIu64,
@@ -163,8 +163,8 @@ static tide_status lock_file(const struct page_file *file, int64_t pid)
         return TIDE_SUCCESS;
     if (errno == EWOULDBLOCK && pid != 0)
         return error_set(TIDE_SHARING_VIOLATION, errno, 0,
-                         "page file " PATH_FORMAT " belongs to the engine of process %" PRId64 ", which is open", file->path,
-                         pid);
+                         "page file " PATH_FORMAT " belongs to the engine of process %" PRId64 ", which is open",
+                         file->path, pid);
     if (errno == EWOULDBLOCK)
         return error_set(TIDE_SHARING_VIOLATION, errno, 0, "page file " PATH_FORMAT " is locked by another process",
                          file->path);
@@ -185,8 +185,9 @@ static tide_status acquire_once(struct page_file *file, const struct page_file *
         return status;
     for (unsigned i = 0; i < other_count; i++)
         if (others[i]->device == file->device && others[i]->inode == file->inode)
-            return error_set(TIDE_INVALID_PARAMETER, 0, 0, "page file " PATH_FORMAT " is given twice, as files %u and %u",
-                             file->path, i, other_count);
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                             "page file " PATH_FORMAT " is given twice, as files %u and %u", file->path, i,
+                             other_count);
     /* Before the lock too: a foreign file is not even locked. */
     if (file->origin != PAGE_FILE_CREATED && (status = examine(file, &pid)) != TIDE_SUCCESS)
         return status;
@@ -194,8 +195,9 @@ static tide_status acquire_once(struct page_file *file, const struct page_file *
         return status;
     if (!still_named(file)) { /* its owner removed it before our lock */
         *again = true;
-        return error_set(TIDE_SHARING_VIOLATION, 0, 0, "page file " PATH_FORMAT " changed hands %u times while it was opened",
-                         file->path, OPEN_ATTEMPTS);
+        return error_set(TIDE_SHARING_VIOLATION, 0, 0,
+                         "page file " PATH_FORMAT " changed hands %u times while it was opened", file->path,
+                         OPEN_ATTEMPTS);
     }
     return file->origin == PAGE_FILE_CREATED ? TIDE_SUCCESS : examine(file, &pid);
 }
@@ -226,8 +228,8 @@ static tide_status disk_full(const struct page_file *file, uint64_t bytes, int e
     if (fstatvfs(file->fd, &disk) != 0)
         return io_error(file, "its file system cannot be examined", errno);
     return error_set(TIDE_DISK_FULL, error, 0,
-                     "page file " PATH_FORMAT " needs %" PRIu64 " bytes, its file system has %" PRIu64 " free: %s", file->path,
-                     bytes, (uint64_t)disk.f_bavail * disk.f_frsize, strerror(error));
+                     "page file " PATH_FORMAT " needs %" PRIu64 " bytes, its file system has %" PRIu64 " free: %s",
+                     file->path, bytes, (uint64_t)disk.f_bavail * disk.f_frsize, strerror(error));
 }
 
 static bool is_disk_full(int error)
@@ -242,7 +244,9 @@ static void shrink_file(const struct page_file *file, off_t bytes)
     (void)result;
 }
 
-/* Writes the header and gives the file its size. The content of a stale file is dropped first, and with it its space. */
+/*
+ * Writes the header and gives the file its size. The content of a stale file is dropped first, and with it its space.
+ */
 static tide_status size_file(struct page_file *file, const char header[TIDE_PAGE_BYTES], uint64_t bytes)
 {
     struct rlimit limit;
@@ -261,7 +265,8 @@ static tide_status size_file(struct page_file *file, const char header[TIDE_PAGE
     while (written < 0 && errno == EINTR);
     error = written < 0 ? errno : ENOSPC;
     if (written != TIDE_PAGE_BYTES)
-        return is_disk_full(error) ? disk_full(file, bytes, error) : io_error(file, "the header cannot be written", error);
+        return is_disk_full(error) ? disk_full(file, bytes, error)
+                                   : io_error(file, "the header cannot be written", error);
     if (ftruncate(file->fd, TIDE_PAGE_BYTES) != 0)
         return io_error(file, "cannot be sized", errno);
     /* Asked first where the file system knows, so that a disk is not filled to the brim in vain. */
@@ -289,8 +294,8 @@ static void set_no_access_time(const struct page_file *file)
 }
 
 /*
- * Switches to O_DIRECT if the file system takes it. It may refuse the flag, or refuse I/O of one page only once it is tried: a
- * device with larger blocks. The trial reads the header back.
+ * Switches to O_DIRECT if the file system takes it. It may refuse the flag, or refuse I/O of one page only once it is
+ * tried: a device with larger blocks. The trial reads the header back.
  */
 static tide_status set_direct(struct page_file *file, const char header[TIDE_PAGE_BYTES])
 {

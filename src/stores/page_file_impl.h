@@ -1,20 +1,20 @@
 /*
  * A page file on disk: created, locked, sized, and removed.
  *
- * Ownership is a lock on the open file (flock), which the kernel drops when the process dies. The header in slot 0 says that
- * a file is a page file and whose; together they tell what may be done with a path that exists:
+ * Ownership is a lock on the open file (flock), which the kernel drops when the process dies. The header in slot 0 says
+ * that a file is a page file and whose; together they tell what may be done with a path that exists:
  *   locked, with a header     a living engine's: refused
  *   not locked, with a header left by a dead engine: taken over
  *   empty                     taken
  *   anything else             not ours: refused, and neither written, locked nor removed
- * The header is written before the file gets its size, so an engine that dies in between leaves nothing that the next one
- * would refuse.
+ * The header is written before the file gets its size, so an engine that dies in between leaves nothing that the next
+ * one would refuse.
  *
- * A file is removed only by the engine that holds its lock, and only while the path still names that file. The folder is held
- * open, so that a change of the working directory, or a renamed folder, does not lead to another file.
+ * A file is removed only by the engine that holds its lock, and only while the path still names that file. The folder
+ * is held open, so that a change of the working directory, or a renamed folder, does not lead to another file.
  *
- * Space is really allocated: a full disk is found at creation and not by the modified-page writer. I/O is O_DIRECT where the file
- * system can; whether it can is tried on the header.
+ * Space is really allocated: a full disk is found at creation and not by the modified-page writer. I/O is O_DIRECT
+ * where the file system can; whether it can is tried on the header.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -51,14 +51,14 @@ enum page_file_origin {
 /* All [I]. */
 struct page_file {
     int fd;
-    int folder;       /* the folder, for removal by name */
-    char *name;       /* inside the folder */
-    char *path;       /* as configured, for messages */
+    int folder; /* the folder, for removal by name */
+    char *name; /* inside the folder */
+    char *path; /* as configured, for messages */
     dev_t device;
     ino_t inode;
     enum page_file_origin origin;
-    bool direct;      /* O_DIRECT is on */
-    uint64_t bytes;   /* size now */
+    bool direct;    /* O_DIRECT is on */
+    uint64_t bytes; /* size now */
     uint64_t maximum_bytes;
 };
 
@@ -66,12 +66,13 @@ struct page_file {
 TIDE_MUST_CHECK tide_status page_file_check(const tide_page_file_config *config, unsigned index);
 
 /*
- * Opens and locks config->path, and makes it a page file of minimum_bytes. `others` are the page files that the same engine opened
- * before; the same file twice is TIDE_INVALID_PARAMETER. Errors as stores_create(). On failure the path holds what it held
- * before; a dead engine's page file may have lost its content.
+ * Opens and locks config->path, and makes it a page file of minimum_bytes. `others` are the page files that the same
+ * engine opened before; the same file twice is TIDE_INVALID_PARAMETER. Errors as stores_create(). On failure the path
+ * holds what it held before; a dead engine's page file may have lost its content.
  */
 TIDE_MUST_CHECK tide_status page_file_open(struct page_file *file, const tide_page_file_config *config,
-                                           const struct page_file *const *others, unsigned other_count, bool disable_direct_io);
+                                           const struct page_file *const *others, unsigned other_count,
+                                           bool disable_direct_io);
 /* Closes and removes. */
 void page_file_remove(struct page_file *file);
 /* Closes and undoes the opening: what was not there before is removed, an empty file is empty again. */

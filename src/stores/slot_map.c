@@ -76,7 +76,9 @@ struct run {
     uint32_t length;
 };
 
-/* Bits of `free_bits` at which a run of `length` (1 .. 63) set bits begins: each step doubles the length that is known. */
+/*
+ * Bits of `free_bits` at which a run of `length` (1 .. 63) set bits begins: each step doubles the length that is known.
+ */
 static uint64_t run_starts(uint64_t free_bits, uint32_t length)
 {
     for (uint32_t known = 1; known < length;) {
@@ -88,8 +90,8 @@ static uint64_t run_starts(uint64_t free_bits, uint32_t length)
 }
 
 /*
- * Looks through the words from `begin` up to `end` for a run of `wanted` free slots, or for one longer than *best; stops at the
- * first run that is long enough. A run may span any number of words of the range.
+ * Looks through the words from `begin` up to `end` for a run of `wanted` free slots, or for one longer than *best;
+ * stops at the first run that is long enough. A run may span any number of words of the range.
  */
 static void search_words(const uint64_t *taken, uint32_t begin, uint32_t end, uint32_t wanted, struct run *best)
 {
@@ -155,8 +157,8 @@ static uint32_t run_around(const uint64_t *taken, uint32_t words, uint32_t slot)
 }
 
 /*
- * The group to try: from the last one on, the first that may hold a run of `wanted`; else the one that may hold the longest.
- * *length is what it may hold, at most `wanted`. NULL if all are full.
+ * The group to try: from the last one on, the first that may hold a run of `wanted`; else the one that may hold the
+ * longest. *length is what it may hold, at most `wanted`. NULL if all are full.
  */
 static struct slot_group *choose_group(const struct slot_map *map, uint32_t wanted, uint32_t *length)
 {
@@ -190,9 +192,9 @@ static void take_run(struct slot_group *group, uint64_t *taken, struct run run)
 }
 
 /*
- * Keeps the peak without a counter that releases would have to write: allocations alone raise `used_bound`, which so is an upper
- * bound of the slots in use, and only when it passes the peak are the groups summed. The bound comes down to the sum unless
- * another thread raised it meanwhile.
+ * Keeps the peak without a counter that releases would have to write: allocations alone raise `used_bound`, which so is
+ * an upper bound of the slots in use, and only when it passes the peak are the groups summed. The bound comes down to
+ * the sum unless another thread raised it meanwhile.
  */
 static void note_peak(struct slot_map *map, uint32_t count)
 {

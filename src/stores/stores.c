@@ -1,12 +1,12 @@
 /*
  * The set of page files: creation, which file a page goes to, statistics.
  *
- * Choice of file. The file that answers first gets more (nt-behaviour 14.2 rule 3). Every file has a virtual time: what writing
- * the slots given so far costs it, at the speed measured last. Slots come from the file whose virtual time is least, so
- * each file gets work in proportion to its speed, and a file that stalls once is left alone for as long as its stall was worth.
- * A file that was full when asked has its virtual time raised to that of the file chosen instead; otherwise it would get all
- * writes for a while once it has room. Speed is pages over the time in which the file had a write in flight, measured by the
- * writers' queues (io.c); reads neither measure nor look at it.
+ * Choice of file. The file that answers first gets more (nt-behaviour 14.2 rule 3). Every file has a virtual time: what
+ * writing the slots given so far costs it, at the speed measured last. Slots come from the file whose virtual time is
+ * least, so each file gets work in proportion to its speed, and a file that stalls once is left alone for as long as
+ * its stall was worth. A file that was full when asked has its virtual time raised to that of the file chosen instead;
+ * otherwise it would get all writes for a while once it has room. Speed is pages over the time in which the file had a
+ * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it.
  *
  * Threads. After creation only slot maps (own locks), virtual_ns and page_ns (atomic) change. Two threads may choose a
  * file by the same virtual time; that is off by one allocation and harmless.
@@ -44,11 +44,11 @@ tide_status stores_create(const struct stores_options *options, struct stores **
         if ((status = page_file_check(&options->files[i], i)) != TIDE_SUCCESS)
             return status;
 
-    const size_t bytes = sizeof(struct stores) + count * sizeof(struct store);
-    struct stores *const new = aligned_alloc(_Alignof(struct stores),
-                                             (bytes + SYNC_CACHE_LINE_BYTES - 1) & ~(size_t)(SYNC_CACHE_LINE_BYTES - 1));
+    const size_t bytes = sizeof(struct stores) + count * sizeof(struct store); /* both are whole cache lines */
+    struct stores *const new = aligned_alloc(_Alignof(struct stores), bytes);
     if (new == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, ENOMEM, 0, "no memory for %u page files: %zu bytes", count, bytes);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, ENOMEM, 0, "no memory for %u page files: %zu bytes", count,
+                         bytes);
     memset(new, 0, bytes);
     new->filter = options->filter;
     new->filter_context = options->filter_context;
@@ -58,7 +58,8 @@ tide_status stores_create(const struct stores_options *options, struct stores **
         const tide_page_file_config *config = &options->files[i];
         const uint64_t maximum = config->maximum_bytes != 0 ? config->maximum_bytes : config->minimum_bytes;
         new->files[i].page_ns = PAGE_NS_INITIAL;
-        status = slot_map_create(&new->files[i].slots, config->minimum_bytes / TIDE_PAGE_BYTES, maximum / TIDE_PAGE_BYTES);
+        status =
+            slot_map_create(&new->files[i].slots, config->minimum_bytes / TIDE_PAGE_BYTES, maximum / TIDE_PAGE_BYTES);
         if (status != TIDE_SUCCESS)
             goto fail;
     }

@@ -14,12 +14,9 @@ static const struct {
     uint32_t page;
     unsigned software;
 } protections[] = {
-    { TIDE_PAGE_NOACCESS, PTE_NOACCESS },
-    { TIDE_PAGE_READONLY, PTE_READONLY },
-    { TIDE_PAGE_READWRITE, PTE_READWRITE },
-    { TIDE_PAGE_EXECUTE, PTE_EXECUTE },
-    { TIDE_PAGE_EXECUTE_READ, PTE_EXECUTE_READ },
-    { TIDE_PAGE_EXECUTE_READWRITE, PTE_EXECUTE_READWRITE },
+    { TIDE_PAGE_NOACCESS, PTE_NOACCESS },         { TIDE_PAGE_READONLY, PTE_READONLY },
+    { TIDE_PAGE_READWRITE, PTE_READWRITE },       { TIDE_PAGE_EXECUTE, PTE_EXECUTE },
+    { TIDE_PAGE_EXECUTE_READ, PTE_EXECUTE_READ }, { TIDE_PAGE_EXECUTE_READWRITE, PTE_EXECUTE_READWRITE },
 };
 
 unsigned pte_protection_of(uint32_t page_protection)
@@ -56,7 +53,7 @@ static frame_t table_frame(struct page_table *table, unsigned node, uint64_t *en
 
 static pte_t table_entry(frame_t frame)
 {
-    return (pte_t) { PTE_VALID | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+    return (pte_t){ PTE_VALID | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
 }
 
 tide_status page_table_init(struct page_table *table, struct frames *frames, unsigned node)
@@ -190,11 +187,14 @@ void page_table_destroy(struct page_table *table)
 {
     table_free(table, table->root, TABLE_LEVELS - 1);
     frames_free(table->frames,
-                (frame_t) { (uint32_t)(((char *)table->root - table->frames->memory) / TIDE_PAGE_BYTES) });
+                (frame_t){ (uint32_t)(((char *)table->root - table->frames->memory) / TIDE_PAGE_BYTES) });
     table->root = NULL;
 }
 
-/* Acquire is enough for reading `original`: whoever wrote it held the claim or the write reference before the frame came to the list. */
+/*
+ * Acquire is enough for reading `original`: whoever wrote it held the claim or the write reference before the frame
+ * came to the list.
+ */
 bool page_table_detach(struct pfn *pfn, frame_t frame)
 {
     const pte_t pte = pte_load(pfn->pte);
@@ -203,7 +203,7 @@ bool page_table_detach(struct pfn *pfn, frame_t frame)
         return false;
     ASSERT_DEBUG(pte_frame(pte).number == frame.number);
     (void)frame;
-    return pte_cas(pfn->pte, pte, (pte_t) { pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
+    return pte_cas(pfn->pte, pte, (pte_t){ pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
 }
 
 static struct sync_event *wait_event(struct pte_waits *waits, const uint64_t *pte)
@@ -225,13 +225,15 @@ void pte_wait(struct pte_waits *waits, struct grace_thread *thread, uint64_t *pt
             return;
         sync_pause();
     }
-    /* Order: read the count, then mark the PTE. The claimer swaps the PTE and then moves the count, so a mark that it saw
-     * means a count that moves after it was read here. */
+    /*
+     * Order: read the count, then mark the PTE. The claimer swaps the PTE and then moves the count, so a mark that it
+     * saw means a count that moves after it was read here.
+     */
     const uint32_t value = sync_event_value(event);
     const pte_t seen = pte_load(pte);
     if (!pte_is_busy(seen))
         return;
-    if (!(seen.bits & PTE_WAITED) && !pte_cas(pte, seen, (pte_t) { seen.bits | PTE_WAITED }))
+    if (!(seen.bits & PTE_WAITED) && !pte_cas(pte, seen, (pte_t){ seen.bits | PTE_WAITED }))
         return;
     /* Outside of the engine while asleep: a stopped world and the grace period need not wait for this thread. */
     const unsigned depth = thread == NULL ? 0 : thread->depth;

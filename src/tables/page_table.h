@@ -2,13 +2,14 @@
  * Soft page tables: four levels of 512 entries, as x86-64 has them, in frames of the engine.
  *
  * Entries of the upper three levels are PTEs in valid form that name the next table's frame, or 0. A table comes into
- * being by compare-and-swap of its parent's entry, so the descent takes no lock: a reader inside grace_enter() sees either nothing
- * or a complete, zeroed table. A leaf table is unlinked only when no region overlaps its 2 MiB any more; its frame is stamped and
- * reused after the grace period, so a reader that still walks it reads old, invalid entries at worst. Upper tables stay until the space
- * is destroyed.
+ * being by compare-and-swap of its parent's entry, so the descent takes no lock: a reader inside grace_enter() sees
+ * either nothing or a complete, zeroed table. A leaf table is unlinked only when no region overlaps its 2 MiB any
+ * more; its frame is stamped and reused after the grace period, so a reader that still walks it reads old, invalid
+ * entries at worst. Upper tables stay until the space is destroyed.
  *
  * Claims. Who wants to change a PTE that others may change too makes it busy by compare-and-swap; from then on it is
- * the claimer's, until pte_release(). Waiters spin a little, then set PTE_WAITED and sleep in a hashed table of event counts.
+ * the claimer's, until pte_release(). Waiters spin a little, then set PTE_WAITED and sleep in a hashed table of event
+ * counts.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,12 +19,7 @@
 #include "frames/frames.h"
 #include "tables/pte.h"
 
-enum {
-    TABLE_ENTRIES = 512,
-    TABLE_LEVELS = 4,
-    TABLE_INDEX_BITS = 9,
-    PTE_WAIT_BUCKETS = 256
-};
+enum { TABLE_ENTRIES = 512, TABLE_LEVELS = 4, TABLE_INDEX_BITS = 9, PTE_WAIT_BUCKETS = 256 };
 
 /* Where threads wait for busy PTEs: one per engine. */
 struct pte_waits {
@@ -83,13 +79,15 @@ static inline const uint64_t *page_table_directory(const struct page_table *tabl
 }
 
 /*
- * The PTE of a page, making missing tables on `node`. NULL if there is no frame: the caller waits for one, holding nothing, and tries again. *made counts
- * the tables made by this call.
+ * The PTE of a page, making missing tables on `node`. NULL if there is no frame: the caller waits for one, holding
+ * nothing, and tries again. *made counts the tables made by this call.
  */
 uint64_t *page_table_make(struct page_table *table, uint64_t page, unsigned node, unsigned *made);
 
-/* The first leaf table at or after *page (any page of it): sets *page to the leaf's first page and returns its entries; NULL if
- * there is none up to `last`. Inside grace_enter(). */
+/*
+ * The first leaf table at or after *page (any page of it): sets *page to the leaf's first page and returns its
+ * entries; NULL if there is none up to `last`. Inside grace_enter().
+ */
 uint64_t *page_table_next_leaf(const struct page_table *table, uint64_t *page, uint64_t last);
 
 /* How many tables of the span [first, last] do not exist yet, at all levels. */
@@ -115,9 +113,10 @@ static inline pte_t pte_busy_form(pte_t pte)
 }
 
 /*
- * Waits until a PTE that was seen busy may have changed. The caller holds no claim; who claims a PTE never waits for a lock of a space, so
- * the space's lock may be held. `thread` leaves the engine while it sleeps, so tables found before are void afterwards; with NULL the caller
- * stays inside, for who is in the middle of a change that a verifier must not see half done.
+ * Waits until a PTE that was seen busy may have changed. The caller holds no claim; who claims a PTE never waits for
+ * a lock of a space, so the space's lock may be held. `thread` leaves the engine while it sleeps, so tables found
+ * before are void afterwards; with NULL the caller stays inside, for who is in the middle of a change that a verifier
+ * must not see half done.
  */
 void pte_wait(struct pte_waits *waits, struct grace_thread *thread, uint64_t *pte);
 

@@ -1,5 +1,6 @@
 /*
- * The page-table entry: one atomic 64-bit word per page, told apart by tag bits, the protection at one place in every form.
+ * The page-table entry: one atomic 64-bit word per page, told apart by tag bits, the protection at one place in every
+ * form.
  *
  *   valid        bit 0. frame | age | protection | rights | dirty | accessed
  *   unknown      all bits zero: look at the VAD
@@ -14,9 +15,9 @@
  * The age (8 bits; NT has 4) is a moving average of how long ago the page was accessed: 0 is used all the time, 255 not
  * for long. A new page starts at 255 and accessed: it earns its place by being used again (spaces/working_set.c).
  *
- * `accessed`, `dirty` and the rights are what the fast path tests: a read needs VALID|READ|ACCESSED, a write VALID|WRITE|ACCESSED|DIRTY. As on
- * x86 the dirty bit doubles as permission: the first write to a clean page takes the slow path, which releases the page's
- * slot.
+ * `accessed`, `dirty` and the rights are what the fast path tests: a read needs VALID|READ|ACCESSED, a write
+ * VALID|WRITE|ACCESSED|DIRTY. As on x86 the dirty bit doubles as permission: the first write to a clean page takes
+ * the slow path, which releases the page's slot.
  *
  * Protection is NT's 5-bit software protection (nt-behaviour 5).
  *
@@ -39,8 +40,8 @@ typedef struct pte_t {
 #define PTE_DIRTY (1ull << 2)
 #define PTE_READ (1ull << 3)
 #define PTE_WRITE (1ull << 4)
-#define PTE_TAG_MASK (7ull << 1)    /* invalid forms */
-#define PTE_WAITED (1ull << 4)      /* busy form */
+#define PTE_TAG_MASK (7ull << 1) /* invalid forms */
+#define PTE_WAITED (1ull << 4)   /* busy form */
 #define PTE_PROTECTION_SHIFT 5
 #define PTE_PROTECTION_MASK (31ull << PTE_PROTECTION_SHIFT)
 #define PTE_AGE_SHIFT 10
@@ -102,14 +103,14 @@ static inline unsigned pte_age(pte_t pte)
 /* Of a valid or transition form. */
 static inline frame_t pte_frame(pte_t pte)
 {
-    return (frame_t) { (uint32_t)(pte.bits >> PTE_FRAME_SHIFT) };
+    return (frame_t){ (uint32_t)(pte.bits >> PTE_FRAME_SHIFT) };
 }
 
 /* Of a page-file form, or of a PFN record's original. */
 static inline struct stores_slot pte_slot(pte_t pte)
 {
-    return (struct stores_slot) { .file = (unsigned)((pte.bits & PTE_FILE_MASK) >> PTE_FILE_SHIFT),
-                                  .slot = (uint32_t)(pte.bits >> PTE_SLOT_SHIFT) };
+    return (struct stores_slot){ .file = (unsigned)((pte.bits & PTE_FILE_MASK) >> PTE_FILE_SHIFT),
+                                 .slot = (uint32_t)(pte.bits >> PTE_SLOT_SHIFT) };
 }
 
 static inline bool pte_protection_reads(unsigned protection)
@@ -124,20 +125,20 @@ static inline bool pte_protection_writes(unsigned protection)
 
 static inline pte_t pte_make(enum pte_tag tag, unsigned protection)
 {
-    return (pte_t) { ((uint64_t)tag << 1) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
+    return (pte_t){ ((uint64_t)tag << 1) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
 }
 
 static inline pte_t pte_make_valid(frame_t frame, unsigned protection, bool dirty)
 {
-    return (pte_t) { PTE_VALID | PTE_ACCESSED | PTE_AGE_MASK | (dirty ? PTE_DIRTY : 0) |
-                     (pte_protection_reads(protection) ? PTE_READ : 0) |
-                     (pte_protection_writes(protection) ? PTE_WRITE : 0) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) |
-                     ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+    return (pte_t){ PTE_VALID | PTE_ACCESSED | PTE_AGE_MASK | (dirty ? PTE_DIRTY : 0) |
+                    (pte_protection_reads(protection) ? PTE_READ : 0) |
+                    (pte_protection_writes(protection) ? PTE_WRITE : 0) |
+                    ((uint64_t)protection << PTE_PROTECTION_SHIFT) | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
 }
 
 static inline pte_t pte_make_transition(frame_t frame, unsigned protection)
 {
-    return (pte_t) { pte_make(PTE_TAG_TRANSITION, protection).bits | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
+    return (pte_t){ pte_make(PTE_TAG_TRANSITION, protection).bits | ((uint64_t)frame.number << PTE_FRAME_SHIFT) };
 }
 
 /* Without protection: the form that a PFN record's `original` has. */
@@ -149,7 +150,7 @@ static inline uint64_t pte_original_of(struct stores_slot slot)
 
 static inline pte_t pte_load(const uint64_t *pte)
 {
-    return (pte_t) { sync_load_64(pte) };
+    return (pte_t){ sync_load_64(pte) };
 }
 
 static inline bool pte_cas(uint64_t *pte, pte_t expected, pte_t desired)

@@ -1,11 +1,12 @@
 /*
  * Working-set trimmer, the balance-set manager's part in memory (nt-behaviour 15.2).
  *
- * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others older. When
- * the node's available pages fall below `low` it ages once more - under pressure time passes faster - and trims: the age that
- * yields what is missing up to `high` is read off the histogram, and pages at least that old go, first from spaces above their
- * minimum, then from all but hard minimums. What is on the modified list counts as on its way, since the writer brings it; if the
- * page files are full it does not, and only clean pages are taken: dirty ones could go nowhere.
+ * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others
+ * older. When the node's available pages fall below `low` it ages once more - under pressure time passes faster - and
+ * trims: the age that yields what is missing up to `high` is read off the histogram, and pages at least that old go,
+ * first from spaces above their minimum, then from all but hard minimums. What is on the modified list counts as on
+ * its way, since the writer brings it; if the page files are full it does not, and only clean pages are taken: dirty
+ * ones could go nowhere.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -61,7 +62,8 @@ static unsigned age_for(const struct working_set_ages *ages, uint64_t need)
 }
 
 /* One round over all spaces. `below_minimum`: soft minimums do not count. */
-static uint64_t trim_round(struct partition *partition, struct working_set_choice choice, bool below_minimum, uint64_t need)
+static uint64_t trim_round(struct partition *partition, struct working_set_choice choice, bool below_minimum,
+                           uint64_t need)
 {
     uint64_t done = 0;
 
@@ -94,7 +96,8 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     if (need > budget)
         need = budget;
     age_all(worker, &ages);
-    struct working_set_choice choice = { .node = worker->node, .age = age_for(&ages, need),
+    struct working_set_choice choice = { .node = worker->node,
+                                         .age = age_for(&ages, need),
                                          .clean_only = page_files_full(partition) };
     done = trim_round(partition, choice, false, need);
     for (int round = 0; round < 3 && done < need; round++) {

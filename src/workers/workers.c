@@ -45,7 +45,8 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         worker->node = i / TIDE_WORKER_COUNT;
         sync_lock_init(&worker->lock, SYNC_RANK_worker);
         worker->last_ageing_ns = workers_clock_ns(workers);
-        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 && !tide_failed(status))
+        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
+            !tide_failed(status))
             status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
     }
     if (tide_failed(status)) {
@@ -87,7 +88,10 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
 {
     switch (worker->kind) {
     case TIDE_WORKER_ZERO_PAGE: {
-        /* At idle priority it may be off its CPU at any moment, and needs no section: it must not hold the grace period back. */
+        /*
+         * At idle priority it may be off its CPU at any moment, and needs no section: it must not hold the grace
+         * period back.
+         */
         grace_io_begin(thread);
         const uint64_t done = zero_page_step(worker, budget);
         grace_io_end(thread);
@@ -107,7 +111,8 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
 
     sync_lock(&worker->lock);
     const uint64_t before = os_thread_cpu_ns();
-    (void)grace_advance(&worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
+    (void)grace_advance(
+        &worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
     grace_enter(thread);
     /* The trimmer's step asks for itself, since ageing may be due when trimming is not. */
     const bool wanted = occasion == WORKER_FORCED || worker->kind == TIDE_WORKER_TRIMMER || is_due(worker);
@@ -138,7 +143,8 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsig
         const struct frames_node *frames_node = &partition->frames->nodes[order[i]];
 
         done += worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, order[i]), thread, UINT64_MAX, WORKER_DUE, &error);
-        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high, WORKER_FORCED, &error);
+        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high,
+                           WORKER_FORCED, &error);
     }
     return done != 0;
 }
@@ -182,7 +188,8 @@ static void *thread_main(void *context)
             done = worker_run(worker, thread, THREAD_BUDGET_PAGES, WORKER_THREAD, &error);
         if (done == 0 || error != 0) {
             const bool stuck = error != 0 || thread_wanted(worker);
-            frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker, stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
+            frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker,
+                             stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
         }
     }
     if (thread != NULL)

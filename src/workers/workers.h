@@ -1,9 +1,11 @@
 /*
- * The workers: one zero-page thread, modified-page writer and working-set trimmer per node (nt-behaviour 12, 14.1, 15.2).
+ * The workers: one zero-page thread, modified-page writer and working-set trimmer per node (nt-behaviour 12, 14.1,
+ * 15.2).
  *
- * Each policy is a step: one bounded unit of work on one node, a function of the partition's state and a clock. The threads
- * are short loops around the steps; tests, and engines without threads, call the steps themselves. One step of one worker
- * on one node runs at a time (rank worker), so a step may be called beside the threads. A worker never resolves a fault.
+ * Each policy is a step: one bounded unit of work on one node, a function of the partition's state and a clock. The
+ * threads are short loops around the steps; tests, and engines without threads, call the steps themselves. One step
+ * of one worker on one node runs at a time (rank worker), so a step may be called beside the threads. A worker never
+ * resolves a fault.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,29 +19,30 @@
 struct workers;
 
 struct worker {
-    struct workers *workers;     /* [I] */
-    tide_worker kind;            /* [I] */
-    unsigned node;               /* [I] */
-    struct sync_lock lock;       /* rank worker: one step at a time */
-    struct stores_queue *queue;  /* [L:worker] the writer's */
-    uint64_t last_ageing_ns;     /* [L:worker] the trimmer's */
-    uint64_t cpu_ns;             /* [A] CPU time of all its steps */
-    pthread_t thread;            /* [I] if there are threads */
-    bool started;                /* [I] */
+    struct workers *workers;    /* [I] */
+    tide_worker kind;           /* [I] */
+    unsigned node;              /* [I] */
+    struct sync_lock lock;      /* rank worker: one step at a time */
+    struct stores_queue *queue; /* [L:worker] the writer's */
+    uint64_t last_ageing_ns;    /* [L:worker] the trimmer's */
+    uint64_t cpu_ns;            /* [A] CPU time of all its steps */
+    pthread_t thread;           /* [I] if there are threads */
+    bool started;               /* [I] */
 } SYNC_CACHE_ALIGNED;
 
 struct workers {
-    struct partition *partition; /* [I] */
-    tide_worker_mode mode;       /* [I] */
-    unsigned node_count;         /* [I] */
-    uint64_t period_ns;          /* [I] of ageing */
-    uint64_t virtual_ns;         /* [A] the clock of an engine without threads */
-    uint32_t stop;               /* [A] */
+    struct partition *partition;      /* [I] */
+    tide_worker_mode mode;            /* [I] */
+    unsigned node_count;              /* [I] */
+    uint64_t period_ns;               /* [I] of ageing */
+    uint64_t virtual_ns;              /* [A] the clock of an engine without threads */
+    uint32_t stop;                    /* [A] */
     uint32_t held[TIDE_WORKER_COUNT]; /* [A] */
-    struct worker *workers;      /* [I] node_count x TIDE_WORKER_COUNT */
+    struct worker *workers;           /* [I] node_count x TIDE_WORKER_COUNT */
 };
 
-TIDE_MUST_CHECK tide_status workers_create(struct partition *partition, const tide_config *config, struct workers **workers);
+TIDE_MUST_CHECK tide_status workers_create(struct partition *partition, const tide_config *config,
+                                           struct workers **workers);
 /* Starts the threads, if the mode has any. On failure all are stopped again. */
 TIDE_MUST_CHECK tide_status workers_start(struct workers *workers);
 /* Stops the threads and frees everything; NULL is allowed. */
@@ -61,9 +64,11 @@ enum worker_occasion {
     WORKER_THREAD  /* the same, if the worker is not held */
 };
 /*
- * Runs one step on the calling thread, which is outside of the engine. Returns the pages handled; *error is set to the errno of a write that failed.
+ * Runs one step on the calling thread, which is outside of the engine. Returns the pages handled; *error is set to
+ * the errno of a write that failed.
  */
-uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion, int *error);
+uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion,
+                    int *error);
 
 /* For partition.reclaim. */
 bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node);

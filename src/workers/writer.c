@@ -1,10 +1,11 @@
 /*
  * Modified-page writer (nt-behaviour 14.1).
  *
- * Takes the oldest modified page whose grace period has passed, and with it those of the aligned window of pages around it, in virtual
- * address order, that are modified too; gives the run consecutive slots; writes many runs at once without a lock. At the
- * end a page that nobody touched goes to the tail of its standby list with its slot; one that was dirtied again has the slot taken back;
- * one that was deleted is freed; one whose write failed is modified as before, and its slot is marked bad.
+ * Takes the oldest modified page whose grace period has passed, and with it those of the aligned window of pages
+ * around it, in virtual address order, that are modified too; gives the run consecutive slots; writes many runs at
+ * once without a lock. At the end a page that nobody touched goes to the tail of its standby list with its slot; one
+ * that was dirtied again has the slot taken back; one that was deleted is freed; one whose write failed is modified
+ * as before, and its slot is marked bad.
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
@@ -37,8 +38,8 @@ bool writer_due(const struct worker *worker)
 }
 
 /*
- * Adds the modified neighbours in one direction within the window. The table page can be read: this thread is inside the engine, and it was the
- * PTE's table when the frame was modified.
+ * Adds the modified neighbours in one direction within the window. The table page can be read: this thread is inside
+ * the engine, and it was the PTE's table when the frame was modified.
  */
 static unsigned gather(struct frames *frames, uint64_t *pte, int direction, unsigned most, frame_t *out)
 {
@@ -48,7 +49,8 @@ static unsigned gather(struct frames *frames, uint64_t *pte, int direction, unsi
         uint64_t *at = pte + direction * (int)(count + 1);
         const pte_t seen = pte_load(at);
 
-        if (pte_is_valid(seen) || pte_tag(seen) != PTE_TAG_TRANSITION || !frames_take_modified_at(frames, pte_frame(seen), at))
+        if (pte_is_valid(seen) || pte_tag(seen) != PTE_TAG_TRANSITION ||
+            !frames_take_modified_at(frames, pte_frame(seen), at))
             break;
         out[count++] = pte_frame(seen);
     }
@@ -70,7 +72,8 @@ static bool run_take(struct worker *worker, struct run *run)
     const unsigned index = (unsigned)(((uintptr_t)pte % TIDE_PAGE_BYTES) / sizeof *pte);
     const unsigned in_window = index % window;
     const unsigned left = gather(frames, pte, -1, in_window, before);
-    const unsigned right_most = TABLE_ENTRIES - 1 - index < window - 1 - in_window ? TABLE_ENTRIES - 1 - index : window - 1 - in_window;
+    const unsigned right_most =
+        TABLE_ENTRIES - 1 - index < window - 1 - in_window ? TABLE_ENTRIES - 1 - index : window - 1 - in_window;
 
     for (unsigned i = 0; i < left; i++)
         run->frames[i] = before[left - 1 - i];
@@ -94,7 +97,9 @@ static bool run_add(struct worker *worker, struct writer_batch *batch, struct ru
 
     while (done < run->count) {
         struct stores_slot first;
-        const unsigned got = batch->count == WRITER_BATCH_WRITES ? 0 : stores_slots_allocate(partition->stores, run->count - done, &first);
+        const unsigned got = batch->count == WRITER_BATCH_WRITES
+                                 ? 0
+                                 : stores_slots_allocate(partition->stores, run->count - done, &first);
 
         if (got == 0) {
             run_put_back(worker, run, done);
@@ -107,7 +112,7 @@ static bool run_add(struct worker *worker, struct writer_batch *batch, struct ru
         write->owner = part;
         for (unsigned i = 0; i < got; i++) {
             part->frames[i] = run->frames[done + i];
-            write->pages[i] = (struct iovec) { frame_memory(partition->frames, part->frames[i]), TIDE_PAGE_BYTES };
+            write->pages[i] = (struct iovec){ frame_memory(partition->frames, part->frames[i]), TIDE_PAGE_BYTES };
         }
         done += got;
     }

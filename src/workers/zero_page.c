@@ -1,7 +1,7 @@
 /*
- * Zero-page thread (nt-behaviour 12): when the free list reaches its trigger, zeroes until it is empty. Batches are taken off
- * the list, zeroed without a lock and past the caches, and put on the zeroed list. It runs at idle priority: when every CPU
- * has something better to do, faults zero for themselves.
+ * Zero-page thread (nt-behaviour 12): when the free list reaches its trigger, zeroes until it is empty. Batches are
+ * taken off the list, zeroed without a lock and past the caches, and put on the zeroed list. It runs at idle
+ * priority: when every CPU has something better to do, faults zero for themselves.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -237,6 +237,7 @@ static void test_wait_sees_each_way_to_a_frame(void **state)
     for (int announced = 0; announced < 2; announced++) {
         for (unsigned i = 0; i < sizeof ways / sizeof ways[0]; i++) {
             const frame_t frame = take_active(frames, 0, false, 0x77, 5);
+            frames_free(frames, take_active(frames, 0, true, 0, 5)); /* for zero_one() */
             const uint32_t before = announced ? frames_wait_announce(frames) : sync_event_value(&frames->available);
 
             grace_pass(frames);

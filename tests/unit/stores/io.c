@@ -1,9 +1,9 @@
 /*
- * Page-file I/O: round trips by ring and by pwritev, with and without O_DIRECT; short reads and writes; I/O errors; a ring that
- * fails; the filter; and which file gets how much.
+ * Page-file I/O: round trips by ring and by pwritev, with and without O_DIRECT; short reads and writes; I/O errors; a
+ * ring that fails; the filter; and which file gets how much.
  *
- * pwritev, pread and io_uring_submit_and_wait of this file take the place of the system's, so that results can be cut short or
- * made to fail where the system would not.
+ * pwritev, pread and io_uring_submit_and_wait of this file take the place of the system's, so that results can be cut
+ * short or made to fail where the system would not.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -26,12 +26,12 @@ enum { PAGE = TIDE_PAGE_BYTES };
 /* ---- the system, and how it misbehaves -------------------------------------------------------------------------- */
 
 static struct {
-    size_t cut_bytes;    /* no I/O longer than this; 0: no limit */
+    size_t cut_bytes;         /* no I/O longer than this; 0: no limit */
     unsigned submit_refusals; /* times that a submission gets -EAGAIN */
     unsigned submit_failure;  /* number of the submission from which on all get -EIO; 0: never */
     unsigned submissions;
-    int failing_descriptor;   /* writes to it fail; 0: none */
-    uint32_t transfers;  /* [A] pread and pwritev calls, and ring entries */
+    int failing_descriptor; /* writes to it fail; 0: none */
+    uint32_t transfers;     /* [A] pread and pwritev calls, and ring entries */
 } faults;
 
 ssize_t pwritev(int descriptor, const struct iovec *pieces, int count, off_t offset)
@@ -92,7 +92,7 @@ int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait)
 static const struct way {
     bool disable_io_uring, disable_direct_io;
 } ways[] = { { false, false }, { false, true }, { true, false }, { true, true } };
-#define EACH_WAY(way) (const struct way *way = ways; way < ways + sizeof ways / sizeof ways[0]; way++)
+enum { WAY_COUNT = sizeof ways / sizeof ways[0] };
 
 static tide_page_file_config two_files[2];
 
@@ -100,8 +100,11 @@ static tide_page_file_config two_files[2];
 static struct stores_options options_of(const struct way *way, unsigned count, uint64_t pages)
 {
     for (unsigned i = 0; i < 2; i++)
-        two_files[i] = (tide_page_file_config){ .path = in_folder(i == 0 ? "first" : "second"), .minimum_bytes = pages * PAGE };
-    return (struct stores_options){ .files = two_files, .file_count = count, .disable_io_uring = way->disable_io_uring,
+        two_files[i] =
+            (tide_page_file_config){ .path = in_folder(i == 0 ? "first" : "second"), .minimum_bytes = pages * PAGE };
+    return (struct stores_options){ .files = two_files,
+                                    .file_count = count,
+                                    .disable_io_uring = way->disable_io_uring,
                                     .disable_direct_io = way->disable_direct_io };
 }
 
@@ -156,8 +159,8 @@ static bool holds(struct stores *stores, struct stores_slot slot, uint64_t versi
 }
 
 /*
- * Clusters with stamped pages: `count` of 1 to 64 pages each. Every other cluster lies in one piece of memory, the others have their pages in
- * reverse or every second one, so that both ways of merging are there.
+ * Clusters with stamped pages: `count` of 1 to 64 pages each. Every other cluster lies in one piece of memory, the
+ * others have their pages in reverse or every second one, so that both ways of merging are there.
  */
 struct batch {
     unsigned count;
@@ -218,7 +221,8 @@ static void assert_cluster(struct stores *stores, const struct stores_write *wri
             assert_int_equal(stores_read(stores, slot_after(write->first, begin), pages, count), 0);
             for (unsigned page = 0; page < count; page++)
                 assert_true(stamped(pages[page].iov_base, slot_after(write->first, begin + page), version));
-            assert_int_equal((uint8_t)memory[(i % 2 == 0 ? count : 1) * PAGE], 0xA5); /* what lies beside is left alone */
+            assert_int_equal((uint8_t)memory[(i % 2 == 0 ? count : 1) * PAGE],
+                             0xA5); /* what lies beside is left alone */
         }
     }
     free(memory);
@@ -255,7 +259,7 @@ static void test_round_trip(void **state)
     static const unsigned depths[] = { 1, 3, 32 };
 
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 2, 2000);
         struct stores *stores = stores_good(&options);
         struct batch batch = batch_make(stores, 50, 0, 7);
@@ -284,7 +288,7 @@ static void test_round_trip(void **state)
 static void test_merging(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 1, 200);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 4);
@@ -293,7 +297,8 @@ static void test_merging(void **state)
         stores_queue_write(queue, batch.writes, 1);
         assert_int_equal(faults.transfers, 1);
         assert_int_equal(batch.writes[0]->error, 0);
-        assert_int_equal(stores_read(stores, batch.writes[0]->first, batch.writes[0]->pages, batch.writes[0]->count), 0);
+        assert_int_equal(stores_read(stores, batch.writes[0]->first, batch.writes[0]->pages, batch.writes[0]->count),
+                         0);
         assert_int_equal(faults.transfers, 2); /* pread, not preadv: that one is not counted */
         batch_free(&batch);
         stores_queue_destroy(queue);
@@ -325,7 +330,7 @@ static void test_short_transfers_are_finished(void **state)
     static const size_t cuts[] = { PAGE, 3 * PAGE, 2 * PAGE + 512 };
 
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 2, 2000);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 8);
@@ -350,7 +355,7 @@ static void test_short_transfers_are_finished(void **state)
 static void test_crumbs_are_an_error(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 1, 100);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 8);
@@ -370,7 +375,7 @@ static void test_crumbs_are_an_error(void **state)
 static void test_truncated_file(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 1, 300);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 8);
@@ -450,11 +455,11 @@ static void test_ring_that_fails_is_given_up(void **state)
 /* ---- the filter ------------------------------------------------------------------------------------------------- */
 
 struct filter {
-    unsigned calls[2];   /* by kind */
+    unsigned calls[2];     /* by kind */
     unsigned fail_call[2]; /* number of the call that fails; 0: none */
     int error;
     unsigned file, pages;
-    uint64_t slot;       /* of the last call */
+    uint64_t slot;            /* of the last call */
     struct timespec delay[2]; /* by file; for writes */
 };
 
@@ -473,7 +478,7 @@ static int filter_io(void *context, tide_io_kind kind, unsigned file, uint64_t s
 static void test_filter_fails_one_io(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         struct filter filter = { .error = EIO };
         struct stores_options options = options_of(way, 2, 2000);
         options.filter = filter_io;
@@ -481,7 +486,8 @@ static void test_filter_fails_one_io(void **state)
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 4);
         struct batch batch = batch_make(stores, 20, 1, 5);
-        assert_int_equal(filter.calls[TIDE_IO_READ] + filter.calls[TIDE_IO_WRITE], 0); /* the header is no I/O of a page */
+        assert_int_equal(filter.calls[TIDE_IO_READ] + filter.calls[TIDE_IO_WRITE],
+                         0); /* the header is no I/O of a page */
         stores_queue_write(queue, batch.writes, batch.count);
         assert_int_equal(filter.calls[TIDE_IO_WRITE], 20);
         assert_written(stores, &batch, 1);
@@ -489,7 +495,8 @@ static void test_filter_fails_one_io(void **state)
         /* One call fails, and only it: its slots keep what they held. */
         for (unsigned which = 1; which <= 20; which += which < 4 ? 1 : 8) {
             batch_restamp(&batch, 2);
-            filter = (struct filter){ .fail_call = { [TIDE_IO_WRITE] = which }, .error = which % 2 == 0 ? EIO : ENOSPC };
+            filter =
+                (struct filter){ .fail_call = { [TIDE_IO_WRITE] = which }, .error = which % 2 == 0 ? EIO : ENOSPC };
             stores_queue_write(queue, batch.writes, batch.count);
             for (unsigned i = 0; i < 20; i++)
                 assert_int_equal(batch.writes[i]->error, i != which - 1 ? 0 : filter.error);
@@ -586,8 +593,8 @@ static void test_full_file_comes_back(void **state)
 }
 
 /*
- * The whole way, PW-4: a filter that makes one file slow, and the queue that measures it. In memory, so that no real disk makes the
- * other one slow.
+ * The whole way, PW-4: a filter that makes one file slow, and the queue that measures it. In memory, so that no real
+ * disk makes the other one slow.
  */
 static void test_slow_file_gets_less(void **state)
 {
@@ -623,7 +630,7 @@ static void test_slow_file_gets_less(void **state)
 static void test_failures_are_not_speed(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 2, 20000);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 8);
@@ -710,7 +717,7 @@ static void *reader_thread(void *argument)
 static void test_readers_beside_a_writer(void **state)
 {
     (void)state;
-    for EACH_WAY (way) {
+    for (const struct way *way = ways; way < ways + WAY_COUNT; way++) {
         const struct stores_options options = options_of(way, 2, 5000);
         struct stores *stores = stores_good(&options);
         struct stores_queue *queue = queue_good(stores, 8);

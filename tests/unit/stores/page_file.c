@@ -1,5 +1,6 @@
 /*
- * Page files on disk: every configuration and path that is refused, locks, stale and foreign files, and that nothing is left.
+ * Page files on disk: every configuration and path that is refused, locks, stale and foreign files, and that nothing is
+ * left.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -29,8 +30,8 @@ static struct stores_options one_file(const char *path, uint64_t minimum, uint64
     return (struct stores_options){ .files = &config, .file_count = 1 };
 }
 
-static void assert_one_refused(tide_status status, const char *path, uint64_t minimum, uint64_t maximum, const char *value,
-                               const char *limit)
+static void assert_one_refused(tide_status status, const char *path, uint64_t minimum, uint64_t maximum,
+                               const char *value, const char *limit)
 {
     const struct stores_options options = one_file(path, minimum, maximum);
 

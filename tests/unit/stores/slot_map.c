@@ -313,7 +313,8 @@ static void run_model(uint64_t limit, uint64_t crowd_to, unsigned operations, ui
         } else if (choice < 99) {
             /* Releases a stretch. */
             uint64_t slot = 1 + random_below(&seed, limit - 1);
-            for (uint64_t n = random_below(&seed, 40); n > 0 && slot < limit && limit - 1 - bad - used < crowd_to; n--, slot++) {
+            for (uint64_t n = random_below(&seed, 40); n > 0 && slot < limit && limit - 1 - bad - used < crowd_to;
+                 n--, slot++) {
                 if (model[slot] != MODEL_USED)
                     continue;
                 slot_map_release(&map, (uint32_t)slot);
