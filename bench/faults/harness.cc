@@ -131,28 +131,25 @@ Team::~Team()
         thread.join();
 }
 
+/* No CPU has more than its share of the threads, and a little. */
 bool Team::spread_over_cpus() const
 {
-    uint64_t seen[16] = {0};
-    for (const Lane &lane : lanes_) {
-        unsigned cpu = static_cast<unsigned>(lane.cpu.load(std::memory_order_relaxed)) % 1024;
-        if (seen[cpu / 64] & (uint64_t{1} << (cpu % 64)))
-            return false;
-        seen[cpu / 64] |= uint64_t{1} << (cpu % 64);
-    }
-    return true;
+    static const unsigned cpus = cpu_count();
+    unsigned on_cpu[1024] = {0}, most = 0;
+    for (const Lane &lane : lanes_)
+        most = std::max(most, ++on_cpu[static_cast<unsigned>(lane.cpu.load(std::memory_order_relaxed)) % 1024]);
+    return most <= (threads() + cpus - 1) / cpus + threads() / 16;
 }
 
 void Team::wait_for_start(Lane &lane)
 {
-    static const unsigned cpus = cpu_count();
     const uint64_t deadline = now_ns() + 20000000;
     lane.cpu.store(sched_getcpu(), std::memory_order_relaxed);
     arrived_.fetch_add(1, std::memory_order_acq_rel);
     while (!go_.load(std::memory_order_acquire)) {
         lane.cpu.store(sched_getcpu(), std::memory_order_relaxed);
         if (lane.index == 0 && arrived_.load(std::memory_order_acquire) == threads() &&
-            (threads() > cpus || spread_over_cpus() || now_ns() > deadline))
+            (spread_over_cpus() || now_ns() > deadline))
             go_.store(true, std::memory_order_release);
         else
             sched_yield();

@@ -8,8 +8,8 @@
  * with manual time, and a Team does a pass: one timed stretch of work on N threads.
  *
  * How a pass is timed. The threads are woken, and wait for each other by yielding, never by sleeping, so that no thread
- * has to be woken once the first begins. With no more threads than CPUs they also wait until the scheduler has put
- * them on different CPUs (for at most 20 ms). Then each takes the time, works, and takes the time again; the pass lasts
+ * has to be woken once the first begins. They also wait, for at most 20 ms, until the scheduler has spread them evenly
+ * over the CPUs. Then each takes the time, works, and takes the time again; the pass lasts
  * from the first begin to the last end. Threads are not pinned.
  *
  * A case is named class/space/threads:N/round:R. Rounds are the repetitions; cases are registered round by round, so

@@ -220,6 +220,24 @@ static inline void sync_unlock(struct sync_lock *lock)
         sync_lock_wake(lock);
 }
 
+/*
+ * A lock that is only ever tried for, and never waited for: who does not get it does something else. Its release is a
+ * plain store, and a holder that lost its CPU stops nobody.
+ */
+struct sync_flag {
+    uint32_t word; /* [A] 1 while held */
+};
+
+static inline bool sync_flag_try(struct sync_flag *flag)
+{
+    return sync_load_relaxed_32(&flag->word) == 0 && sync_cas_32(&flag->word, 0, 1);
+}
+
+static inline void sync_flag_clear(struct sync_flag *flag)
+{
+    sync_store_32(&flag->word, 0);
+}
+
 /* ---- events ----------------------------------------------------------------------------------------------------- */
 
 /*

@@ -23,6 +23,7 @@ struct verify {
     tide_engine *engine;
     struct frames *frames;
     tide_verify_report *report;
+    uint8_t *table;    /* per frame: found as a table of a space */
     uint8_t *listed;   /* per frame: seen on a list or in a cache */
     uint32_t *valid;   /* per frame: valid PTEs that name it */
     uint32_t *tally;   /* per frame that is a table: frames that name a PTE in it */
@@ -117,13 +118,13 @@ static void lists_check(struct verify *verify, unsigned node)
                 violated(verify, "I6: %s counts %lu frames and links %lu", where, shard->count, count);
         }
     }
-    for (unsigned c = 0; c < frames->cpu_count && node == 0; c++) {
-        const struct frames_cpu *cpu = &frames->cpus[c];
+    for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && node == 0; c++) {
+        const struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
 
-        for (unsigned i = 0; i < cpu->zeroed_count; i++)
-            listed_check(verify, cpu->zeroed[i], FRAME_LIST_ZEROED, "a CPU's cache of zeroed frames");
-        for (unsigned i = 0; i < cpu->free_count; i++)
-            listed_check(verify, cpu->free[i], FRAME_LIST_FREE, "a CPU's cache of free frames");
+        for (unsigned i = 0; i < cache->zeroed_count; i++)
+            listed_check(verify, cache->zeroed[i], FRAME_LIST_ZEROED, "a CPU's cache of zeroed frames");
+        for (unsigned i = 0; i < cache->free_count; i++)
+            listed_check(verify, cache->free[i], FRAME_LIST_FREE, "a CPU's cache of free frames");
     }
 }
 
@@ -189,6 +190,24 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
     }
 }
 
+/* Marks a table and those below it; returns how many they are. */
+static uint64_t tables_mark(struct verify *verify, const tide_space *space, const uint64_t *table,
+                            const uint64_t *parent, unsigned level)
+{
+    const uint32_t number = table_number(verify, table);
+    const struct pfn *pfn = &verify->frames->pfns[number];
+    uint64_t count = 1;
+
+    verify->table[number] = 1;
+    if (pfn_state(pfn->word) != FRAME_ACTIVE || pfn_use(pfn->word) != FRAME_USE_PAGE_TABLE || pfn->pte != parent)
+        violated(verify, "I11: frame %u is a table of space %lu and counts as %s", number, space->id,
+                 frame_state_name(pfn_state(pfn->word)));
+    for (unsigned i = 0; i < TABLE_ENTRIES && level > 0; i++)
+        if (table[i] != 0)
+            count += tables_mark(verify, space, table_entry_memory(verify->frames, table[i]), &table[i], level - 1);
+    return count;
+}
+
 /* Committed pages of a region by its PTEs. */
 static uint64_t committed_count(const tide_space *space, const struct vad *vad)
 {
@@ -220,6 +239,9 @@ static uint64_t space_verify(struct verify *verify, const tide_space *space)
 
     if (!vad_tree_check(&space->vads, why, sizeof why))
         violated(verify, "I10: regions of space %lu: %s", space->id, why);
+    const uint64_t tables = tables_mark(verify, space, space->table.root, NULL, TABLE_LEVELS - 1);
+    if (tables != space->table.table_pages)
+        violated(verify, "I11: space %lu has %lu tables and counts %lu", space->id, tables, space->table.table_pages);
     while ((leaf = page_table_next_leaf(&space->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)) != NULL) {
         leaf_check(verify, space, page, leaf, &valid);
         page += TABLE_ENTRIES;
@@ -273,8 +295,11 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
     const uint64_t word = pfn->word;
     const enum frame_state state = pfn_state(word);
 
-    if (pfn_use(word) == FRAME_USE_PAGE_TABLE)
+    if (pfn_use(word) == FRAME_USE_PAGE_TABLE) {
+        if (!verify->table[frame.number])
+            violated(verify, "I11: frame %u counts as a table and hangs in no space", frame.number);
         return;
+    }
     if (word & PFN_DELETED) {
         if (state != FRAME_TRANSITION)
             violated(verify, "I6: frame %u is deleted and %s", frame.number, frame_state_name(state));
@@ -375,6 +400,7 @@ static void verify_stopped(struct verify *verify)
     struct partition *partition = &verify->engine->partition;
     uint64_t charge = 0;
 
+    stores_released_flush(partition->stores);
     for (unsigned n = 0; n < verify->frames->node_count; n++)
         lists_check(verify, n);
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
@@ -405,13 +431,14 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     memset(verify.report, 0, sizeof *verify.report);
     verify.frames = engine->partition.frames;
     const size_t end = verify.frames->end;
+    verify.table = calloc(end, sizeof *verify.table);
     verify.listed = calloc(end, sizeof *verify.listed);
     verify.valid = calloc(end, sizeof *verify.valid);
     verify.tally = calloc(end, sizeof *verify.tally);
     verify.entries = calloc(end, sizeof *verify.entries);
     verify.page = aligned_alloc(TIDE_PAGE_BYTES, TIDE_PAGE_BYTES);
-    if (verify.listed == NULL || verify.valid == NULL || verify.tally == NULL || verify.entries == NULL ||
-        verify.page == NULL) {
+    if (verify.table == NULL || verify.listed == NULL || verify.valid == NULL || verify.tally == NULL ||
+        verify.entries == NULL || verify.page == NULL) {
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);
         goto out;
     }
@@ -429,6 +456,7 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
         status =
             error_set(TIDE_IO_ERROR, verify.io_error, 0, "a slot could not be read: %s", strerror(verify.io_error));
 out:
+    free(verify.table);
     free(verify.listed);
     free(verify.valid);
     free(verify.tally);

@@ -99,8 +99,8 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     fault_count(fault, SPACE_DEMAND_ZERO, frame, node);
     fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
     if (vad != NULL && __builtin_expect(sync_load_32(&vad->commit_state) != protection, 0)) {
-        /* Decommitted or released meanwhile: undo. Whoever did that may have come to this page already. */
-        (void)page_delete(space, pte, (pte_t){ 0 }, false);
+        /* Decommitted or released meanwhile. Whoever did that may have come to this page already, or not. */
+        page_take_back(space, pte, frame);
         return FAULT_AGAIN;
     }
     fault->valid = valid;

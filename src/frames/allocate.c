@@ -6,6 +6,7 @@
 #include "frames/frames_impl.h"
 
 #include <immintrin.h>
+#include <sched.h>
 #include <string.h>
 
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
@@ -123,6 +124,23 @@ static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigne
 
 /* ---- CPU caches ------------------------------------------------------------------------------------------------- */
 
+/*
+ * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. All lists are added
+ * up only if the nearest shard alone does not answer.
+ */
+static unsigned reserve_allows(const struct frames *frames, unsigned node, enum frame_list list, unsigned start,
+                               unsigned wanted)
+{
+    const struct frames_node *from = &frames->nodes[node];
+
+    if (from->reserve == 0 || sync_load_relaxed_64(&from->lists[list][start].count) >= wanted + from->reserve)
+        return wanted;
+    const uint64_t available = frames_available(frames, node);
+    if (available >= wanted + from->reserve)
+        return wanted;
+    return available > from->reserve ? (unsigned)(available - from->reserve) : 0;
+}
+
 static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t *count)
 {
     const uint32_t left = *count - 1;
@@ -134,22 +152,12 @@ static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t 
     return frame;
 }
 
-/*
- * A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. A batch must
- * not touch the writers' reserve; all lists are added up for that only if the nearest shard alone does not answer.
- */
+/* A list batch arrives in ascending order; the stack is popped from the end, so it is stored in reverse. */
 static bool cache_refill(struct frames *frames, unsigned node, enum frame_list list, unsigned start, uint32_t *stack,
                          uint32_t *count)
 {
-    const struct frames_node *from = &frames->nodes[node];
-    uint32_t taken[FRAMES_CPU_CACHE_MAX / 2];
-    unsigned wanted = frames->cache_batch;
-
-    if (sync_load_relaxed_64(&from->lists[list][start].count) < wanted + from->reserve) {
-        const uint64_t available = frames_available(frames, node);
-        if (available < wanted + from->reserve)
-            wanted = available > from->reserve ? (unsigned)(available - from->reserve) : 0;
-    }
+    uint32_t taken[FRAMES_CACHE_MAX / 2];
+    const unsigned wanted = reserve_allows(frames, node, list, start, frames->cache_batch);
     const unsigned got = wanted == 0 ? 0 : list_take(frames, node, list, start, wanted, taken);
 
     for (unsigned i = 0; i < got; i++)
@@ -158,18 +166,16 @@ static bool cache_refill(struct frames *frames, unsigned node, enum frame_list l
     return got != 0;
 }
 
-static frame_t cache_take(struct frames *frames, struct frames_cpu *cpu, unsigned index, unsigned node,
+static frame_t cache_take(struct frames *frames, struct frames_cache *cache, unsigned start, unsigned node,
                           bool zeroed_first)
 {
-    const unsigned start = index * (frames->shard_mask + 1) / frames->cpu_count;
-
     for (int pass = 0; pass < 2; pass++) {
         const bool zeroed = zeroed_first == (pass == 0);
-        uint32_t *stack = zeroed ? cpu->zeroed : cpu->free;
-        uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
+        uint32_t *stack = zeroed ? cache->zeroed : cache->free;
+        uint32_t *count = zeroed ? &cache->zeroed_count : &cache->free_count;
 
         if (*count == 0) {
-            cpu->refills++;
+            cache->refills++;
             if (!cache_refill(frames, node, zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, start, stack, count))
                 continue;
         }
@@ -178,41 +184,66 @@ static frame_t cache_take(struct frames *frames, struct frames_cpu *cpu, unsigne
     return FRAME_NONE;
 }
 
+/* A cache of the CPU that nobody is in, with its flag held; NULL if there is none. */
+static struct frames_cache *cache_enter(struct frames_cpu *cpu)
+{
+    for (unsigned i = 0; i < FRAMES_CACHES_PER_CPU; i++)
+        if (sync_flag_try(&cpu->caches[i].flag))
+            return &cpu->caches[i];
+    return NULL;
+}
+
+static void cache_drain(struct frames *frames, struct frames_cache *cache)
+{
+    for (int zeroed = 0; zeroed < 2; zeroed++) {
+        uint32_t *count = zeroed ? &cache->zeroed_count : &cache->free_count;
+        const uint32_t *stack = zeroed ? cache->zeroed : cache->free;
+
+        while (*count != 0) {
+            const frame_t frame = { stack[*count - 1] };
+            struct frame_shard *shard =
+                frames_shard(frames, frame_node(frames, frame), zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, frame);
+            sync_lock(&shard->lock);
+            shard_push_head(frames, shard, frame);
+            sync_unlock(&shard->lock);
+            sync_store_relaxed_32(count, *count - 1);
+        }
+    }
+}
+
+/* A cache that somebody is in is passed by after a while: its owner may be off its CPU. */
 void frames_drain_caches(struct frames *frames)
 {
-    for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++) {
-        struct frames_cpu *cpu = &frames->cpus[c];
+    enum { DRAIN_TRIES = 64 };
 
-        if ((sync_load_relaxed_32(&cpu->zeroed_count) | sync_load_relaxed_32(&cpu->free_count)) == 0)
-            continue;
-        sync_lock(&cpu->lock);
-        for (int zeroed = 0; zeroed < 2; zeroed++) {
-            uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
-            const uint32_t *stack = zeroed ? cpu->zeroed : cpu->free;
+    for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && frames->cache_batch != 0; c++) {
+        struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
 
-            while (*count != 0) {
-                const frame_t frame = { stack[*count - 1] };
-                struct frame_shard *shard = frames_shard(frames, frame_node(frames, frame),
-                                                         zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, frame);
-                sync_lock(&shard->lock);
-                shard_push_head(frames, shard, frame);
-                sync_unlock(&shard->lock);
-                sync_store_relaxed_32(count, *count - 1);
+        for (unsigned i = 0; i < DRAIN_TRIES; i++) {
+            if ((sync_load_relaxed_32(&cache->zeroed_count) | sync_load_relaxed_32(&cache->free_count)) == 0)
+                break;
+            if (!sync_flag_try(&cache->flag)) {
+                sched_yield();
+                continue;
             }
+            cache_drain(frames, cache);
+            sync_flag_clear(&cache->flag);
+            break;
         }
-        sync_unlock(&cpu->lock);
     }
 }
 
 /* ---- the choice ------------------------------------------------------------------------------------------------- */
 
-static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_first, unsigned start)
+static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_first, unsigned flags, unsigned start)
 {
     uint32_t taken;
 
     for (int pass = 0; pass < 2; pass++) {
-        const bool zeroed = zeroed_first == (pass == 0);
-        if (list_take(frames, node, zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE, start, 1, &taken) != 0)
+        const enum frame_list list = zeroed_first == (pass == 0) ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
+        if (!(flags & FRAMES_RESERVE) && reserve_allows(frames, node, list, start, 1) == 0)
+            return FRAME_NONE;
+        if (list_take(frames, node, list, start, 1, &taken) != 0)
             return (frame_t){ taken };
     }
     return FRAME_NONE;
@@ -234,12 +265,11 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
 
             if (frames->nodes[n].count == 0)
                 continue;
-            if (!(flags & FRAMES_RESERVE) && frames->nodes[n].reserve != 0 &&
-                frames_available(frames, n) <= frames->nodes[n].reserve)
-                continue;
             if (pass == 0)
-                frame = lists_take_one(frames, n, zeroed_first, start);
-            if (frame_is_none(frame) && (pass == 1 || frames->prefer_local_standby))
+                frame = lists_take_one(frames, n, zeroed_first, flags, start);
+            const bool standby = pass == 1 || frames->prefer_local_standby;
+            if (frame_is_none(frame) && standby &&
+                ((flags & FRAMES_RESERVE) || reserve_allows(frames, n, FRAME_LIST_FREE, start, 1) != 0))
                 frame = standby_take_lowest(frames, n, 7, cpu);
             if (!frame_is_none(frame))
                 return frame;
@@ -270,12 +300,18 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
     bool check = frames->cache_batch == 0;
     frame_t frame = FRAME_NONE;
 
-    if (frames->cache_batch != 0 && frames->topology->cpu_node[index] == node && sync_trylock(&cpu->lock)) {
-        const uint32_t refills = cpu->refills;
+    if (frames->cache_batch != 0 && frames->topology->cpu_node[index] == node) {
+        struct frames_cache *cache = cache_enter(cpu);
 
-        frame = cache_take(frames, cpu, index, node, zeroed_first);
-        check = cpu->refills != refills && cpu->refills % REFILLS_PER_CHECK == 0;
-        sync_unlock(&cpu->lock);
+        if (cache != NULL) {
+            const uint32_t refills = cache->refills;
+
+            frame = cache_take(frames, cache, start, node, zeroed_first);
+            check = cache->refills != refills && cache->refills % REFILLS_PER_CHECK == 0;
+            sync_flag_clear(&cache->flag);
+        } else {
+            frame = lists_take_one(frames, node, zeroed_first, flags, start);
+        }
     }
     if (frame_is_none(frame)) {
         check = true;
@@ -311,15 +347,17 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     if (pfn_state(word) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
     frame_state_set(pfn, pfn_with_grace(zeroed ? FRAME_ZEROED : FRAME_FREE, grace_long_ago(&frames->grace)));
-    if (frames->cache_batch != 0 && frames->topology->cpu_node[index] == node && sync_trylock(&cpu->lock)) {
-        uint32_t *count = zeroed ? &cpu->zeroed_count : &cpu->free_count;
+    struct frames_cache *cache =
+        frames->cache_batch != 0 && frames->topology->cpu_node[index] == node ? cache_enter(cpu) : NULL;
+    if (cache != NULL) {
+        uint32_t *count = zeroed ? &cache->zeroed_count : &cache->free_count;
         const bool room = *count < frames->cache_batch * 2;
 
         if (room) {
-            (zeroed ? cpu->zeroed : cpu->free)[*count] = frame.number;
+            (zeroed ? cache->zeroed : cache->free)[*count] = frame.number;
             sync_store_relaxed_32(count, *count + 1);
         }
-        sync_unlock(&cpu->lock);
+        sync_flag_clear(&cache->flag);
         if (room)
             goto out;
     }

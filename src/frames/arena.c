@@ -185,8 +185,6 @@ static tide_status cpus_create(struct frames *frames, const tide_config *config)
     frames->cpus = os_memory_reserve(frames->cpu_bytes, TIDE_PAGE_BYTES);
     if (frames->cpus == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    for (unsigned i = 0; i < frames->cpu_count; i++)
-        sync_lock_init(&frames->cpus[i].lock, SYNC_RANK_cpu_cache);
     uint64_t batch = config->cpu_cache_pages;
     if (batch == TIDE_NO_CPU_CACHE) {
         batch = 0;
@@ -204,9 +202,9 @@ static tide_status tunables_check(const tide_config *config)
     if (config->list_shards > 64 || (config->list_shards & (config->list_shards - 1)) != 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64",
                          config->list_shards);
-    if (config->cpu_cache_pages > FRAMES_CPU_CACHE_MAX / 2 && config->cpu_cache_pages != TIDE_NO_CPU_CACHE)
+    if (config->cpu_cache_pages > FRAMES_CACHE_MAX / 2 && config->cpu_cache_pages != TIDE_NO_CPU_CACHE)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cpu_cache_pages %u; the most is %u", config->cpu_cache_pages,
-                         FRAMES_CPU_CACHE_MAX / 2);
+                         FRAMES_CACHE_MAX / 2);
     return TIDE_SUCCESS;
 }
 

@@ -73,17 +73,25 @@ struct frames_node {
     uint64_t in_transition;                        /* [A] frames in state TRANSITION; moved on I/O and pin paths only */
 };
 
-enum { FRAMES_CPU_CACHE_MAX = 128 };
+enum { FRAMES_CACHES_PER_CPU = 8, FRAMES_CACHE_MAX = 128 };
+
+/*
+ * One cache of a CPU. A CPU has several: with more threads than CPUs the holder of one may be off its CPU for a whole
+ * round of the scheduler, and the others take the next. With no more threads than CPUs only the first is used.
+ */
+struct frames_cache {
+    struct sync_flag flag;             /* whoever has it owns the rest */
+    uint32_t zeroed_count;             /* [T:flag]; [A] for sums */
+    uint32_t free_count;               /* [T:flag]; [A] for sums */
+    uint32_t refills;                  /* [T:flag] */
+    uint32_t zeroed[FRAMES_CACHE_MAX]; /* [T:flag] */
+    uint32_t free[FRAMES_CACHE_MAX];   /* [T:flag] */
+} SYNC_CACHE_ALIGNED;
 
 struct frames_cpu {
-    struct sync_lock lock;                 /* rank cpu_cache, taken by try-lock on the fault path */
-    uint32_t zeroed_count;                 /* [L:cpu_cache]; [A] for sums */
-    uint32_t free_count;                   /* [L:cpu_cache]; [A] for sums */
-    uint32_t refills;                      /* [L:cpu_cache] */
-    uint64_t inline_zeroed;                /* [A] */
-    uint64_t repurposed[8];                /* [A] */
-    uint32_t zeroed[FRAMES_CPU_CACHE_MAX]; /* [L:cpu_cache] */
-    uint32_t free[FRAMES_CPU_CACHE_MAX];   /* [L:cpu_cache] */
+    struct frames_cache caches[FRAMES_CACHES_PER_CPU];
+    uint64_t inline_zeroed; /* [A] */
+    uint64_t repurposed[8]; /* [A] */
 } SYNC_CACHE_ALIGNED;
 
 /*

@@ -277,8 +277,10 @@ void frames_counts(const struct frames *frames, unsigned node, struct frames_cou
     for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++) {
         if (frames->topology->cpu_node[c] != node)
             continue;
-        counts->cached_zeroed += sync_load_relaxed_32(&frames->cpus[c].zeroed_count);
-        counts->cached_free += sync_load_relaxed_32(&frames->cpus[c].free_count);
+        for (unsigned i = 0; i < FRAMES_CACHES_PER_CPU; i++) {
+            counts->cached_zeroed += sync_load_relaxed_32(&frames->cpus[c].caches[i].zeroed_count);
+            counts->cached_free += sync_load_relaxed_32(&frames->cpus[c].caches[i].free_count);
+        }
     }
     for (unsigned p = 0; p < 8; p++)
         counts->standby += counts->lists[FRAME_LIST_STANDBY + p];

@@ -62,6 +62,18 @@ static void frame_delete(tide_space *space, frame_t frame)
     }
 }
 
+/* The page of a PTE that was claimed from the form `seen` goes, and `leave` stays. */
+static void claimed_delete(tide_space *space, uint64_t *pte, pte_t seen, pte_t leave)
+{
+    if (pte_is_valid(seen))
+        space_count(space, SPACE_REMOVED, 1);
+    if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
+        frame_delete(space, pte_frame(seen));
+    else
+        stores_slot_release(space->partition->stores, pte_slot(seen));
+    pte_release(space->partition->waits, pte, leave);
+}
+
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed)
 {
     for (;;) {
@@ -78,16 +90,26 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
         }
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
-        if (pte_is_valid(seen)) {
-            frame_delete(space, pte_frame(seen));
-            space_count(space, SPACE_REMOVED, 1);
-        } else if (pte_tag(seen) == PTE_TAG_TRANSITION) {
-            frame_delete(space, pte_frame(seen));
-        } else {
-            stores_slot_release(space->partition->stores, pte_slot(seen));
-        }
-        pte_release(space->partition->waits, pte, leave);
+        claimed_delete(space, pte, seen, leave);
         return true;
+    }
+}
+
+void page_take_back(tide_space *space, uint64_t *pte, frame_t frame)
+{
+    for (;;) {
+        const pte_t seen = pte_load(pte);
+
+        if (pte_is_busy(seen)) {
+            pte_wait(space->partition->waits, NULL, pte);
+            continue;
+        }
+        if ((!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION) || pte_frame(seen).number != frame.number)
+            return;
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            continue;
+        claimed_delete(space, pte, seen, (pte_t){ 0 });
+        return;
     }
 }
 

@@ -8,7 +8,7 @@
  *
  * Against faults. Faults take no lock. A fault that changes a PTE other than 0 does so by compare-and-swap, so it
  * loses to whatever was done here. A fault on a 0 PTE first read commit_state; after its swap it reads it again, and
- * takes the page back if it changed. Here commit_state is changed before the PTEs are walked. So either the fault
+ * takes its own page back if it changed. Here commit_state is changed before the PTEs are walked. So either the fault
  * sees the change, or the walk sees the page.
  *
  * Charges. Pages are charged when committed. Tables are charged too: those that exist, and those that wholly
@@ -24,6 +24,7 @@
 #include "spaces/space.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define FIRST_PAGE (TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES)
 #define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)
@@ -124,10 +125,12 @@ static tide_status reserve(tide_space *space, struct range *range, bool anywhere
                            uint32_t node)
 {
     const uint64_t pages = range_pages(*range);
-    struct vad *vad = calloc(1, sizeof *vad);
+    struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
     tide_status status = TIDE_SUCCESS;
 
-    if (vad == NULL)
+    if (vad != NULL)
+        memset(vad, 0, sizeof *vad);
+    else
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
                          sizeof *vad);
     sync_lock(&space->lock);
@@ -217,10 +220,13 @@ static void commit_apply(tide_space *space, uint64_t *pte, void *context)
 
 static void mark_remove(tide_space *space, uint64_t *pte, void *context)
 {
+    const pte_t seen = pte_load(pte);
+
     (void)space;
     (void)context;
-    if (sync_load_relaxed_64(pte) != 0)
-        sync_store_64(pte, 0);
+    /* Not anything else: a fault from before the decommit may be about to take back a page that it put here. */
+    if (!pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED)
+        (void)pte_cas(pte, seen, (pte_t){ 0 });
 }
 
 /*

@@ -81,6 +81,12 @@ TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thr
  */
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed);
 /*
+ * Undoes a fault: deletes the page if it still is the one in `frame`, which the caller put there in the section that
+ * it is in; while that lasts the frame cannot come back as another page. Else somebody deleted it already, and what is
+ * there now is not the caller's.
+ */
+void page_take_back(tide_space *space, uint64_t *pte, frame_t frame);
+/*
  * Sets the protection of a committed page in whatever form its PTE is; a zero PTE becomes demand zero. Waits while it
  * is busy.
  */

@@ -37,7 +37,7 @@ struct vad {
     uint64_t table_charge;    /* [L:space] pages charged for tables that the region may still need */
     struct vad *retired_next; /* [L:space] after removal: waits for its grace period */
     uint16_t retired_epoch;   /* [L:space] */
-};
+} SYNC_CACHE_ALIGNED;         /* regions of two spaces share no line: committed_pages is written at each commit */
 
 struct vad_tree {
     struct vad *root;  /* [A] [E] as vad.left */

@@ -70,6 +70,9 @@ tide_status stores_create(const struct stores_options *options, struct stores **
             goto fail;
         opened[open_count] = file;
     }
+    status = released_create(new);
+    if (status != TIDE_SUCCESS)
+        goto fail;
     *stores = new;
     return TIDE_SUCCESS;
 
@@ -90,6 +93,7 @@ void stores_destroy(struct stores *stores)
         page_file_remove(&stores->files[i].file);
         slot_map_destroy(&stores->files[i].slots);
     }
+    released_destroy(stores);
     free(stores);
 }
 
@@ -111,6 +115,7 @@ uint64_t stores_capacity_pages(const struct stores *stores)
 
 void stores_statistics_get(struct stores *stores, struct stores_statistics *statistics)
 {
+    stores_released_flush(stores);
     *statistics = (struct stores_statistics){ .total_slots = stores_capacity_pages(stores) };
     for (unsigned i = 0; i < stores->file_count; i++) {
         uint64_t used, bad;
@@ -162,14 +167,22 @@ static unsigned choose_file(const struct stores *stores, uint32_t full)
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first)
 {
     uint32_t full = 0;
+    bool flushed = false;
 
     ASSERT_ALWAYS(wanted >= 1);
     if (wanted > STORES_CLUSTER_MAX)
         wanted = STORES_CLUSTER_MAX;
     for (;;) {
         const unsigned file = choose_file(stores, full);
-        if (file == stores->file_count)
-            return 0;
+        if (file == stores->file_count) {
+            if (flushed)
+                return 0;
+            /* What is on its way back may be room enough. */
+            stores_released_flush(stores);
+            flushed = true;
+            full = 0;
+            continue;
+        }
         struct store *const store = &stores->files[file];
         const unsigned count = slot_map_allocate(&store->slots, wanted, &first->slot);
         if (count == 0) {
@@ -192,7 +205,7 @@ static struct slot_map *map_of(struct stores *stores, struct stores_slot slot)
     return &stores->files[slot.file].slots;
 }
 
-void stores_slot_release(struct stores *stores, struct stores_slot slot)
+void stores_slot_to_map(struct stores *stores, struct stores_slot slot)
 {
     slot_map_release(map_of(stores, slot), slot.slot);
 }

@@ -68,7 +68,10 @@ void stores_statistics_get(struct stores *stores, struct stores_statistics *stat
  * full. Files are chosen so that the one which completes writes faster gets more (nt-behaviour 14.2 rule 3).
  */
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first);
+/* Nobody names the slot any more. It may take until the next flush before its map knows: see released.c. */
 void stores_slot_release(struct stores *stores, struct stores_slot slot);
+/* Brings all released slots into their maps. Statistics and an allocation that finds no room do so themselves. */
+void stores_released_flush(struct stores *stores);
 /*
  * A slot that could not be written: never given out again; counted in bad_slots, not in used_slots. The slot must be
  * allocated.

@@ -22,12 +22,20 @@ struct store {
 };
 
 struct stores {
-    tide_io_filter *filter; /* [I] */
-    void *filter_context;   /* [I] */
-    unsigned file_count;    /* [I] */
-    bool disable_io_uring;  /* [I] */
-    struct store files[];   /* [I] which */
+    tide_io_filter *filter;    /* [I] */
+    void *filter_context;      /* [I] */
+    unsigned file_count;       /* [I] */
+    unsigned cpu_count;        /* [I] */
+    struct released *released; /* [I] one list per CPU (released.c) */
+    bool disable_io_uring;     /* [I] */
+    struct store files[];      /* [I] which */
 };
+
+/* The lists of slots on their way back to the maps (released.c). */
+tide_status released_create(struct stores *stores);
+void released_destroy(struct stores *stores);
+/* Clears a slot's bit in its map. */
+void stores_slot_to_map(struct stores *stores, struct stores_slot slot);
 
 /* Takes in a measurement: the file was busy `busy_ns` to write `pages` (> 0) pages. Thread-safe. */
 void stores_speed_note(struct stores *stores, unsigned file, uint64_t pages, uint64_t busy_ns);

@@ -31,7 +31,8 @@ struct pte_waits {
 struct page_table {
     struct frames *frames; /* [I] */
     uint64_t *root;        /* [I] */
-    uint64_t table_pages;  /* [A] frames used as tables, the root included; written only when tables come and go */
+    uint64_t table_pages
+        SYNC_CACHE_ALIGNED; /* [A] frames used as tables, the root included; written only when tables come and go */
 };
 
 /* TIDE_NO_MEMORY if there is no frame for the root. Inside grace_enter(). */

@@ -2,10 +2,11 @@
  * Access sections and the grace period: a frame that left a working set is neither written out nor reused until every
  * access section that could still hold a pointer to it has ended.
  *
- * The main thread holds a section with a pointer to one page; another thread, the adversary, does its worst to that page's
- * frame: trims or deletes the page, runs the writer, empties standby, and demands every other frame, stamping what it
- * gets. Without the grace period the writer would write the page at once, or the adversary would get its frame, and
- * both are seen: the page's state and frame are asked for, and the memory behind the pointer is compared byte by byte.
+ * The main thread holds a section with a pointer to one page; another thread, the adversary, does its worst to that
+ * page's frame: trims or deletes the page, runs the writer, empties standby, and demands every other frame, stamping
+ * what it gets. Without the grace period the writer would write the page at once, or the adversary would get its
+ * frame, and both are seen: the page's state and frame are asked for, and the memory behind the pointer is compared
+ * byte by byte.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -75,8 +76,8 @@ static void attack_page(struct crew_member *member)
 static void attack_again(struct crew_member *member)
 {
     struct attack *attack = member->context;
-    CREW_CHECK(member, stamp_put(attack->other, attack->greed + attack->taken * PG, ADVERSARY, attack->taken) ==
-                           TIDE_SUCCESS);
+    CREW_CHECK(member,
+               stamp_put(attack->other, attack->greed + attack->taken * PG, ADVERSARY, attack->taken) == TIDE_SUCCESS);
     attack->taken++;
     for (uint64_t i = 0; i < attack->taken; i++)
         CREW_CHECK(member, stamp_check(attack->other, attack->greed + i * PG, ADVERSARY, i) == TIDE_SUCCESS);
@@ -242,7 +243,7 @@ static void a_write_after_the_write_out_is_not_lost(void **state)
     static struct held_write write;
     struct attack *attack = attack_new(fixture);
     assert_success(tide_working_set_empty(attack->space));
-    write = (struct held_write){.fixture = fixture};
+    write = (struct held_write){ .fixture = fixture };
     device_hold(&fixture->device, TIDE_IO_WRITE, true);
     struct crew *crew = crew_start(1, writer_thread, &write);
     device_wait_held(&fixture->device, TIDE_IO_WRITE, 1);
@@ -331,9 +332,10 @@ static void a_pointer_takes_the_fault(void **state)
 enum { LONG_PAGES = 700 };
 
 /*
- * One section wants more pages than there are frames. It is told so, its pointers stay good to the end, and a new section
- * goes on where it stopped. Returns how often that happened. `exact`: no thread but this one moves pages, so a new
- * section gets on by one page at least; else the frames that the old one let go may still be on their way to the disk.
+ * One section wants more pages than there are frames. It is told so, its pointers stay good to the end, and a new
+ * section goes on where it stopped. Returns how often that happened. `exact`: no thread but this one moves pages, so
+ * a new section gets on by one page at least; else the frames that the old one let go may still be on their way to
+ * the disk.
  */
 static unsigned long_sections(tide_space *space, tide_address base, tide_access_kind kind, bool exact)
 {
@@ -420,12 +422,13 @@ static void traffic_thread(struct crew_member *member)
         return;
     }
     const tide_address own = traffic->base + member->index * (tide_address)OWN_PAGES * PG;
-    uint64_t versions[OWN_PAGES] = {0};
+    uint64_t versions[OWN_PAGES] = { 0 };
     uint64_t random = member->index;
     for (unsigned round = 0; round < ROUNDS && member->failure[0] == '\0';) {
-        const unsigned index[2] = {(unsigned)(random_step(&random) % OWN_PAGES), (unsigned)(random_step(&random) % OWN_PAGES)};
+        const unsigned index[2] = { (unsigned)(random_step(&random) % OWN_PAGES),
+                                    (unsigned)(random_step(&random) % OWN_PAGES) };
         tide_access access;
-        void *pointers[2] = {NULL, NULL};
+        void *pointers[2] = { NULL, NULL };
         CREW_NOTE(member, tide_access_begin(traffic->space, &access) == TIDE_SUCCESS);
         for (unsigned i = 0; i < 2; i++) {
             pointers[i] = tide_access_pointer(&access, own + index[i] * (tide_address)PG, TIDE_ACCESS_WRITE);

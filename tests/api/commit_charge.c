@@ -29,14 +29,16 @@ static void CC_1_commit_fails_at_memory_plus_page_files(void **state)
     assert_int_equal(statistics_now(fixture).commit_total_pages, reserved); /* a reservation costs nothing */
 
     bytes = 1900 * PG;
-    assert_success(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_NOACCESS)); /* charged all the same */
+    assert_success(
+        tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_NOACCESS)); /* charged all the same */
     const tide_statistics full = statistics_now(fixture);
     assert_between(full.commit_total_pages - reserved, 1900, limit);
     assert_int_equal(space_now(space).private_pages, 1900);
 
     tide_address next = base + 1900 * PG;
     bytes = 200 * PG;
-    assert_status(tide_virtual_alloc(space, &next, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE), TIDE_COMMITMENT_LIMIT);
+    assert_status(tide_virtual_alloc(space, &next, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+                  TIDE_COMMITMENT_LIMIT);
     assert_non_null(strstr(tide_last_error()->message, "200")); /* names the value and the limit */
     const tide_statistics after = statistics_now(fixture);
     assert_int_equal(after.commit_total_pages, full.commit_total_pages);
@@ -122,7 +124,7 @@ struct race {
     tide_space *space;
     tide_address base;
     uint64_t limit;
-    atomic_ulong held;      /* pages that are committed for sure: less than the true sum, never more */
+    atomic_ulong held; /* pages that are committed for sure: less than the true sum, never more */
     atomic_ulong most;
     atomic_ulong successes;
     atomic_ulong refusals;
@@ -134,7 +136,7 @@ static void commit_racer(struct crew_member *member)
     uint64_t random = member->index;
     const tide_address base = race->base + member->index * (tide_address)RACE_CHUNKS * 8 * PG;
     for (unsigned round = 0; round < RACE_ROUNDS; round++) {
-        uint64_t pages[RACE_CHUNKS] = {0};
+        uint64_t pages[RACE_CHUNKS] = { 0 };
         for (unsigned i = 0; i < RACE_CHUNKS; i++) {
             tide_address address = base + i * (tide_address)8 * PG;
             uint64_t bytes = (1 + random_step(&random) % 8) * PG;

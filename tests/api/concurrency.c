@@ -1,6 +1,6 @@
 /*
- * Each class of fault with eight threads in one shared space: every page is resolved once, whoever comes first, and holds
- * what belongs there. The counters are exact where no memory is short; under pressure the stamps are.
+ * Each class of fault with eight threads in one shared space: every page is resolved once, whoever comes first, and
+ * holds what belongs there. The counters are exact where no memory is short; under pressure the stamps are.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -112,7 +112,8 @@ static void eight_threads_share_hard_faults(void **state)
         crew_run(THREADS, touch_all, shared);
         const tide_statistics after = statistics_now(fixture);
         assert_int_equal(after.pages_input - before.pages_input, PAGES); /* no page is read twice */
-        assert_int_equal(after.faults.hard + after.faults.transition - before.faults.hard - before.faults.transition, PAGES);
+        assert_int_equal(after.faults.hard + after.faults.transition - before.faults.hard - before.faults.transition,
+                         PAGES);
         assert_int_equal(after.page_reads - before.page_reads, after.faults.hard - before.faults.hard);
         assert_int_equal(space_now(shared->space).working_set_pages, PAGES);
     }
@@ -125,7 +126,7 @@ enum { CROWDED_FRAMES = 700, CROWDED_PAGES = 250, CROWDED_OPERATIONS = 8000 };
 static void rewrite_own(struct crew_member *member)
 {
     struct shared *shared = member->context;
-    uint64_t versions[CROWDED_PAGES] = {0};
+    uint64_t versions[CROWDED_PAGES] = { 0 };
     uint64_t random = member->index;
     for (unsigned i = 0; i < CROWDED_OPERATIONS; i++) {
         const uint64_t page = random_step(&random) % CROWDED_PAGES;

@@ -209,8 +209,8 @@ static void PF_5_collided_faults_share_one_read(void **state)
 }
 
 /*
- * PF-6 with a page of the page file: the read fails while 32 threads wait for it. Each gets the error with its errno, no
- * frame is lost, the page stays where it is, and the next touch after the repair works.
+ * PF-6 with a page of the page file: the read fails while 32 threads wait for it. Each gets the error with its errno,
+ * no frame is lost, the page stays where it is, and the next touch after the repair works.
  */
 static void PF_6_a_failed_read_reaches_every_waiter(void **state)
 {
@@ -264,8 +264,8 @@ static void PF_violations_are_counted(void **state)
     bytes = PG;
     assert_success(tide_virtual_alloc(space, &no_access, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_NOACCESS));
     const tide_statistics before = statistics_now(fixture);
-    assert_status(tide_touch(space, base, TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION);      /* reserved */
-    assert_status(tide_touch(space, no_access, TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION); /* no right */
+    assert_status(tide_touch(space, base, TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION);            /* reserved */
+    assert_status(tide_touch(space, no_access, TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION);       /* no right */
     assert_status(tide_touch(space, base + 64 * PG, TIDE_ACCESS_WRITE), TIDE_ACCESS_VIOLATION); /* no region */
     assert_int_equal(tide_last_error()->address, base + 64 * PG);
     const tide_statistics after = statistics_now(fixture);
@@ -282,8 +282,8 @@ static void PF_a_violation_is_one_in_every_place(void **state)
     fixture_page_file(fixture, 64);
     fixture_open(fixture, 128);
     tide_space *space = space_new(fixture);
-    static const tide_page_state places[] = {TIDE_PAGE_STATE_ACTIVE, TIDE_PAGE_STATE_MODIFIED, TIDE_PAGE_STATE_STANDBY,
-                                             TIDE_PAGE_STATE_PAGE_FILE};
+    static const tide_page_state places[] = { TIDE_PAGE_STATE_ACTIVE, TIDE_PAGE_STATE_MODIFIED, TIDE_PAGE_STATE_STANDBY,
+                                              TIDE_PAGE_STATE_PAGE_FILE };
     tide_address page = region_new(space, 1);
     uint64_t bytes = PG;
     for (unsigned place = 0; place < 4; place++) {

@@ -32,7 +32,8 @@ static void PW_1_slots_are_given_when_pages_are_written(void **state)
     assert_int_equal(after.page_file_used_slots, PAGES);
     assert_int_equal(after.pages_output - before.pages_output, PAGES);
     assert_between(after.page_writes - before.page_writes, 1, PAGES / 16);
-    assert_int_equal(after.page_writes - before.page_writes, atomic_load(&fixture->device.operations[TIDE_IO_WRITE][0]));
+    assert_int_equal(after.page_writes - before.page_writes,
+                     atomic_load(&fixture->device.operations[TIDE_IO_WRITE][0]));
     assert_int_equal(atomic_load(&fixture->device.pages[TIDE_IO_WRITE][0]), PAGES);
     assert_int_equal(after.commit_total_pages, before.commit_total_pages); /* a slot is no charge */
     empty_standby(fixture);
@@ -101,7 +102,7 @@ static void writer_thread(struct crew_member *member)
 /* The writer's write of all modified pages stands before the device; the caller lets it go on by device_hold(). */
 static struct crew *start_write(struct fixture *fixture, struct write_call *call)
 {
-    *call = (struct write_call){.engine = fixture->engine};
+    *call = (struct write_call){ .engine = fixture->engine };
     device_hold(&fixture->device, TIDE_IO_WRITE, true);
     struct crew *crew = crew_start(1, writer_thread, call);
     device_wait_held(&fixture->device, TIDE_IO_WRITE, 1);
@@ -236,7 +237,7 @@ static void PW_4_the_faster_page_file_holds_more(void **state)
     write_modified(fixture);
     assert_int_equal(node_now(fixture, 0).modified, 0);
 
-    uint64_t in_file[2] = {0, 0};
+    uint64_t in_file[2] = { 0, 0 };
     for (uint64_t i = 0; i < PAGES; i++) {
         const tide_page_info info = page_now(space, base + i * PG);
         assert_int_not_equal(info.slot, 0);

@@ -3,8 +3,8 @@
  * 11: LS-1 to LS-4) and of the zero-page thread (nt-behaviour 12: ZT-1, ZT-2).
  *
  * The list cases begin with exact lengths of the lists. Each keeps all its pages under one page-table leaf, whose table
- * frames the first touch takes, so that from then on a page is a frame. Engines below 256 frames keep no reserve for the
- * writers, so that lists run down to 0.
+ * frames the first touch takes, so that from then on a page is a frame. Engines below 256 frames keep no reserve for
+ * the writers, so that lists run down to 0.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -155,7 +155,7 @@ static void ST_1_states_add_up_after_a_random_workload(void **state)
 
 enum { FAULTY_PAGES = 64, FAULTY_CLUSTERS = FAULTY_PAGES / 16 };
 
-/* Row 19, a write failed: each write of a series in turn. Its pages go back to modified with their data, the others out. */
+/* Row 19, a write failed: each write of a series in turn. Its pages go back to modified with their data, others out. */
 static void ST_2_a_failed_write_returns_the_page_to_modified(void **state)
 {
     struct fixture *fixture = *state;
@@ -298,7 +298,7 @@ static void ST_2_a_page_deleted_during_its_read_frees_the_frame(void **state)
     page_out(fixture, space);
 
     const uint64_t available = statistics_now(fixture).available_pages;
-    touch = (struct page_call){.fixture = fixture, .space = space, .address = base + 4 * PG};
+    touch = (struct page_call){ .fixture = fixture, .space = space, .address = base + 4 * PG };
     decommit = touch;
     neighbour = touch;
     neighbour.address = base + 7 * PG;
@@ -342,7 +342,7 @@ static void ST_2_a_page_faulted_during_a_failing_write_stays_dirty(void **state)
     const tide_address page = region_new(space, 1);
     assert_success(stamp_put(space, page, 1, 1));
     trim_all(space);
-    writer = (struct page_call){.fixture = fixture};
+    writer = (struct page_call){ .fixture = fixture };
     device_fail(&fixture->device, TIDE_IO_WRITE, EIO, 0, 1);
     device_hold(&fixture->device, TIDE_IO_WRITE, true);
     struct crew *crew = crew_start(1, writer_thread, &writer);
@@ -378,7 +378,7 @@ static void ST_2_a_page_dirtied_and_trimmed_during_its_write_is_modified(void **
     for (unsigned fails = 0; fails < 2; fails++) {
         assert_success(stamp_put(space, page, 1, 1));
         trim_all(space);
-        writer = (struct page_call){.fixture = fixture};
+        writer = (struct page_call){ .fixture = fixture };
         device_fail(&fixture->device, TIDE_IO_WRITE, EIO, 0, fails);
         device_hold(&fixture->device, TIDE_IO_WRITE, true);
         struct crew *crew = crew_start(1, writer_thread, &writer);
@@ -414,8 +414,8 @@ static void ST_2_a_page_deleted_during_its_write_is_freed(void **state)
     const uint64_t available = statistics_now(fixture).available_pages;
     assert_success(tide_working_set_trim(space, 2, NULL));
     assert_status(tide_touch(space, page + PG, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
-    writer = (struct page_call){.fixture = fixture};
-    decommit = (struct page_call){.fixture = fixture, .space = space, .address = page};
+    writer = (struct page_call){ .fixture = fixture };
+    decommit = (struct page_call){ .fixture = fixture, .space = space, .address = page };
     device_hold(&fixture->device, TIDE_IO_WRITE, true);
     struct crew *crew = crew_start(1, writer_thread, &writer);
     device_wait_held(&fixture->device, TIDE_IO_WRITE, 1);
@@ -543,7 +543,7 @@ static void LS_3_standby_is_repurposed_by_priority_and_age(void **state)
 
     const tide_node_statistics node = node_now(fixture, 0);
     const tide_statistics after = statistics_now(fixture);
-    static const unsigned left[8] = {0, 0, 5, 10, 10, 10, 0, 0};
+    static const unsigned left[8] = { 0, 0, 5, 10, 10, 10, 0, 0 };
     for (unsigned priority = 0; priority < 8; priority++) {
         assert_int_equal(node.standby[priority], left[priority]);
         assert_int_equal(after.repurposed[priority] - before.repurposed[priority],
@@ -604,7 +604,7 @@ static void node_runs_over(struct fixture *fixture, bool by_region)
     else
         crew_run(1, touch_load_thread, &load);
     assert_int_equal(page_now(load.space, load.base).node, 1);
-    const uint64_t on_node[2] = {node_now(fixture, 0).available, node_now(fixture, 1).available};
+    const uint64_t on_node[2] = { node_now(fixture, 0).available, node_now(fixture, 1).available };
     const tide_fault_counters before = statistics_now(fixture).faults;
 
     load.start = 1;
@@ -696,8 +696,8 @@ static void assert_threads_named(const char *prefix, int policy, unsigned count)
 
 /*
  * The case in virtual form, without a clock. That zeroing gives way to all other work is the scheduler's doing: each
- * zero-page thread runs under SCHED_IDLE, and nothing else of the engine does. And with zeroing starved altogether (held),
- * the zeroed list does not grow by a page and no work fails or waits for it.
+ * zero-page thread runs under SCHED_IDLE, and nothing else of the engine does. And with zeroing starved altogether
+ * (held), the zeroed list does not grow by a page and no work fails or waits for it.
  */
 static void ZT_2_zeroing_gives_way_and_may_starve(void **state)
 {

@@ -42,7 +42,7 @@ static int device_filter(void *context, tide_io_kind kind, unsigned file, uint64
 
     const unsigned delay = atomic_load(&device->delay_us[kind][file]);
     if (delay > 0) {
-        const struct timespec time = {delay / 1000000, (long)(delay % 1000000) * 1000};
+        const struct timespec time = { delay / 1000000, (long)(delay % 1000000) * 1000 };
         nanosleep(&time, NULL);
     }
     if (error == 0) {
@@ -170,7 +170,8 @@ void fixture_verify(struct fixture *fixture)
     tide_verify_report report;
     const tide_status status = tide_engine_verify(fixture->engine, &report);
     if (status != TIDE_SUCCESS)
-        print_error("verification: %llu violations, the first: %s\n", (unsigned long long)report.violations, report.first);
+        print_error("verification: %llu violations, the first: %s\n", (unsigned long long)report.violations,
+                    report.first);
     assert_success(status);
     assert_int_equal(report.frames_checked, fixture->at_open.total_pages);
 }
@@ -262,7 +263,8 @@ void support_assert_status(tide_status got, tide_status expected, const char *ca
     _fail(file, line);
 }
 
-void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, const char *what, const char *file, int line)
+void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, const char *what, const char *file,
+                            int line)
 {
     if (value >= lower && value <= upper)
         return;
@@ -273,7 +275,7 @@ void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, cons
 
 tide_statistics statistics_now(const struct fixture *fixture)
 {
-    tide_statistics statistics = {.struct_bytes = sizeof(statistics)};
+    tide_statistics statistics = { .struct_bytes = sizeof(statistics) };
     assert_success(tide_statistics_get(fixture->engine, &statistics));
     return statistics;
 }
@@ -288,7 +290,7 @@ tide_node_statistics node_now(const struct fixture *fixture, unsigned node)
 
 tide_space_statistics space_now(tide_space *space)
 {
-    tide_space_statistics statistics = {.struct_bytes = sizeof(statistics)};
+    tide_space_statistics statistics = { .struct_bytes = sizeof(statistics) };
     assert_success(tide_space_statistics_get(space, &statistics));
     return statistics;
 }
@@ -514,12 +516,13 @@ static bool thread_sleeps(int tid)
 
 void crew_wait_asleep(struct crew *crew)
 {
-    /* Several looks in a row: a thread may sleep for a moment in the C library or a sanitizer before it waits for good. */
+    /* Several looks in a row: a thread may sleep for a moment in the C library or a sanitizer before it waits. */
     for (unsigned quiet = 0; quiet < 5; sleep_ms(2)) {
         bool all = true;
         for (unsigned i = 0; i < crew->count && all; i++) {
             struct crew_member *member = &crew->members[i];
-            all = atomic_load(&member->done) || (atomic_load(&member->entered) && thread_sleeps(atomic_load(&member->tid)));
+            all = atomic_load(&member->done) ||
+                  (atomic_load(&member->entered) && thread_sleeps(atomic_load(&member->tid)));
         }
         quiet = all ? quiet + 1 : 0;
     }
@@ -570,6 +573,6 @@ void crew_failure(struct crew_member *member, const char *file, int line, const 
 
 void sleep_ms(unsigned milliseconds)
 {
-    const struct timespec time = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
+    const struct timespec time = { milliseconds / 1000, (long)(milliseconds % 1000) * 1000000 };
     nanosleep(&time, NULL);
 }

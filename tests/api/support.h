@@ -1,15 +1,15 @@
 /*
  * What the API tests share. They see the public headers only, so that each is also a program that a user could write.
  *
- * A test gets a fixture: a configuration, a folder of its own for page files, and a simulated device behind all page-file
- * I/O. It changes the configuration, opens the engine with fixture_open(), and ends with fixture_close(), which is a
- * test of its own: the whole engine is verified, every space is destroyed, charge, tables and slots must be back at
- * what they were at open, and the folder must be empty once the engine is closed. The teardown cleans up after a
+ * A test gets a fixture: a configuration, a folder of its own for page files, and a simulated device behind all page-
+ * file I/O. It changes the configuration, opens the engine with fixture_open(), and ends with fixture_close(), which
+ * is a test of its own: the whole engine is verified, every space is destroyed, charge, tables and slots must be back
+ * at what they were at open, and the folder must be empty once the engine is closed. The teardown cleans up after a
  * test that failed half way; its engine is left to the process, since threads of the test may still be inside.
  *
- * How figures are exact. The fixture's configuration has no background threads (TIDE_WORKERS_MANUAL), no CPU caches and
- * one shard per list, so that every frame is on the list that the behaviour sheet names. Frames used as page tables
- * are measured, never assumed.
+ * How figures are exact. The fixture's configuration has no background threads (TIDE_WORKERS_MANUAL), no CPU caches
+ * and one shard per list, so that every frame is on the list that the behaviour sheet names. Frames used as page
+ * tables are measured, never assumed.
  *
  * cmocka's asserts work on the main thread only: threads of a test are a crew, whose members note their first failure
  * (CREW_CHECK), which crew_join() then asserts.
@@ -43,11 +43,11 @@ struct device {
     pthread_mutex_t lock; /* protects all below */
     pthread_cond_t moved;
     bool held[2];
-    unsigned waiting[2]; /* operations that stand before a held device */
-    int error[2];        /* errno to fail with */
-    unsigned skip[2];    /* operations let through before the failures */
+    unsigned waiting[2];  /* operations that stand before a held device */
+    int error[2];         /* errno to fail with */
+    unsigned skip[2];     /* operations let through before the failures */
     unsigned failures[2]; /* operations left to fail; DEVICE_ALWAYS for all */
-    unsigned failed[2];  /* operations failed so far */
+    unsigned failed[2];   /* operations failed so far */
 };
 
 /* Operations of a kind stop before the device from now on, or go on. */
@@ -91,8 +91,8 @@ tide_address region_new(tide_space *space, uint64_t pages);
 tide_address region_new_at(tide_space *space, tide_address base, uint64_t pages);
 void region_decommit(tide_space *space, tide_address base, uint64_t pages);
 
-/* Runs main() of a test program: all tests, those whose name matches a pattern given as argument or in TIDE_TEST_FILTER, or
- * --list. Returns 0, or 1 if any failed. */
+/* Runs main() of a test program: all tests, or those whose name matches a pattern given as argument or in
+ * TIDE_TEST_FILTER; or lists them (--list). Returns 0, or 1 if any failed. */
 int support_main(int argc, char **argv, const char *group, const struct CMUnitTest *tests, size_t count);
 #define API_MAIN(tests)                                                                                                \
     int main(int argc, char **argv)                                                                                    \
@@ -108,8 +108,10 @@ void support_assert_status(tide_status got, tide_status expected, const char *ca
 #define assert_success(call) assert_status(call, TIDE_SUCCESS)
 
 /* lower <= value <= upper, with the figures printed. */
-void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, const char *what, const char *file, int line);
-#define assert_between(value, lower, upper) support_assert_between((value), (lower), (upper), #value, __FILE__, __LINE__)
+void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, const char *what, const char *file,
+                            int line);
+#define assert_between(value, lower, upper)                                                                            \
+    support_assert_between((value), (lower), (upper), #value, __FILE__, __LINE__)
 
 tide_statistics statistics_now(const struct fixture *fixture);
 tide_node_statistics node_now(const struct fixture *fixture, unsigned node);
@@ -125,7 +127,7 @@ uint64_t node_sum(const tide_node_statistics *node);
 
 /* Touches each page of a range in order, each with the expected class of fault. */
 void touch_pages(tide_space *space, tide_address base, uint64_t pages, tide_access_kind kind, tide_status expected);
-void trim_all(tide_space *space);            /* every page out of the working set */
+void trim_all(tide_space *space);             /* every page out of the working set */
 void write_modified(struct fixture *fixture); /* every modified page to the page files, and so to standby */
 void empty_standby(struct fixture *fixture);  /* every standby page to the free list */
 void zero_free(struct fixture *fixture);      /* every free page to the zeroed list */

@@ -31,7 +31,7 @@ static void VA_1_a_sparse_gigabyte_costs_two_pages(void **state)
     assert_int_equal(statistics_now(fixture).commit_total_pages, engine_before.commit_total_pages);
     assert_int_equal(node_now(fixture, 0).available, node_before.available);
 
-    const tide_address ends[2] = {base, base + gigabyte - PG};
+    const tide_address ends[2] = { base, base + gigabyte - PG };
     for (unsigned i = 0; i < 2; i++) {
         tide_address page = ends[i];
         bytes = PG;
@@ -85,7 +85,7 @@ static void VA_addresses_outside_user_space_are_violations(void **state)
     struct fixture *fixture = *state;
     fixture_open(fixture, 64);
     tide_space *space = space_new(fixture);
-    const tide_address outside[] = {0, TIDE_LOWEST_ADDRESS - 1, TIDE_HIGHEST_ADDRESS + 1, UINT64_MAX - PG};
+    const tide_address outside[] = { 0, TIDE_LOWEST_ADDRESS - 1, TIDE_HIGHEST_ADDRESS + 1, UINT64_MAX - PG };
     for (unsigned i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
         assert_status(tide_touch(space, outside[i], TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION);
         assert_int_equal(tide_last_error()->address, outside[i]);
@@ -106,9 +106,9 @@ static void RC_1_reservations_are_rounded_as_nt_rounds_them(void **state)
     static const struct {
         uint64_t base, bytes, expected_base, expected_bytes;
     } vectors[] = {
-        {0x50000000, 1, 0x50000000, 0x1000},       {0x50008000, 1, 0x50000000, 0x9000},
-        {0x50000010, 0x1000, 0x50000000, 0x2000},  {0x5000FFFF, 0x3000, 0x50000000, 0x13000},
-        {0x50001010, 0xC000, 0x50000000, 0xE000},
+        { 0x50000000, 1, 0x50000000, 0x1000 },      { 0x50008000, 1, 0x50000000, 0x9000 },
+        { 0x50000010, 0x1000, 0x50000000, 0x2000 }, { 0x5000FFFF, 0x3000, 0x50000000, 0x13000 },
+        { 0x50001010, 0xC000, 0x50000000, 0xE000 },
     };
     fixture_open(fixture, 64);
     tide_space *space = space_new(fixture);

@@ -124,7 +124,7 @@ static tide_space *half_hot_half_cold(struct fixture *fixture, tide_address *bas
 /* Of the pages that are gone, at least 90 % are cold ones. Returns how many are gone. */
 static uint64_t assert_cold_went(tide_space *space, tide_address base)
 {
-    uint64_t gone[2] = {0, 0};
+    uint64_t gone[2] = { 0, 0 };
     for (unsigned page = 0; page < AGED_PAGES; page++)
         gone[page % 2] += !page_now(space, base + page * PG).valid;
     print_message("gone: %llu hot, %llu cold\n", (unsigned long long)gone[0], (unsigned long long)gone[1]);

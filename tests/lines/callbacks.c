@@ -1,6 +1,6 @@
 /*
- * The recorder, and the functions that objects compiled with -fsanitize=thread call; the idea is in recorder.h. This file
- * is not instrumented itself.
+ * The recorder, and the functions that objects compiled with -fsanitize=thread call; the idea is in recorder.h. This
+ * file is not instrumented itself.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,7 +17,7 @@ static _Thread_local struct recorder *current; /* NULL: the thread does not reco
 
 bool recorder_init(struct recorder *recorder, uint32_t capacity)
 {
-    *recorder = (struct recorder) { .capacity = capacity };
+    *recorder = (struct recorder){ .capacity = capacity };
     recorder->lines = malloc(capacity * sizeof *recorder->lines);
     if (recorder->lines == NULL)
         return false;
@@ -86,33 +86,55 @@ void recorder_note(const volatile void *address, size_t bytes)
     type name(__VA_ARGS__);                                                                                            \
     type name(__VA_ARGS__)
 
+#define WRITE(name, bytes)                                                                                             \
+    DEFINE(void, name, void *memory)                                                                                   \
+    {                                                                                                                  \
+        note(memory, bytes, CALLER);                                                                                   \
+    }
+#define IGNORE(name)                                                                                                   \
+    DEFINE(void, name, void *unused)                                                                                   \
+    {                                                                                                                  \
+        (void)unused;                                                                                                  \
+    }
 #define PLAIN(bytes)                                                                                                   \
-    DEFINE(void, __tsan_write##bytes, void *memory) { note(memory, bytes, CALLER); }                                   \
-    DEFINE(void, __tsan_unaligned_write##bytes, void *memory) { note(memory, bytes, CALLER); }                         \
-    DEFINE(void, __tsan_volatile_write##bytes, void *memory) { note(memory, bytes, CALLER); }                          \
-    DEFINE(void, __tsan_unaligned_volatile_write##bytes, void *memory) { note(memory, bytes, CALLER); }                \
-    DEFINE(void, __tsan_read_write##bytes, void *memory) { note(memory, bytes, CALLER); }                              \
-    DEFINE(void, __tsan_unaligned_read_write##bytes, void *memory) { note(memory, bytes, CALLER); }                    \
-    DEFINE(void, __tsan_read##bytes, void *memory) { (void)memory; }                                                   \
-    DEFINE(void, __tsan_unaligned_read##bytes, void *memory) { (void)memory; }                                         \
-    DEFINE(void, __tsan_volatile_read##bytes, void *memory) { (void)memory; }                                          \
-    DEFINE(void, __tsan_unaligned_volatile_read##bytes, void *memory) { (void)memory; }
+    WRITE(__tsan_write##bytes, bytes)                                                                                  \
+    WRITE(__tsan_unaligned_write##bytes, bytes)                                                                        \
+    WRITE(__tsan_volatile_write##bytes, bytes)                                                                         \
+    WRITE(__tsan_unaligned_volatile_write##bytes, bytes)                                                               \
+    WRITE(__tsan_read_write##bytes, bytes)                                                                             \
+    WRITE(__tsan_unaligned_read_write##bytes, bytes)                                                                   \
+    IGNORE(__tsan_read##bytes)                                                                                         \
+    IGNORE(__tsan_unaligned_read##bytes)                                                                               \
+    IGNORE(__tsan_volatile_read##bytes)                                                                                \
+    IGNORE(__tsan_unaligned_volatile_read##bytes)
 PLAIN(1)
 PLAIN(2)
 PLAIN(4)
 PLAIN(8)
 PLAIN(16)
 
-DEFINE(void, __tsan_write_range, void *memory, size_t bytes) { note(memory, bytes, CALLER); }
-DEFINE(void, __tsan_read_range, void *memory, size_t bytes) { (void)memory, (void)bytes; }
-DEFINE(void, __tsan_func_entry, void *caller) { (void)caller; }
-DEFINE(void, __tsan_func_exit, void *unused) { (void)unused; }
-DEFINE(void, __tsan_init, void) { }
-DEFINE(void, __tsan_acquire, void *address) { (void)address; }
-DEFINE(void, __tsan_release, void *address) { (void)address; }
+DEFINE(void, __tsan_write_range, void *memory, size_t bytes)
+{
+    note(memory, bytes, CALLER);
+}
 
-/* ---- memory functions: gcc calls them by their names (the linker wraps them), clang by the sanitizer's -------------- */
+DEFINE(void, __tsan_read_range, void *memory, size_t bytes)
+{
+    (void)memory, (void)bytes;
+}
 
+IGNORE(__tsan_func_entry)
+IGNORE(__tsan_func_exit)
+IGNORE(__tsan_acquire)
+IGNORE(__tsan_release)
+
+DEFINE(void, __tsan_init, void)
+{
+}
+
+/* ---- memory functions -------------------------------------------------------------------------------------------- */
+
+/* gcc calls them by their own names, which the linker wraps, and clang by the sanitizer's. */
 void *__real_memset(void *to, int byte, size_t bytes);
 void *__real_memcpy(void *restrict to, const void *restrict from, size_t bytes);
 void *__real_memmove(void *to, const void *from, size_t bytes);
@@ -138,7 +160,7 @@ MEMORY(__tsan_)
 
 /* ---- atomics ---------------------------------------------------------------------------------------------------- */
 
-/* All are done sequentially consistent, whatever order was asked: stronger is right, and this is not the build to time. */
+/* All are sequentially consistent, whatever order was asked: stronger is right, and this build is not timed. */
 #define FETCH(bits, name, builtin)                                                                                     \
     DEFINE(uint##bits##_t, __tsan_atomic##bits##_##name, volatile void *p, uint##bits##_t v, int order)                \
     {                                                                                                                  \

@@ -1,31 +1,31 @@
 /*
- * The rule that the engine is built around, shown by counting: a demand-zero or soft fault on a private page, with frames
- * at hand on the local node, writes no cache line that another CPU's fault writes.
+ * The rule that the engine is built around, shown by counting: a demand-zero or soft fault on a private page, with
+ * frames at hand on the local node, writes no cache line that another CPU's fault writes.
  *
  * How. Threads take faults of one class, each on its own pages, and record each line that they write (recorder.h). The
  * threads are pinned to two CPUs. A line belongs to a CPU and not to a thread, since the engine has structures per CPU,
  * which threads of one CPU write in turn without any line moving. A line that both CPUs write is shared, and
  *     shared writes of a line = the smaller of (faults on CPU A that wrote it, faults on CPU B that wrote it),
  * as often as the line has to move from one CPU to the other at least. The figures do not depend on how the threads
- * happen to interleave. places.h says which structure a line belongs to; a line that moves more often than allowed makes
- * the test fail and is named with the functions that wrote it.
+ * happen to interleave. places.h says which structure a line belongs to; a line that moves more often than allowed
+ * makes the test fail and is named with the functions that wrote it.
  *
  * What is allowed to be shared, and nothing else:
- *   demand zero  one fault in 32 refills its CPU's frame cache: the list shard that it takes from, and the PFN records at
- *                both ends of its batch (unlinking the last frame writes the `previous` of the frame that stays, and
- *                two records share a line).
- *   soft         the fault takes its frame out of the middle of a list: the shard, and the PFN records of both
- *                neighbours on the list. Lists are sharded so that two CPUs rarely meet on one: once in 32 faults
- *                at most with 16 shards, up to every fault with one.
- *   tables       a first touch of 2 MiB makes a leaf table: its entry in the upper table, which neighbours share, and
- *                the space's count of tables. Once in 512 faults, on top of demand zero.
+ * - Demand zero: one fault in 32 refills its CPU's frame cache. That writes the list shard that it takes from, and the
+ *   PFN records at both ends of its batch (unlinking the last frame writes the `previous` of the frame that stays, and
+ *   two records share a line).
+ * - Soft: the fault takes its frame out of the middle of a list. That writes the shard and the PFN records of both
+ *   neighbours on the list. Lists are sharded so that two CPUs rarely meet on one: with 16 shards once in 32 faults at
+ *   most, with one shard up to every fault.
+ * - Tables: the first touch of 2 MiB makes a leaf table. That writes its entry in the upper table, which neighbours
+ *   share, and the space's count of tables. Once in 512 faults, on top of demand zero.
  *
  * That the instrument sees what it should is tested too: each fault must be seen to write its PTE, its PFN record, its
  * counter and its thread's record, and in an engine with a single shard the refills must be seen to meet on it.
  *
- * Some rows are reported and not judged. A commit and a decommit of one page are no faults. A soft fault that writes to a
- * clean page gives its page-file slot back, and slot maps have a lock for each 65,536 slots. Where lists are in random
- * order and two CPUs take from one shard, neighbouring records go to different CPUs.
+ * Some rows are reported and not judged. A commit and a decommit of one page are no faults. A soft fault that writes to
+ * a clean page gives its page-file slot back, and slot maps have a lock for each 65,536 slots. Where lists are in
+ * random order and two CPUs take from one shard, neighbouring records go to different CPUs.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -52,7 +52,7 @@ enum {
     THREADS_MAX = 8,
     LEAVES = 16, /* leaf tables that all threads' parts fill */
     SHARDS = 16,
-    BATCH = 32,  /* the default cpu_cache_pages */
+    BATCH = 32, /* the default cpu_cache_pages */
     FRAMES = 65536,
     FRAMES_AGED = 12288,
     SLOTS = 2 * LEAVES * TABLE_ENTRIES,
@@ -70,7 +70,7 @@ struct row {
     const char *note;
     enum work work;
     bool in_one_space;
-    bool aged;         /* the lists are in random order of frame number, as after a long life */
+    bool aged; /* the lists are in random order of frame number, as after a long life */
     bool reported_only;
     unsigned threads;
     unsigned shards;
@@ -89,12 +89,15 @@ static const struct row rows[] = {
     { "soft, modified", "one space", SOFT_MODIFIED, .in_one_space = true, .threads = 2, .shards = SHARDS },
     { "soft, modified", "private", SOFT_MODIFIED, .threads = 8, .shards = SHARDS },
     { "soft, modified", "one space", SOFT_MODIFIED, .in_one_space = true, .threads = 8, .shards = SHARDS },
-    { "demand zero, with tables", "one space", DEMAND_ZERO_TABLES, .in_one_space = true, .threads = 2, .shards = SHARDS },
+    { "demand zero, with tables", "one space", DEMAND_ZERO_TABLES, .in_one_space = true, .threads = 2,
+      .shards = SHARDS },
     { "demand zero, aged lists", "private", DEMAND_ZERO, .aged = true, .threads = 2, .shards = SHARDS },
-    { "demand zero, aged lists", "one space", DEMAND_ZERO, .aged = true, .in_one_space = true, .threads = 2, .shards = SHARDS },
+    { "demand zero, aged lists", "one space", DEMAND_ZERO, .aged = true, .in_one_space = true, .threads = 2,
+      .shards = SHARDS },
     { "demand zero, one shard", "private", DEMAND_ZERO, .threads = 2, .shards = 1 },
     { "soft, standby, one shard", "one space", SOFT_STANDBY, .in_one_space = true, .threads = 2, .shards = 1 },
-    { "demand zero, aged, one shard", "private", DEMAND_ZERO, .aged = true, .threads = 2, .shards = 1, .reported_only = true },
+    { "demand zero, aged, one shard", "private", DEMAND_ZERO, .aged = true, .threads = 2, .shards = 1,
+      .reported_only = true },
     { "soft, standby, written", "private", SOFT_STANDBY_WRITE, .threads = 2, .shards = SHARDS, .reported_only = true },
     { "commit, decommit", "private", COMMIT, .threads = 2, .shards = SHARDS, .reported_only = true },
     { "commit, (touch,) decommit", "private", COMMIT_TOUCHED, .threads = 2, .shards = SHARDS, .reported_only = true },
@@ -110,11 +113,11 @@ struct meeting {
 
 struct result {
     bool done;
-    uint64_t steps;                 /* faults or calls, all threads */
-    uint64_t refills;               /* of the CPUs' frame caches */
-    uint64_t written[PLACE_COUNT];  /* line writes, one for each fault and line */
-    uint64_t shared[PLACE_COUNT];   /* of these, shared */
-    struct meeting worst[WORST];    /* shared writes, most first */
+    uint64_t steps;                /* faults or calls, all threads */
+    uint64_t refills;              /* of the CPUs' frame caches */
+    uint64_t written[PLACE_COUNT]; /* line writes, one for each fault and line */
+    uint64_t shared[PLACE_COUNT];  /* of these, shared */
+    struct meeting worst[WORST];   /* shared writes, most first */
 };
 
 struct run;
@@ -143,7 +146,8 @@ struct run {
 };
 
 static struct result results[ROWS];
-static unsigned cpus[CPUS]; /* the lowest and the highest that this process may use: far apart in the choice of shards */
+/* The lowest and the highest that this process may use: far apart in the choice of shards. */
+static unsigned cpus[CPUS];
 
 /* Notes the first failure of a run; false, for `return failed(...)`. */
 static bool failed(char *failure, size_t bytes, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -157,11 +161,12 @@ static bool failed(char *failure, size_t bytes, const char *format, ...)
     va_end(arguments);
     return false;
 }
-#define FAILED(of, ...) failed((of)->failure, sizeof (of)->failure, __VA_ARGS__)
+#define FAILED(of, ...) failed((of)->failure, sizeof(of)->failure, __VA_ARGS__)
 
 static bool call(struct run *run, tide_status status, const char *what)
 {
-    return !tide_failed(status) || FAILED(run, "%s: %s: %s", what, tide_status_name(status), tide_last_error()->message);
+    return !tide_failed(status) ||
+           FAILED(run, "%s: %s: %s", what, tide_status_name(status), tide_last_error()->message);
 }
 
 /* ---- what the threads do ---------------------------------------------------------------------------------------- */
@@ -197,8 +202,8 @@ static bool member_touch(struct member *member, uint64_t page, tide_access_kind 
 }
 
 /*
- * Concurrency Kit's part of a call, which is inline assembly: ck_epoch_begin(record, NULL) and ck_epoch_end(record, NULL)
- * write `active` and `epoch` of the record, and nothing else.
+ * Concurrency Kit's part of a call, which is inline assembly: ck_epoch_begin(record, NULL) and ck_epoch_end(record,
+ * NULL) write `active` and `epoch` of the record, and nothing else.
  */
 static void epoch_note(void)
 {
@@ -293,7 +298,7 @@ static void stack_find(struct member *member)
     if (pthread_getattr_np(pthread_self(), &attributes) != 0)
         return;
     if (pthread_attr_getstack(&attributes, &memory, &bytes) == 0)
-        member->stack = (struct stack_range) { (uintptr_t)memory, (uintptr_t)memory + bytes };
+        member->stack = (struct stack_range){ (uintptr_t)memory, (uintptr_t)memory + bytes };
     pthread_attr_destroy(&attributes);
 }
 
@@ -303,7 +308,8 @@ static bool cpu_pin(struct member *member)
 
     CPU_ZERO(&set);
     CPU_SET(cpus[member->index % CPUS], &set);
-    return pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0 || FAILED(member, "the thread cannot be pinned");
+    return pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0 ||
+           FAILED(member, "the thread cannot be pinned");
 }
 
 static void *prepare_main(void *context)
@@ -351,9 +357,10 @@ static bool lists_age(struct run *run)
     tide_space *space = NULL;
     tide_address base = 0;
     uint64_t bytes = pages * TIDE_PAGE_BYTES, random = 1;
-    bool well = order != NULL && call(run, tide_space_create(run->engine, &space), "space") &&
-                call(run, tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
-                     "reserve");
+    bool well =
+        order != NULL && call(run, tide_space_create(run->engine, &space), "space") &&
+        call(run, tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+             "reserve");
 
     for (uint64_t i = 0; i < pages && well; i++) {
         const uint64_t at = random_below(&random, i + 1);
@@ -376,7 +383,8 @@ static bool run_open(struct run *run)
     const tide_page_file_config file = { .path = run->page_file, .minimum_bytes = (uint64_t)SLOTS * TIDE_PAGE_BYTES };
     tide_config config;
 
-    snprintf(run->folder, sizeof run->folder, "%s/tide-test-XXXXXX", temporary != NULL && temporary[0] != '\0' ? temporary : ".");
+    snprintf(run->folder, sizeof run->folder, "%s/tide-test-XXXXXX",
+             temporary != NULL && temporary[0] != '\0' ? temporary : ".");
     if (mkdtemp(run->folder) == NULL)
         return FAILED(run, "no folder %s can be made", run->folder);
     snprintf(run->page_file, sizeof run->page_file, "%s/pages", run->folder);
@@ -543,8 +551,11 @@ static void function_name(const void *address, char *text, size_t bytes)
     pclose(pipe);
 }
 
-static void worst_print(const struct result *result, const struct places *places)
+static void worst_print(const struct row *row, const struct result *result, const struct places *places)
 {
+    if (shared_steps(&result->worst[0]) == 0)
+        return;
+    fprintf(stderr, "  %s, %s, %u threads: the lines shared most\n", row->name, row->note, row->threads);
     for (unsigned i = 0; i < WORST && shared_steps(&result->worst[i]) != 0; i++) {
         const struct meeting *meeting = &result->worst[i];
         char what[128], writers[CPUS][96];
@@ -590,8 +601,9 @@ static bool result_is_plausible(struct run *run)
 
     for (unsigned i = 0; i < sizeof always / sizeof always[0] && !is_commit(run->row->work); i++)
         if (result->written[always[i]] < result->steps)
-            return FAILED(run, "of %" PRIu64 " faults %" PRIu64 " were seen to write a line of \"%s\": the recorder is blind",
-                          result->steps, result->written[always[i]], place_name(always[i]));
+            return FAILED(
+                run, "of %" PRIu64 " faults %" PRIu64 " were seen to write a line of \"%s\": the recorder is blind",
+                result->steps, result->written[always[i]], place_name(always[i]));
     if (run->row->shards == 1 && result->shared[PLACE_SHARD] < faults / BATCH / 2)
         return FAILED(run, "%" PRIu64 " meetings on the only shard, after %" PRIu64 " faults: the recorder is blind",
                       result->shared[PLACE_SHARD], faults);
@@ -606,8 +618,10 @@ static bool result_is_allowed(struct run *run)
     for (unsigned p = 0; p < PLACE_COUNT; p++) {
         const uint64_t limit = allowed(run->row, p, faults);
         if (result->shared[p] > limit)
-            return FAILED(run, "lines of \"%s\" were written by both CPUs %" PRIu64 " times in %" PRIu64
-                               " faults each; %" PRIu64 " are allowed", place_name(p), result->shared[p], faults, limit);
+            return FAILED(run,
+                          "lines of \"%s\" were written by both CPUs %" PRIu64 " times in %" PRIu64
+                          " faults each; %" PRIu64 " are allowed",
+                          place_name(p), result->shared[p], faults, limit);
     }
     return true;
 }
@@ -618,7 +632,8 @@ static uint64_t refill_count(const struct run *run)
     uint64_t count = 0;
 
     for (unsigned c = 0; c < frames->cpu_count; c++)
-        count += frames->cpus[c].refills;
+        for (unsigned i = 0; i < FRAMES_CACHES_PER_CPU; i++)
+            count += frames->cpus[c].caches[i].refills;
     return count;
 }
 
@@ -648,10 +663,8 @@ static bool run_measure(struct run *run)
                       run->result->steps, BATCH);
     well = well && result_is_plausible(run) && result_is_allowed(run);
     run->result->done = true;
-    if (!well || run->row->reported_only) {
-        fprintf(stderr, "  %s, %s, %u threads: most shared lines\n", run->row->name, run->row->note, run->row->threads);
-        worst_print(run->result, &places);
-    }
+    if (!well || run->row->reported_only)
+        worst_print(run->row, run->result, &places);
     places_destroy(&places);
     return well;
 }
@@ -749,8 +762,10 @@ static int table_print(void **state)
 {
     (void)state;
     printf("\nCache lines written, by structure; the sum is without the threads' own stacks.\n"
-           "  written: lines in one fault or call. shared: of the lines written in 1000 faults on one CPU, those that the\n"
-           "  other CPU's faults write as often.\n%-22s %7s", "", "sum");
+           "  written: lines in one fault or call. shared: of the lines written in 1000 faults on one CPU, those that "
+           "the\n"
+           "  other CPU's faults write as often.\n%-22s %7s",
+           "", "sum");
     for (unsigned p = 0; p < PLACE_COUNT; p++)
         if (place_is_shown(p))
             printf("%8s", place_name(p));
@@ -776,8 +791,9 @@ int main(void)
 
     for (unsigned r = 0; r < ROWS; r++) {
         snprintf(names[r], sizeof names[r], "%s, %s, %u threads", rows[r].name, rows[r].note, rows[r].threads);
-        tests[r + 1] = (struct CMUnitTest) { .name = names[r], .test_func = row_test,
-                                             .initial_state = (void *)(uintptr_t)&rows[r] };
+        tests[r + 1] = (struct CMUnitTest){ .name = names[r],
+                                            .test_func = row_test,
+                                            .initial_state = (void *)(uintptr_t)&rows[r] };
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     return cmocka_run_group_tests_name("lines", tests, cpus_find, table_print) != 0;

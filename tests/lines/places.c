@@ -16,15 +16,20 @@ bool places_init(struct places *places, const tide_engine *engine, tide_space *c
 {
     const struct frames *frames = engine->partition.frames;
 
-    *places = (struct places) { .engine = engine, .spaces = spaces, .space_count = space_count, .stacks = stacks,
-                                .stack_count = stack_count, .leaves = calloc(frames->end, 1) };
+    *places = (struct places){ .engine = engine,
+                               .spaces = spaces,
+                               .space_count = space_count,
+                               .stacks = stacks,
+                               .stack_count = stack_count,
+                               .leaves = calloc(frames->end, 1) };
     if (places->leaves == NULL)
         return false;
     for (unsigned i = 0; i < space_count; i++) {
         uint64_t page = 0;
         const uint64_t *leaf;
 
-        while ((leaf = page_table_next_leaf(&spaces[i]->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)) != NULL) {
+        while ((leaf = page_table_next_leaf(&spaces[i]->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)) !=
+               NULL) {
             places->leaves[((const char *)leaf - frames->memory) / TIDE_PAGE_BYTES] = 1;
             page += TABLE_ENTRIES;
         }
@@ -128,9 +133,9 @@ enum place place_of(const struct places *places, uintptr_t address)
 const char *place_name(enum place place)
 {
     static const char *const names[PLACE_COUNT] = {
-        [PLACE_PFN] = "pfn",     [PLACE_SHARD] = "shard",       [PLACE_CPU] = "cpu",     [PLACE_PTE] = "pte",
-        [PLACE_TABLE] = "table", [PLACE_PAGE] = "page",         [PLACE_SPACE] = "space", [PLACE_COUNTERS] = "counter",
-        [PLACE_VAD] = "vad",     [PLACE_THREAD] = "thread",     [PLACE_CREDIT] = "credit", [PLACE_SLOT] = "slot",
+        [PLACE_PFN] = "pfn",       [PLACE_SHARD] = "shard",   [PLACE_CPU] = "cpu",       [PLACE_PTE] = "pte",
+        [PLACE_TABLE] = "table",   [PLACE_PAGE] = "page",     [PLACE_SPACE] = "space",   [PLACE_COUNTERS] = "counter",
+        [PLACE_VAD] = "vad",       [PLACE_THREAD] = "thread", [PLACE_CREDIT] = "credit", [PLACE_SLOT] = "slot",
         [PLACE_GLOBAL] = "global", [PLACE_STACK] = "stack",   [PLACE_OTHER] = "other",
     };
     return names[place];
@@ -179,7 +184,8 @@ void place_describe(const struct places *places, uintptr_t address, char *text, 
         for (unsigned n = 0; n < frames->node_count; n++) {
             const uintptr_t index = offset_in(address, frames->nodes[n].lists[0]) / sizeof(struct frame_shard);
             if (index < (uintptr_t)FRAME_LIST_COUNT * shards)
-                snprintf(text, bytes, "shard %" PRIuPTR " of list %" PRIuPTR ", node %u", index % shards, index / shards, n);
+                snprintf(text, bytes, "shard %" PRIuPTR " of list %" PRIuPTR ", node %u", index % shards,
+                         index / shards, n);
         }
         return;
     }

@@ -1,18 +1,18 @@
 /*
  * Which cache lines a thread writes.
  *
- * The library's objects of this build are compiled with -fsanitize=thread, so that each plain store and each atomic calls
- * a function of the sanitizer's runtime before, or instead of, touching memory. The program is linked without that runtime:
- * callbacks.c has the functions. They do what was asked, and while the calling thread has a recorder they note the
- * line. memset, memcpy and memmove come here too (-fno-builtin-..., --wrap).
+ * The library's objects of this build are compiled with -fsanitize=thread, so that each plain store and each atomic
+ * calls a function of the sanitizer's runtime before, or instead of, touching memory. The program is linked without
+ * that runtime: callbacks.c has the functions. They do what was asked, and while the calling thread has a recorder they
+ * note the line. memset, memcpy and memmove come here too (-fno-builtin-..., --wrap).
  *
  * What stays unseen: inline assembly, and code that was not compiled here. On the paths that are measured that is
  * Concurrency Kit's ck_epoch_begin() and ck_epoch_end(), whose writes are noted by hand (recorder_note), and the
- * stores by which the C library and the kernel do their own business. Stores of locals that never leave a function are not
- * instrumented; they are on the thread's own stack.
+ * stores by which the C library and the kernel do their own business. Stores of locals that never leave a function are
+ * not instrumented; they are on the thread's own stack.
  *
- * Reads are not recorded. An atomic read-modify-write counts as a write, also a compare-and-swap that fails: it takes the
- * line away from other CPUs just the same.
+ * Reads are not recorded. An atomic read-modify-write counts as a write, also a compare-and-swap that fails: it takes
+ * the line away from other CPUs just the same.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -50,7 +50,8 @@ static unsigned records(const tide_engine *engine)
 {
     unsigned count = 0;
 
-    for (const struct grace_thread *thread = engine->partition.frames->grace.threads; thread != NULL; thread = thread->next)
+    for (const struct grace_thread *thread = engine->partition.frames->grace.threads; thread != NULL;
+         thread = thread->next)
         count++;
     return count;
 }

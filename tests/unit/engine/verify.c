@@ -1,9 +1,9 @@
 /*
- * Verification must be able to fail: each invariant is broken once on purpose, by hand in the engine's own structures, is
- * reported under its number, and with the damage undone the engine is sound again.
+ * Verification must be able to fail: each invariant is broken once on purpose, by hand in the engine's own structures,
+ * is reported under its number, and with the damage undone the engine is sound again.
  *
- * The engine has no threads. Its one space has a page in each place: valid and dirty, valid and clean, modified, standby,
- * in the page file, never touched.
+ * The engine has no threads. Its one space has a page in each place: valid and dirty, valid and clean, modified,
+ * standby, in the page file, never touched.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -82,7 +82,8 @@ static int scene_open(void **state)
     snprintf(scene->folder, sizeof scene->folder, "%s/tide-test-XXXXXX", temporary != NULL ? temporary : ".");
     assert_non_null(mkdtemp(scene->folder));
     snprintf(scene->path, sizeof scene->path, "%s/page.sys", scene->folder);
-    const tide_page_file_config file = { .path = scene->path, .minimum_bytes = (SLOTS + 1) * (uint64_t)TIDE_PAGE_BYTES };
+    const tide_page_file_config file = { .path = scene->path,
+                                         .minimum_bytes = (SLOTS + 1) * (uint64_t)TIDE_PAGE_BYTES };
     tide_config_init(&config);
     config.memory_bytes = FRAMES * (uint64_t)TIDE_PAGE_BYTES;
     config.page_files = &file;
@@ -96,8 +97,9 @@ static int scene_open(void **state)
     assert_int_equal(tide_engine_open(&config, &scene->engine), TIDE_SUCCESS);
     scene->frames = scene->engine->partition.frames;
     assert_int_equal(tide_space_create(scene->engine, &scene->space), TIDE_SUCCESS);
-    assert_int_equal(tide_virtual_alloc(scene->space, &scene->base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
-                     TIDE_SUCCESS);
+    assert_int_equal(
+        tide_virtual_alloc(scene->space, &scene->base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+        TIDE_SUCCESS);
 
     for (unsigned page = 0; page < UNTOUCHED; page++)
         write_page(scene, page);
@@ -154,7 +156,8 @@ static void assert_violated(const struct scene *scene, const char *invariant)
     assert_int_equal(tide_engine_verify(scene->engine, &report), TIDE_INVARIANT_VIOLATED);
     assert_true(report.violations > 0);
     if (strncmp(report.first, invariant, strlen(invariant)) != 0 || report.first[strlen(invariant)] != ':')
-        fail_msg("expected %s, the first of %lu violations is: %s", invariant, (unsigned long)report.violations, report.first);
+        fail_msg("expected %s, the first of %lu violations is: %s", invariant, (unsigned long)report.violations,
+                 report.first);
     assert_int_equal(tide_engine_verify(scene->engine, NULL), TIDE_INVARIANT_VIOLATED);
     assert_non_null(strstr(tide_last_error()->message, invariant));
 }
@@ -233,9 +236,9 @@ static void I4_a_pte_of_a_frame_elsewhere_is_found(void **state)
     uint64_t *pte = pte_of(scene, STANDBY);
     const uint64_t before = *pte;
 
-    *pte = pte_make_transition(head_of(scene, FRAME_LIST_ZEROED), pte_protection((pte_t) { before })).bits;
+    *pte = pte_make_transition(head_of(scene, FRAME_LIST_ZEROED), pte_protection((pte_t){ before })).bits;
     assert_violated(scene, "I4");
-    *pte = pte_make_transition((frame_t) { scene->frames->end }, pte_protection((pte_t) { before })).bits;
+    *pte = pte_make_transition((frame_t){ scene->frames->end }, pte_protection((pte_t){ before })).bits;
     assert_violated(scene, "I4");
     *pte = before;
 }
@@ -340,7 +343,7 @@ static void I7_a_slot_that_is_free_is_found(void **state)
     const uint64_t before = *pte;
 
     *pte += (uint64_t)SLOTS / 2 << PTE_SLOT_SHIFT;
-    assert_false(stores_slot_allocated(scene->engine->partition.stores, pte_slot((pte_t) { *pte })));
+    assert_false(stores_slot_allocated(scene->engine->partition.stores, pte_slot((pte_t){ *pte })));
     assert_violated(scene, "I7");
     *pte = before;
 }
@@ -385,7 +388,8 @@ static void I10_regions_that_overlap_are_found(void **state)
     tide_address second = 0;
     uint64_t bytes = TIDE_PAGE_BYTES;
 
-    assert_int_equal(tide_virtual_alloc(scene->space, &second, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), TIDE_SUCCESS);
+    assert_int_equal(tide_virtual_alloc(scene->space, &second, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE),
+                     TIDE_SUCCESS);
     struct vad *vad = vad_find(&scene->space->vads, second / TIDE_PAGE_BYTES);
     assert_non_null(vad);
     const uint64_t first_page = vad->first_page;

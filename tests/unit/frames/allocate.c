@@ -251,20 +251,6 @@ static void test_reserve(void **state)
     frames_close(frames);
 }
 
-/* The reserve holds behind CPU caches too. */
-static void test_reserve_with_cpu_caches(void **state)
-{
-    tide_config config = small_config(64);
-
-    (void)state;
-    config.writer_reserve_pages = 8;
-    config.cpu_cache_pages = 4;
-    struct frames *frames = frames_good(ONE_NODE, &config);
-    assert_int_equal(take_all(frames, 0), 56);
-    assert_int_equal(take_all(frames, FRAMES_RESERVE), 8);
-    frames_close(frames);
-}
-
 /* ---- CPU caches ------------------------------------------------------------------------------------------------- */
 
 /* Keeps the thread on one CPU, the `nth` that it may use. False if there are not so many. */
@@ -318,6 +304,23 @@ static void test_cache_is_bounded_counted_and_drained(void **state)
     assert_int_equal(counts.cached_zeroed + counts.cached_free, 0);
     assert_int_equal(counts.lists[FRAME_LIST_ZEROED], 256);
     assert_int_equal(lists_walk(frames), 256);
+    assert_int_equal(sched_setaffinity(0, sizeof cpus, &cpus), 0);
+    frames_close(frames);
+}
+
+/* The reserve holds behind CPU caches too. */
+static void test_reserve_with_cpu_caches(void **state)
+{
+    tide_config config = small_config(64);
+    cpu_set_t cpus;
+
+    (void)state;
+    assert_true(stay_on(0, &cpus));
+    config.writer_reserve_pages = 8;
+    config.cpu_cache_pages = 4;
+    struct frames *frames = frames_good(ONE_NODE, &config);
+    assert_int_equal(take_all(frames, 0), 56);
+    assert_int_equal(take_all(frames, FRAMES_RESERVE), 8);
     assert_int_equal(sched_setaffinity(0, sizeof cpus, &cpus), 0);
     frames_close(frames);
 }

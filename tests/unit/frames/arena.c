@@ -148,7 +148,7 @@ static void test_sizes_refused(void **state)
     config.memory_bytes = 1ull << 45;
     assert_budget_refused(LARGE_NODE, &config, TIDE_INVALID_PARAMETER, "35184372088832", MOST_BYTES);
     config.memory_bytes = (1ull << 63) + PAGE;
-    assert_budget_refused(LARGE_NODE, &config, TIDE_NO_MEMORY, "9223372036854779904", "35184372088832");
+    assert_budget_refused(LARGE_NODE, &config, TIDE_INVALID_PARAMETER, "9223372036854779904", MOST_BYTES);
 }
 
 static void test_nodes_refused(void **state)
@@ -176,7 +176,7 @@ static void test_sum_of_nodes_refused(void **state)
     (void)state;
     config.node_bytes = bytes;
     config.node_count = 2;
-    assert_budget_refused("numa:2 core:1 pu:1", &config, TIDE_NO_MEMORY, "9223372036854775808", "1073741824");
+    assert_budget_refused("numa:2 core:1 pu:1", &config, TIDE_INVALID_PARAMETER, "9223372036854775808", MOST_BYTES);
 }
 
 static void test_tunables_refused(void **state)

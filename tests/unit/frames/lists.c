@@ -44,6 +44,25 @@ static void test_fifo(void **state)
     frames_close(frames);
 }
 
+/* Freed frames queue at the tail, so that the head has waited longest for its grace period. */
+static void test_free_is_fifo(void **state)
+{
+    const tide_config config = small_config(32);
+    struct frames *frames = frames_good(ONE_NODE, &config);
+    frame_t taken[5];
+
+    (void)state;
+    for (unsigned i = 0; i < 5; i++)
+        taken[i] = take_active(frames, 0, true, 0, 5);
+    for (unsigned i = 0; i < 5; i++)
+        frames_free(frames, taken[i]);
+    assert_order(frames, FRAME_LIST_FREE, taken, 5);
+    grace_pass(frames);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(take(frames, 0, FRAMES_ANY).number, taken[i].number);
+    frames_close(frames);
+}
+
 /* Takes one of `count` standby frames out, from place `at`, and looks at what is left. */
 static void remove_at(struct frames *frames, unsigned count, unsigned at)
 {
@@ -261,6 +280,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fifo),
+        cmocka_unit_test(test_free_is_fifo),
         cmocka_unit_test(test_removal_from_head_middle_and_tail),
         cmocka_unit_test(test_unlink_refuses_what_changed),
         cmocka_unit_test(test_insert_refuses_what_changed),

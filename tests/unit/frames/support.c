@@ -175,8 +175,8 @@ uint64_t lists_walk(const struct frames *frames)
             }
         }
     }
-    for (unsigned c = 0; c < frames->cpu_count; c++) {
-        const struct frames_cpu *cpu = &frames->cpus[c];
+    for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU; c++) {
+        const struct frames_cache *cpu = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
         for (unsigned i = 0; i < cpu->zeroed_count; i++)
             found(seen, frames, cpu->zeroed[i], FRAME_LIST_ZEROED);
         for (unsigned i = 0; i < cpu->free_count; i++)

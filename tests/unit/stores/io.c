@@ -208,7 +208,7 @@ static void batch_free(struct batch *batch)
 /* Reads a cluster back in reads of several lengths, with memory in one piece and in many. */
 static void assert_cluster(struct stores *stores, const struct stores_write *write, uint64_t version)
 {
-    static const unsigned lengths[] = { 1, 3, 16, 64 };
+    static const unsigned lengths[] = { 16, 5, 40, 64 };
     char *memory = pages_allocate(2 * STORES_CLUSTER_MAX);
     struct iovec pages[STORES_CLUSTER_MAX];
 

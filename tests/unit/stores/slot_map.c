@@ -347,8 +347,8 @@ static void test_against_model(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= 20; seed++)
         run_model(2 + seed * 37, 20 * seed, 20000 / EFFORT_DIVISOR, seed);
-    run_model(2 * 65536 + 77, 3000, 5000 / EFFORT_DIVISOR, 42);
-    run_model(2 * 65536 + 77, 131072, 5000 / EFFORT_DIVISOR, 43);
+    run_model(2 * 65536 + 77, 3000, 2000 / EFFORT_DIVISOR, 42);
+    run_model(2 * 65536 + 77, 131072, 2000 / EFFORT_DIVISOR, 43);
 }
 
 /* The peak is that of the sum over the groups, though no counter holds the sum. */

@@ -1,0 +1,226 @@
+/*
+ * Races made likely: before every atomic operation of the engine a thread may give up its CPU (sync_point_hook, in
+ * builds with TIDE_SYNC_POINTS: debug and the sanitizers). Six threads fault, trim, write out, decommit and recommit,
+ * pin and read a few pages of one space in an engine of few frames, so that every page is fought over; each page
+ * carries a stamp of its address, which every reader checks, and the engine is verified at the end of each round. In
+ * builds without the hook the same runs without injected yields.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/random.h"
+#include "engine/engine_impl.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { FRAMES = 64, PAGES = 96, THREADS = 6, ROUNDS = 6, OPERATIONS = 4000, SLOTS = 256 };
+
+struct crew {
+    tide_engine *engine;
+    tide_space *space;
+    tide_address base;
+    uint32_t failed; /* [A] */
+    uint64_t seed;
+};
+
+static _Thread_local uint64_t yield_state;
+
+static void yield_sometimes(const void *address)
+{
+    (void)address;
+    if (yield_state != 0 && random_below(&yield_state, 24) == 0)
+        sched_yield();
+}
+
+static void crew_fail(struct crew *crew, const char *what, tide_status status)
+{
+    if (sync_swap_32(&crew->failed, 1) == 0)
+        fprintf(stderr, "%s: %s: %s\n", what, tide_status_name(status), tide_last_error()->message);
+}
+
+/* A page holds zeros, or its own address in every word that was ever written. */
+static bool stamp_right(const uint64_t *words, tide_address page)
+{
+    return (words[0] == 0 || words[0] == page) && (words[511] == 0 || words[511] == page);
+}
+
+static void write_page(struct crew *crew, tide_address page)
+{
+    const uint64_t word = page;
+    tide_status status = tide_write(crew->space, page, &word, sizeof word);
+
+    if (status == TIDE_SUCCESS)
+        status = tide_write(crew->space, page + 511 * sizeof word, &word, sizeof word);
+    if (status != TIDE_SUCCESS && status != TIDE_ACCESS_VIOLATION)
+        crew_fail(crew, "write", status);
+}
+
+static void read_page(struct crew *crew, tide_address page)
+{
+    uint64_t words[512];
+    const tide_status status = tide_read(crew->space, page, words, sizeof words);
+
+    if (status == TIDE_SUCCESS && !stamp_right(words, page))
+        crew_fail(crew, "a page holds another page's stamp", status);
+    if (status != TIDE_SUCCESS && status != TIDE_ACCESS_VIOLATION)
+        crew_fail(crew, "read", status);
+}
+
+/* A pointer stays good for the section, whatever becomes of the page. */
+static void hold_page(struct crew *crew, tide_address page)
+{
+    tide_access access;
+
+    if (tide_access_begin(crew->space, &access) != TIDE_SUCCESS) {
+        crew_fail(crew, "begin", TIDE_SUCCESS);
+        return;
+    }
+    const uint64_t *words = tide_access_pointer(&access, page, TIDE_ACCESS_READ);
+    for (unsigned i = 0; words != NULL && i < 20; i++) {
+        const uint64_t first = sync_load_64(&words[0]), last = sync_load_64(&words[511]);
+        if ((first != 0 && first != page) || (last != 0 && last != page))
+            crew_fail(crew, "a frame was reused under an open section", TIDE_SUCCESS);
+        sched_yield();
+    }
+    if (words == NULL && access.status != TIDE_ACCESS_VIOLATION)
+        crew_fail(crew, "pointer", access.status);
+    tide_access_end(&access);
+}
+
+static void recommit(struct crew *crew, tide_address page, uint64_t pages)
+{
+    tide_address base = page;
+    uint64_t bytes = pages * TIDE_PAGE_BYTES;
+    tide_status status = tide_virtual_free(crew->space, page, bytes, TIDE_MEM_DECOMMIT);
+
+    if (status == TIDE_SUCCESS)
+        status = tide_virtual_alloc(crew->space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE);
+    if (status != TIDE_SUCCESS)
+        crew_fail(crew, "recommit", status);
+}
+
+static void pin_page(struct crew *crew, tide_address page)
+{
+    tide_pin *pin;
+    const tide_status status = tide_pin_create(crew->space, page, TIDE_PAGE_BYTES, TIDE_ACCESS_READ, &pin);
+
+    if (status == TIDE_SUCCESS) {
+        sched_yield();
+        if (!stamp_right(tide_pin_iovec(pin, NULL)[0].iov_base, page))
+            crew_fail(crew, "a pinned frame holds another page's stamp", status);
+        tide_pin_destroy(pin);
+    } else if (status != TIDE_ACCESS_VIOLATION) {
+        crew_fail(crew, "pin", status);
+    }
+}
+
+static void *member(void *context)
+{
+    struct crew *crew = context;
+    uint64_t state = sync_add_64(&crew->seed, 1);
+
+    yield_state = random_mix(state + 77) | 1;
+    for (unsigned i = 0; i < OPERATIONS && sync_load_32(&crew->failed) == 0; i++) {
+        const uint64_t index = random_below(&state, PAGES);
+        const tide_address page = crew->base + index * TIDE_PAGE_BYTES;
+
+        switch (random_below(&state, 16)) {
+        case 0:
+            (void)tide_working_set_trim(crew->space, 1 + random_below(&state, 16), NULL);
+            break;
+        case 1:
+            (void)tide_worker_step(crew->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 1 + random_below(&state, 32), NULL);
+            break;
+        case 2:
+            (void)tide_engine_empty(crew->engine, TIDE_EMPTY_STANDBY);
+            break;
+        case 3:
+            recommit(crew, page, 1 + random_below(&state, PAGES - index < 8 ? PAGES - index : 8));
+            break;
+        case 4:
+            hold_page(crew, page);
+            break;
+        case 5:
+            /*
+             * A pin is exempt from deletion and not from replacement of content, so only its own page's stamp is
+             * asked for.
+             */
+            pin_page(crew, page);
+            break;
+        case 6:
+            recommit(crew, crew->base, PAGES);
+            break;
+        case 7:
+        case 8:
+        case 9:
+        case 10:
+            write_page(crew, page);
+            break;
+        default:
+            read_page(crew, page);
+        }
+    }
+    return NULL;
+}
+
+static void races_are_decided_the_same_way_whoever_yields(void **state)
+{
+    char path[] = "yields-XXXXXX";
+    const tide_page_file_config file = { .path = path, .minimum_bytes = SLOTS * TIDE_PAGE_BYTES };
+    struct crew crew = { .seed = 1 };
+    pthread_t threads[THREADS];
+    tide_config config;
+    uint64_t bytes = PAGES * TIDE_PAGE_BYTES;
+
+    (void)state;
+    assert_int_equal(close(mkstemp(path)), 0);
+    tide_config_init(&config);
+    config.memory_bytes = FRAMES * TIDE_PAGE_BYTES;
+    config.page_files = &file;
+    config.page_file_count = 1;
+    config.frame_wait_ms = 60000;
+    assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
+    assert_int_equal(tide_space_create(crew.engine, &crew.space), TIDE_SUCCESS);
+    assert_int_equal(
+        tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+        TIDE_SUCCESS);
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = yield_sometimes;
+#else
+    (void)yield_sometimes;
+#endif
+    for (unsigned round = 0; round < ROUNDS && crew.failed == 0; round++) {
+        tide_verify_report report;
+
+        for (unsigned i = 0; i < THREADS; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL, member, &crew), 0);
+        for (unsigned i = 0; i < THREADS; i++)
+            pthread_join(threads[i], NULL);
+        const tide_status status = tide_engine_verify(crew.engine, &report);
+        if (status != TIDE_SUCCESS)
+            fail_msg("round %u: %s", round, report.first);
+    }
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = NULL;
+#endif
+    assert_int_equal(crew.failed, 0);
+    assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
+    assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(races_are_decided_the_same_way_whoever_yields),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}
