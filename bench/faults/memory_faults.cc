@@ -25,7 +25,7 @@ Engine &memory_engine()
 {
     if (!g_engine)
         g_engine = std::make_unique<Engine>(options().fault_bytes / 3 * 4 / kMiB * kMiB,
-                                            options().fault_bytes + 16 * kMiB);
+                                            options().soft_bytes + 16 * kMiB);
     return *g_engine;
 }
 
@@ -121,7 +121,7 @@ void soft_passes(benchmark::State &state, const Case &which, bool from_standby)
 {
     Engine &engine = memory_engine();
     Team team(which.threads);
-    Spaces spaces(engine, which.space, which.threads, options().fault_bytes);
+    Spaces spaces(engine, which.space, which.threads, options().soft_bytes);
     std::unique_ptr<Hold> hold;
     if (!from_standby)
         hold = std::make_unique<Hold>(engine, TIDE_WORKER_MODIFIED_WRITER);
@@ -186,7 +186,7 @@ void add_memory_cases()
     const bool demand_zero = class_wanted("demand_zero"), standby = class_wanted("soft_standby"),
                modified = class_wanted("soft_modified");
     const bool rivals = demand_zero || standby || modified || class_wanted("kernel_fresh") || class_wanted("kernel_again");
-    const unsigned passes = options().quick ? 5 : 8;
+    const unsigned passes = options().quick ? 4 : 8;
     for (unsigned round = 0; round < options().rounds; round++)
         for (unsigned threads : thread_counts(false))
             for (Space space : {Space::kPrivate, Space::kShared}) {

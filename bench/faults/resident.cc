@@ -56,11 +56,6 @@ template <bool dependent> struct Sequence {
     }
 };
 
-uint64_t accesses_per_thread(bool dependent, unsigned threads)
-{
-    return (options().quick ? 8 : 32) * kMiB / (dependent ? 8 : 1) / threads;
-}
-
 /* ---- raw memory -------------------------------------------------------------------------------------------------- */
 
 class RawMemory {
@@ -97,6 +92,12 @@ bool is_raw(Way way)
 bool is_dependent(Way way)
 {
     return way == Way::kPointerChase || way == Way::kRawChase;
+}
+
+uint64_t accesses_per_thread(Way way, unsigned threads)
+{
+    const uint64_t slower = is_dependent(way) ? 8 : way == Way::kRead ? 4 : 1;
+    return (options().quick ? 8 : 32) * kMiB / slower / threads;
 }
 
 /* Spaces whose memory is filled: the words of each part count from its begin. */
@@ -218,7 +219,7 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
 {
     const uint64_t part_bytes =
         which.space == Space::kPrivate ? options().resident_bytes / which.threads : options().resident_bytes;
-    const uint64_t accesses = accesses_per_thread(is_dependent(way), which.threads);
+    const uint64_t accesses = accesses_per_thread(way, which.threads);
     Team team(which.threads);
     if (is_raw(way))
         prepare_raw(part_bytes, team);

@@ -136,7 +136,7 @@ static void *pointer_slow(tide_access *access, tide_address address, tide_access
     grace_enter(thread);
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
     access->table =
-        address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
+        tide_failed(access->status) ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     access->table_base = access->table == NULL ? UINT64_MAX : address >> 30;
     grace_leave(thread);
     thread->pointers |= !tide_failed(access->status);
@@ -246,9 +246,12 @@ void tide_pin_destroy(tide_pin *pin)
         return;
     struct grace_thread *thread = engine_thread(engine_of(pin->space));
     for (unsigned i = 0; i < pin->count; i++) {
-        grace_enter(thread);
+        /* Without memory for a record the thread unpins all the same: only a verifier could meet it half way. */
+        if (thread != NULL)
+            grace_enter(thread);
         frames_reference_drop(space_frames(pin->space), pin_frame(pin, i));
-        grace_leave(thread);
+        if (thread != NULL)
+            grace_leave(thread);
     }
     (void)sync_add_64(&pin->space->pins, (uint64_t)-1);
     free(pin);

@@ -79,6 +79,11 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     if (pte == NULL) {
         unsigned made = 0;
         pte = page_table_make(&space->table, fault->page, node, &made);
+        /* The region paid for its tables when it was committed. Has it been let go since, nobody has paid for these. */
+        if (made != 0 && vad != NULL && sync_load_32(&vad->commit_state) != protection) {
+            region_tables_charge(space);
+            return FAULT_AGAIN;
+        }
         if (pte == NULL)
             return frame_wait(fault, node);
     }
@@ -127,6 +132,7 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     const unsigned protection = pte_protection(seen);
     const frame_t frame = pte_frame(seen);
     struct pfn *pfn = frame_pfn(frames, frame);
+    const unsigned priority = sync_load_relaxed_32(&space->priority);
     enum space_counter counter = SPACE_STANDBY;
 
     if (!fault_allowed(fault, protection))
@@ -141,7 +147,8 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
         const enum frame_state state = pfn_state(word);
 
         if (state == FRAME_TRANSITION) {
-            const uint64_t next = pfn_with_state(word, FRAME_ACTIVE) + PFN_SHARE_ONE + PFN_REFERENCE_ONE;
+            const uint64_t next =
+                pfn_with_priority(pfn_with_state(word, FRAME_ACTIVE) + PFN_SHARE_ONE + PFN_REFERENCE_ONE, priority);
             if (!frame_state_cas(pfn, word, next, &word))
                 continue;
             (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
@@ -150,7 +157,7 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
             break;
         }
         counter = state == FRAME_STANDBY ? SPACE_STANDBY : SPACE_MODIFIED;
-        if (frames_unlink(frames, frame, word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, &word))
+        if (frames_unlink(frames, frame, word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, priority, &word))
             break;
     }
     bool dirty = (word & PFN_DIRTY) != 0;
@@ -207,9 +214,11 @@ static tide_status step(struct fault *fault)
     case PTE_TAG_DECOMMITTED:
         return fault_violation(fault, "it is not committed");
     case PTE_TAG_BUSY:
-        space_count(fault->space, SPACE_COLLIDED, 1);
-        if (fault->result == TIDE_SUCCESS)
+        if (pte_is_being_read(seen) && !fault->collided) {
+            fault->collided = true;
             fault->result = TIDE_PAGE_FAULT_TRANSITION;
+            space_count(fault->space, SPACE_COLLIDED, 1);
+        }
         pte_wait(fault->space->partition->waits, fault->thread, pte);
         return FAULT_AGAIN;
     default:

@@ -15,6 +15,7 @@ struct fault {
     tide_access_kind kind;
     uint64_t page;
     uint64_t deadline_ns; /* of waiting for frames, 0 before the first wait */
+    bool collided;        /* counted as such: once, however often it waits */
     tide_status result;   /* class of fault taken so far */
     pte_t valid;          /* the outcome */
 };

@@ -60,7 +60,7 @@ static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distanc
 
 static frame_t neighbour_frame(struct fault *fault, unsigned node)
 {
-    return frames_allocate(space_frames(fault->space), node, FRAMES_ANY, 0);
+    return frames_allocate(space_frames(fault->space), node, FRAMES_ANY, FRAMES_AT_HAND);
 }
 
 /*
@@ -81,7 +81,7 @@ static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsi
         frames[count] = neighbour_frame(fault, node);
         if (frame_is_none(frames[count]))
             break;
-        if (!pte_cas(pte, seen[count], pte_busy_form(seen[count]))) {
+        if (!pte_cas(pte, seen[count], pte_reading_form(seen[count]))) {
             frames_give_back(space_frames(fault->space), frames[count], false);
             break;
         }
@@ -200,7 +200,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         const tide_status status = space_frame_wait(space, fault->thread, node, &fault->deadline_ns);
         return tide_failed(status) ? status : FAULT_AGAIN;
     }
-    if (!pte_cas(pte, seen, pte_busy_form(seen))) {
+    if (!pte_cas(pte, seen, pte_reading_form(seen))) {
         frames_give_back(space_frames(space), frame, false);
         return FAULT_AGAIN;
     }

@@ -135,7 +135,10 @@ static unsigned reserve_allows(const struct frames *frames, unsigned node, enum 
 
     if (from->reserve == 0 || sync_load_relaxed_64(&from->lists[list][start].count) >= wanted + from->reserve)
         return wanted;
-    const uint64_t available = frames_available(frames, node);
+    struct frames_counts counts;
+    frames_counts(frames, node, &counts);
+    /* What is in caches is on its way to somebody else. */
+    const uint64_t available = counts.available - counts.cached_zeroed - counts.cached_free;
     if (available >= wanted + from->reserve)
         return wanted;
     return available > from->reserve ? (unsigned)(available - from->reserve) : 0;
@@ -278,7 +281,7 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
     return FRAME_NONE;
 }
 
-/* A frame was taken without its promise of zeros being needed or kept: settle its state and content. */
+/* A frame that must be zero and is not is zeroed here, outside of all locks. */
 static frame_t settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
@@ -316,7 +319,7 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
     if (frame_is_none(frame)) {
         check = true;
         frame = search(frames, node, zeroed_first, flags, cpu, start);
-        if (frame_is_none(frame)) {
+        if (frame_is_none(frame) && !(flags & FRAMES_AT_HAND)) {
             /* What is left may wait for its grace period, or lie in other CPUs' caches. */
             (void)grace_advance(&frames->grace);
             frames_drain_caches(frames);
@@ -351,7 +354,7 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
         frames->cache_batch != 0 && frames->topology->cpu_node[index] == node ? cache_enter(cpu) : NULL;
     if (cache != NULL) {
         uint32_t *count = zeroed ? &cache->zeroed_count : &cache->free_count;
-        const bool room = *count < frames->cache_batch * 2;
+        const bool room = *count < frames->cache_batch;
 
         if (room) {
             (zeroed ? cache->zeroed : cache->free)[*count] = frame.number;

@@ -109,22 +109,35 @@ static uint64_t or_default(uint64_t value, uint64_t otherwise)
     return value != 0 ? value : otherwise;
 }
 
-static void node_thresholds(struct frames_node *node, const tide_config *config)
+/* Thresholds of a node that has `count` frames, or a refusal of what was asked for. */
+static tide_status node_thresholds(struct frames_node *node, const tide_config *config, unsigned index)
 {
     const uint64_t count = node->count;
+    const uint64_t reserve = count / 256 > 8 ? 8 : count / 256;
 
+    if (count == 0)
+        return TIDE_SUCCESS;
+    if (config->writer_reserve_pages > count / 4)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "writer_reserve_pages %u; the most is a quarter of the %lu frames of node %u",
+                         config->writer_reserve_pages, count, index);
+    if (config->low_available_pages > count || config->high_available_pages > count)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "low_available_pages %lu, high_available_pages %lu; node %u has %lu frames",
+                         config->low_available_pages, config->high_available_pages, index, count);
+    if (config->high_available_pages != 0 && config->high_available_pages < config->low_available_pages)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "high_available_pages %lu is below low_available_pages %lu",
+                         config->high_available_pages, config->low_available_pages);
     node->modified_trigger = or_default(config->modified_trigger_pages, count / 8 + 1);
     node->zero_trigger = or_default(config->zero_trigger_pages, 8);
-    const uint64_t reserve = count / 256 > 8 ? 8 : count / 256;
-    node->reserve = config->writer_reserve_pages != 0 ? config->writer_reserve_pages : reserve;
-    if (node->reserve > count / 4)
-        node->reserve = count / 4;
+    node->reserve = or_default(config->writer_reserve_pages, reserve);
     /* The trimmer must wake before ordinary allocations stop at the reserve. */
     const uint64_t least = node->reserve + 2;
     node->low = or_default(config->low_available_pages, count / 32);
     node->low = node->low < least ? least : node->low;
     node->high = or_default(config->high_available_pages, node->low * 2);
     node->high = node->high < node->low ? node->low : node->high;
+    return TIDE_SUCCESS;
 }
 
 /* Chains the node's frames into the shards of one list, each run of 64 in ascending order. */
@@ -189,8 +202,8 @@ static tide_status cpus_create(struct frames *frames, const tide_config *config)
     if (batch == TIDE_NO_CPU_CACHE) {
         batch = 0;
     } else if (batch == 0) {
-        /* All caches full hold at most an eighth of the frames. */
-        batch = frames->total / 16 / frames->cpu_count;
+        /* All caches full, each with a batch zeroed and a batch free, hold at most an eighth of the frames. */
+        batch = frames->total / (8 * 2 * FRAMES_CACHES_PER_CPU) / frames->cpu_count;
         batch = batch > 32 ? 32 : batch < 4 ? 0 : batch;
     }
     frames->cache_batch = (unsigned)batch;
@@ -272,7 +285,9 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         node->count = (uint32_t)(bytes[n] / TIDE_PAGE_BYTES);
         frames->end = node->first + node->count;
         frames->total += node->count;
-        node_thresholds(node, config);
+        status = node_thresholds(node, config, n);
+        if (tide_failed(status))
+            goto out;
         sync_event_init(&node->zero_page.event);
         sync_event_init(&node->writer.event);
         sync_event_init(&node->trimmer.event);

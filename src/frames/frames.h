@@ -18,8 +18,8 @@
  * then free and zeroes it, then standby, lowest priority first. The preferred node first, then by distance. Modified
  * frames are never taken. A few frames per node are left for callers with FRAMES_RESERVE.
  *
- * Nothing here calls up. Two functions come from above at creation: `detach`, which takes a standby page from its
- * owner's PTE, and nothing else. Workers and waiters are told by events that live here.
+ * Nothing here calls up. One function comes from above at creation: `detach`, which takes a standby page from its
+ * owner's PTE. Workers and waiters are told by events that live here.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -154,7 +154,10 @@ enum frames_need {
     FRAMES_ANY, /* to be overwritten: free before zeroed */
     FRAMES_ZERO /* must be zero: zeroed, else zeroed inline */
 };
-enum { FRAMES_RESERVE = 1 /* may take the writers' reserve */ };
+enum {
+    FRAMES_RESERVE = 1, /* may take the writers' reserve */
+    FRAMES_AT_HAND = 2  /* only if it costs no effort: no grace period is moved and no cache drained for it */
+};
 
 /*
  * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere. It stays in state ZEROED or
@@ -181,7 +184,7 @@ void frames_drain_caches(struct frames *frames);
 struct frames_batch {
     struct frames *frames;
     struct frame_shard *locked;
-    uint32_t nodes_touched;
+    bool inserted;
 };
 static inline void frames_batch_begin(struct frames_batch *batch, struct frames *frames)
 {
@@ -196,11 +199,11 @@ void frames_batch_end(struct frames_batch *batch);
 bool frames_insert(struct frames *frames, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen);
 
 /*
- * Takes a frame off the list it is on, changing its word to word_of(word) with state `state`, share and reference
- * counts added as `add`. False if it is no longer in the state that `observed` shows; the caller looks again.
+ * Takes a frame off the list it is on, into state `state` with `add` (share and reference counts) added and the given
+ * priority. False if it is no longer on the list that `observed` shows; the caller looks again.
  */
 bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum frame_state state, uint64_t add,
-                   uint64_t *word);
+                   unsigned priority, uint64_t *word);
 
 /*
  * Drops one reference of a frame in TRANSITION or ACTIVE: the end of a pin. If it was the last one of a frame in

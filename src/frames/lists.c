@@ -74,7 +74,7 @@ bool frames_batch_insert(struct frames_batch *batch, frame_t frame, uint64_t exp
     if (!frame_state_cas(frame_pfn(frames, frame), expected, word, seen))
         return false;
     shard_push_tail(frames, shard, frame);
-    batch->nodes_touched |= 1u << (node & 31);
+    batch->inserted = true;
     return true;
 }
 
@@ -82,7 +82,7 @@ void frames_batch_end(struct frames_batch *batch)
 {
     if (batch->locked != NULL)
         sync_unlock(&batch->locked->lock);
-    if (batch->nodes_touched != 0 && sync_load_relaxed_32(&batch->frames->waiters) != 0)
+    if (batch->inserted && sync_load_relaxed_32(&batch->frames->waiters) != 0)
         sync_event_signal(&batch->frames->available);
 }
 
@@ -97,7 +97,7 @@ bool frames_insert(struct frames *frames, frame_t frame, uint64_t expected, uint
 }
 
 bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum frame_state state, uint64_t add,
-                   uint64_t *word)
+                   unsigned priority, uint64_t *word)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
     struct frame_shard *shard = frames_shard(frames, frame_node(frames, frame), frame_list_of(observed), frame);
@@ -107,7 +107,7 @@ bool frames_unlink(struct frames *frames, frame_t frame, uint64_t observed, enum
     *word = sync_load_64(&pfn->word);
     if (((*word ^ observed) & (PFN_STATE_MASK | PFN_PRIORITY_MASK)) == 0) {
         shard_remove(frames, shard, frame);
-        *word = pfn_with_state(*word, state) + add;
+        *word = pfn_with_priority(pfn_with_state(*word, state) + add, priority);
         frame_state_set(pfn, *word);
         unlinked = true;
     }
@@ -129,11 +129,12 @@ void frames_free(struct frames *frames, frame_t frame)
     sync_lock(&shard->lock);
     frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
     shard_push_tail(frames, shard, frame);
+    /* This shard's part of the trigger; the zero-page thread adds up all shards before it begins. */
+    const bool shard_reached_trigger = shard->count * (frames->shard_mask + 1) >= frames->nodes[node].zero_trigger;
     sync_unlock(&shard->lock);
     if (sync_load_relaxed_32(&frames->waiters) != 0)
         sync_event_signal(&frames->available);
-    if (sync_load_relaxed_32(&frames->nodes[node].zero_page.sleeping) != 0 &&
-        frames_list_count(frames, node, FRAME_LIST_FREE) >= frames->nodes[node].zero_trigger)
+    if (sync_load_relaxed_32(&frames->nodes[node].zero_page.sleeping) != 0 && shard_reached_trigger)
         frames_bell_ring(&frames->nodes[node].zero_page);
 }
 

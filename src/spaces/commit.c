@@ -187,6 +187,16 @@ tide_status commit_charge(struct commit *commit, uint64_t pages)
     return charge_slow(commit, pages);
 }
 
+void commit_force(struct commit *commit, uint64_t pages)
+{
+    (void)sync_add_64(&commit->charged, pages);
+}
+
+void commit_limit_lower(struct commit *commit, uint64_t pages)
+{
+    (void)sync_add_64(&commit->limit, -pages);
+}
+
 void commit_return(struct commit *commit, uint64_t pages)
 {
     global_put(commit, credit_put(credit_current(commit), pages));

@@ -43,6 +43,13 @@ void commit_destroy(struct commit *commit);
  * the commit lock when the CPU's credit is used up; no I/O, no allocation.
  */
 TIDE_MUST_CHECK tide_status commit_charge(struct commit *commit, uint64_t pages);
+/* Charges without asking, beyond the limit if need be: for what exists already and cannot be refused. */
+void commit_force(struct commit *commit, uint64_t pages);
+/*
+ * The engine can hold that many pages less from now on (bad slots). The charge may then be over the limit until it
+ * falls.
+ */
+void commit_limit_lower(struct commit *commit, uint64_t pages);
 /* Gives a charge back. Takes no lock, never waits. Surplus credit beyond two batches goes back to the global word. */
 void commit_return(struct commit *commit, uint64_t pages);
 /*

@@ -32,7 +32,7 @@ static void frame_delete(tide_space *space, frame_t frame)
         case FRAME_STANDBY:
         case FRAME_MODIFIED:
         case FRAME_MODIFIED_NO_WRITE:
-            if (!frames_unlink(frames, frame, word, FRAME_ACTIVE, 0, &word))
+            if (!frames_unlink(frames, frame, word, FRAME_ACTIVE, 0, 0, &word))
                 continue; /* the writer took it; look again */
             original_drop(space, pfn, word);
             frames_free(frames, frame);

@@ -57,6 +57,17 @@ static void committed_add(tide_space *space, struct vad *vad, uint64_t pages)
     sync_store_relaxed_64(&space->committed_pages, space->committed_pages + pages);
 }
 
+void region_tables_charge(tide_space *space)
+{
+    sync_lock(&space->lock);
+    const uint64_t need = sync_load_relaxed_64(&space->table.table_pages) + space->tables_promised;
+    if (space->tables_charged < need) {
+        commit_force(&space->partition->commit, need - space->tables_charged);
+        space->tables_charged = need;
+    }
+    sync_unlock(&space->lock);
+}
+
 /* ---- walking ---------------------------------------------------------------------------------------------------- */
 
 /* Calls for each PTE of a range whose leaf exists; `missing` pages are passed over. Space locked, inside the engine. */

@@ -131,6 +131,11 @@ TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thre
                                             uint64_t *bytes, uint32_t type, uint32_t protection, uint32_t node);
 TIDE_MUST_CHECK tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base,
                                         uint64_t bytes, uint32_t type);
+/*
+ * A fault made tables for a region that was decommitted or released meanwhile. They are charged here, beyond the
+ * limit if need be: a few pages, which the engine's reserve covers, until the space next settles its charge.
+ */
+void region_tables_charge(tide_space *space);
 TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address, tide_region *region);
 
 #endif

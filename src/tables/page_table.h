@@ -113,6 +113,17 @@ static inline pte_t pte_busy_form(pte_t pte)
     return pte_make(PTE_TAG_BUSY, pte_protection(pte));
 }
 
+/* The claim of a page that is being read: who meets it has collided with another's fault. */
+static inline pte_t pte_reading_form(pte_t pte)
+{
+    return (pte_t){ pte_busy_form(pte).bits | PTE_READING };
+}
+
+static inline bool pte_is_being_read(pte_t pte)
+{
+    return pte_is_busy(pte) && (pte.bits & PTE_READING) != 0;
+}
+
 /*
  * Waits until a PTE that was seen busy may have changed. The caller holds no claim; who claims a PTE never waits for
  * a lock of a space, so the space's lock may be held. `thread` leaves the engine while it sleeps, so tables found

@@ -42,6 +42,7 @@ typedef struct pte_t {
 #define PTE_WRITE (1ull << 4)
 #define PTE_TAG_MASK (7ull << 1) /* invalid forms */
 #define PTE_WAITED (1ull << 4)   /* busy form */
+#define PTE_READING (1ull << 10) /* busy form: a page read is under way */
 #define PTE_PROTECTION_SHIFT 5
 #define PTE_PROTECTION_MASK (31ull << PTE_PROTECTION_SHIFT)
 #define PTE_AGE_SHIFT 10

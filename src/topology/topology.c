@@ -273,6 +273,13 @@ tide_status topology_create(const char *synthetic, const char *xml, struct topol
         topology->nodes[node].memory_bytes =
             object != NULL ? object->attr->numanode.local_memory : hwloc_get_root_obj(hwloc)->total_memory;
     }
+    /*
+     * A guest whose memory was plugged in later has a node that knows only of the first part: with one node, all is
+     * local.
+     */
+    const uint64_t machine_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (topology->physical && topology->node_count == 1 && topology->nodes[0].memory_bytes < machine_bytes)
+        topology->nodes[0].memory_bytes = machine_bytes;
     distances_fill(topology);
     order_fill(topology);
     cpus_fill(topology);

@@ -99,7 +99,14 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     struct working_set_choice choice = { .node = worker->node,
                                          .age = age_for(&ages, need),
                                          .clean_only = page_files_full(partition) };
-    done = trim_round(partition, choice, false, need);
+    /* The older ones, then as many of just that age as are still missing. */
+    if (choice.age < PTE_AGE_MAX) {
+        choice.age++;
+        done = trim_round(partition, choice, false, need);
+        choice.age--;
+    }
+    if (done < need)
+        done += trim_round(partition, choice, false, need - done);
     for (int round = 0; round < 3 && done < need; round++) {
         /* Not enough that old above the minimums: below soft minimums, then any unaccessed page, then accessed ones. */
         choice.age = round == 0 ? choice.age : 0;

@@ -172,15 +172,16 @@ static void *thread_main(void *context)
 {
     struct worker *worker = context;
     struct workers *workers = worker->workers;
-    struct grace_thread *thread = grace_thread_get(&workers->partition->frames->grace);
+    struct grace_thread *thread = worker->record;
     char name[16];
 
+    sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
     topology_bind_thread(workers->partition->topology, worker->node);
     if (worker->kind == TIDE_WORKER_ZERO_PAGE)
         os_thread_idle_priority();
-    while (thread != NULL && sync_load_32(&workers->stop) == 0) {
+    while (sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
         int error = 0;
 
@@ -192,8 +193,7 @@ static void *thread_main(void *context)
                              stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
         }
     }
-    if (thread != NULL)
-        grace_thread_put(thread);
+    grace_thread_put(thread);
     return NULL;
 }
 
@@ -206,6 +206,9 @@ tide_status workers_start(struct workers *workers)
 
         if (workers->partition->frames->nodes[worker->node].count == 0)
             continue;
+        worker->record = grace_thread_get(&workers->partition->frames->grace);
+        if (worker->record == NULL)
+            return TIDE_INSUFFICIENT_RESOURCES;
         const int error = pthread_create(&worker->thread, NULL, thread_main, worker);
         if (error != 0)
             return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "cannot start worker thread %u of %u: %s", i,

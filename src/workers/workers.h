@@ -19,15 +19,16 @@
 struct workers;
 
 struct worker {
-    struct workers *workers;    /* [I] */
-    tide_worker kind;           /* [I] */
-    unsigned node;              /* [I] */
-    struct sync_lock lock;      /* rank worker: one step at a time */
-    struct stores_queue *queue; /* [L:worker] the writer's */
-    uint64_t last_ageing_ns;    /* [L:worker] the trimmer's */
-    uint64_t cpu_ns;            /* [A] CPU time of all its steps */
-    pthread_t thread;           /* [I] if there are threads */
-    bool started;               /* [I] */
+    struct workers *workers;     /* [I] */
+    tide_worker kind;            /* [I] */
+    unsigned node;               /* [I] */
+    struct sync_lock lock;       /* rank worker: one step at a time */
+    struct stores_queue *queue;  /* [L:worker] the writer's */
+    uint64_t last_ageing_ns;     /* [L:worker] the trimmer's */
+    uint64_t cpu_ns;             /* [A] CPU time of all its steps */
+    struct grace_thread *record; /* [I] the thread's, if there are threads */
+    pthread_t thread;            /* [I] if there are threads */
+    bool started;                /* [I] */
 } SYNC_CACHE_ALIGNED;
 
 struct workers {
@@ -43,7 +44,7 @@ struct workers {
 
 TIDE_MUST_CHECK tide_status workers_create(struct partition *partition, const tide_config *config,
                                            struct workers **workers);
-/* Starts the threads, if the mode has any. On failure all are stopped again. */
+/* Starts the threads, if the mode has any. On failure workers_destroy() stops those that were started. */
 TIDE_MUST_CHECK tide_status workers_start(struct workers *workers);
 /* Stops the threads and frees everything; NULL is allowed. */
 void workers_destroy(struct workers *workers);

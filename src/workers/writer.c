@@ -57,8 +57,8 @@ static unsigned gather(struct frames *frames, uint64_t *pte, int direction, unsi
     return count;
 }
 
-/* A run of modified pages, adjoining in virtual address, in ascending order. False if there is none. */
-static bool run_take(struct worker *worker, struct run *run)
+/* A run of at most `most` modified pages, adjoining in virtual address, in ascending order. False if there is none. */
+static bool run_take(struct worker *worker, uint64_t most, struct run *run)
 {
     struct partition *partition = worker->workers->partition;
     struct frames *frames = partition->frames;
@@ -71,14 +71,15 @@ static bool run_take(struct worker *worker, struct run *run)
     uint64_t *pte = frame_pfn(frames, first)->pte;
     const unsigned index = (unsigned)(((uintptr_t)pte % TIDE_PAGE_BYTES) / sizeof *pte);
     const unsigned in_window = index % window;
-    const unsigned left = gather(frames, pte, -1, in_window, before);
-    const unsigned right_most =
-        TABLE_ENTRIES - 1 - index < window - 1 - in_window ? TABLE_ENTRIES - 1 - index : window - 1 - in_window;
+    const unsigned to_end = TABLE_ENTRIES - 1 - index;
+    const unsigned behind = to_end < window - 1 - in_window ? to_end : window - 1 - in_window;
+    const unsigned room = most > window ? window - 1 : (unsigned)most - 1;
+    const unsigned left = gather(frames, pte, -1, in_window < room ? in_window : room, before);
 
     for (unsigned i = 0; i < left; i++)
         run->frames[i] = before[left - 1 - i];
     run->frames[left] = first;
-    run->count = left + 1 + gather(frames, pte, 1, right_most, &run->frames[left + 1]);
+    run->count = left + 1 + gather(frames, pte, 1, behind < room - left ? behind : room - left, &run->frames[left + 1]);
     return true;
 }
 
@@ -89,22 +90,21 @@ static void run_put_back(struct worker *worker, const struct run *run, unsigned 
         (void)frames_write_end(worker->workers->partition->frames, run->frames[i], 0, false);
 }
 
-/* Gives a run its slots; a run may need several writes. False if the page files are full. */
-static bool run_add(struct worker *worker, struct writer_batch *batch, struct run *run)
+/*
+ * Gives a run its slots, in as many writes as it takes. Returns the pages that got one; the others are put back. Less
+ * than the run means that the page files are full, unless the batch is.
+ */
+static unsigned run_add(struct worker *worker, struct writer_batch *batch, const struct run *run)
 {
     struct partition *partition = worker->workers->partition;
     unsigned done = 0;
 
-    while (done < run->count) {
+    while (done < run->count && batch->count < WRITER_BATCH_WRITES) {
         struct stores_slot first;
-        const unsigned got = batch->count == WRITER_BATCH_WRITES
-                                 ? 0
-                                 : stores_slots_allocate(partition->stores, run->count - done, &first);
+        const unsigned got = stores_slots_allocate(partition->stores, run->count - done, &first);
 
-        if (got == 0) {
-            run_put_back(worker, run, done);
-            return false;
-        }
+        if (got == 0)
+            break;
         struct stores_write *write = &batch->writes[batch->count];
         struct run *part = &batch->runs[batch->count++];
         write->first = first;
@@ -116,7 +116,15 @@ static bool run_add(struct worker *worker, struct writer_batch *batch, struct ru
         }
         done += got;
     }
-    return true;
+    run_put_back(worker, run, done);
+    return done;
+}
+
+/* The slot is lost, and the engine can promise a page less. */
+static void slot_bad(struct partition *partition, struct stores_slot slot)
+{
+    stores_slot_mark_bad(partition->stores, slot);
+    commit_limit_lower(&partition->commit, 1);
 }
 
 static uint64_t write_complete(struct worker *worker, const struct stores_write *write, int *error)
@@ -140,7 +148,7 @@ static uint64_t write_complete(struct worker *worker, const struct stores_write 
         if (written)
             stores_slot_release(partition->stores, slot);
         else
-            stores_slot_mark_bad(partition->stores, slot);
+            slot_bad(partition, slot);
     }
     return written ? run->count : 0;
 }
@@ -159,8 +167,13 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
         batch.count = 0;
         while (more && batch.count < WRITER_BATCH_WRITES && done + gathered < budget) {
             struct run run;
-            more = run_take(worker, &run) && run_add(worker, &batch, &run);
-            gathered += more ? run.count : 0;
+            if (!run_take(worker, budget - done - gathered, &run)) {
+                more = false;
+                break;
+            }
+            const unsigned added = run_add(worker, &batch, &run);
+            gathered += added;
+            more = added == run.count || batch.count == WRITER_BATCH_WRITES;
         }
         if (batch.count == 0)
             break;

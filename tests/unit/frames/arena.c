@@ -109,14 +109,14 @@ static void test_defaults(void **state)
     assert_int_equal(frames->cache_batch, 0);
     frames_close(frames);
     config.low_available_pages = 100;
-    config.high_available_pages = 50;
-    config.writer_reserve_pages = 4000;
+    config.high_available_pages = 200;
+    config.writer_reserve_pages = 1024; /* a quarter, the most */
     config.cpu_cache_pages = 64;
     config.list_shards = 16;
     frames = frames_good(ONE_NODE, &config);
-    assert_int_equal(frames->nodes[0].reserve, 1024); /* a quarter at most */
-    assert_int_equal(frames->nodes[0].low, 1026); /* the trimmer wakes before allocations stop at the reserve */
-    assert_int_equal(frames->nodes[0].high, 1026); /* never below low */
+    assert_int_equal(frames->nodes[0].reserve, 1024);
+    assert_int_equal(frames->nodes[0].low, 1026);     /* the trimmer wakes before allocations stop at the reserve */
+    assert_int_equal(frames->nodes[0].high, 1026);    /* never below low */
     assert_int_equal(frames->cache_batch, 64);
     assert_int_equal(frames->shard_mask, 15);
     assert_int_equal(lists_walk(frames), 4096);

@@ -157,7 +157,8 @@ static void test_thresholds(void **state)
     /* Less than the goal: any modified page is worth writing. */
     uint64_t word;
     for (unsigned i = 0; i < 5; i++)
-        assert_true(frames_unlink(frames, taken[count + i], word_of(frames, taken[count + i]), FRAME_ACTIVE, 0, &word));
+        assert_true(
+            frames_unlink(frames, taken[count + i], word_of(frames, taken[count + i]), FRAME_ACTIVE, 0, 5, &word));
     assert_false(rings(frames, &node->writer));
     (void)take_active(frames, 0, true, 0, 5);
     assert_true(rings(frames, &node->writer));
@@ -206,7 +207,8 @@ static void insert_one(struct frames *frames, frame_t frame, uint64_t *seen)
 {
     const uint64_t word = word_of(frames, frame);
 
-    assert_true(frames_insert(frames, frame, word, pfn_with_state(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, FRAME_STANDBY), seen));
+    assert_true(frames_insert(frames, frame, word,
+                              pfn_with_state(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, FRAME_STANDBY), seen));
 }
 
 static void repurpose_one(struct frames *frames, frame_t frame, uint64_t *seen)
@@ -226,7 +228,8 @@ static void zero_one(struct frames *frames, frame_t frame, uint64_t *seen)
 /* Every way in which a frame comes free wakes a waiter that announced itself before, and moves nothing if there is none. */
 static void test_wait_sees_each_way_to_a_frame(void **state)
 {
-    void (*const ways[])(struct frames *, frame_t, uint64_t *) = { free_one, give_back_one, insert_one, repurpose_one, zero_one };
+    void (*const ways[])(struct frames *, frame_t, uint64_t *) = { free_one, give_back_one, insert_one, repurpose_one,
+                                                                   zero_one };
     const tide_config config = small_config(32);
     struct frames *frames = frames_good(ONE_NODE, &config);
     uint64_t seen;

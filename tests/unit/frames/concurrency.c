@@ -129,7 +129,8 @@ static void page_trim(struct worker *worker, struct page *page)
             (void)sync_add_64(&frames->nodes[frame_node(frames, page->frame)].in_transition, 1);
             break;
         }
-        if (frames_insert(frames, page->frame, word, pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY), &word))
+        if (frames_insert(frames, page->frame, word,
+                          pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY), &word))
             break;
     }
     page->place = LISTED;
@@ -164,8 +165,8 @@ static void page_soft(struct worker *worker, struct page *page, bool delete)
     uint64_t word = sync_load_64(&pfn->word);
     for (;;) {
         if (pfn_state(word) == FRAME_TRANSITION) {
-            const uint64_t next = delete ? word | PFN_DELETED
-                                         : pfn_with_state(word, FRAME_ACTIVE) + PFN_SHARE_ONE + PFN_REFERENCE_ONE;
+            const uint64_t next =
+                delete ? word | PFN_DELETED : pfn_with_state(word, FRAME_ACTIVE) + PFN_SHARE_ONE + PFN_REFERENCE_ONE;
             if (!frame_state_cas(pfn, word, next, &word))
                 continue;
             if (delete) {
@@ -175,7 +176,8 @@ static void page_soft(struct worker *worker, struct page *page, bool delete)
             (void)sync_add_64(&frames->nodes[frame_node(frames, page->frame)].in_transition, (uint64_t)-1);
             break;
         }
-        if (frames_unlink(frames, page->frame, word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, &word))
+        if (frames_unlink(frames, page->frame, word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE,
+                          pfn_priority(word), &word))
             break;
     }
     page->place = OWNED;

@@ -72,18 +72,18 @@ static void remove_at(struct frames *frames, unsigned count, unsigned at)
     for (unsigned i = 0; i < count; i++)
         order[i] = take_standby(frames, 0, 0x77, 3);
     const uint64_t before = word_of(frames, order[at]);
-    assert_true(frames_unlink(frames, order[at], before, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, &word));
+    assert_true(frames_unlink(frames, order[at], before, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, 5, &word));
     assert_int_equal(pfn_state(word), FRAME_ACTIVE);
     assert_int_equal(pfn_share_count(word), 1);
     assert_int_equal(pfn_reference_count(word), 1);
-    assert_int_equal(pfn_priority(word), 3);
+    assert_int_equal(pfn_priority(word), 5); /* that of its new user */
     assert_true(word_of(frames, order[at]) == word);
     const frame_t removed = order[at];
     memmove(&order[at], &order[at + 1], (count - at - 1) * sizeof order[0]);
     assert_order(frames, (enum frame_list)(FRAME_LIST_STANDBY + 3), order, count - 1);
     /* What remains can be taken apart to the last. */
     for (unsigned i = count - 1; i-- > 0;)
-        assert_true(frames_unlink(frames, order[i], word_of(frames, order[i]), FRAME_ACTIVE, 0, &word));
+        assert_true(frames_unlink(frames, order[i], word_of(frames, order[i]), FRAME_ACTIVE, 0, 5, &word));
     assert_order(frames, (enum frame_list)(FRAME_LIST_STANDBY + 3), order, 0);
     for (unsigned i = 0; i < count - 1; i++)
         frames_free(frames, order[i]);
@@ -114,11 +114,11 @@ static void test_unlink_refuses_what_changed(void **state)
     uint64_t word;
 
     (void)state;
-    assert_false(frames_unlink(frames, frame, pfn_with_priority(on_standby, 4), FRAME_ACTIVE, 0, &word));
+    assert_false(frames_unlink(frames, frame, pfn_with_priority(on_standby, 4), FRAME_ACTIVE, 0, 5, &word));
     assert_true(word == on_standby);
-    assert_false(frames_unlink(frames, frame, pfn_with_state(on_standby, FRAME_MODIFIED), FRAME_ACTIVE, 0, &word));
-    assert_true(frames_unlink(frames, frame, on_standby, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, &word));
-    assert_false(frames_unlink(frames, frame, on_standby, FRAME_ACTIVE, 0, &word));
+    assert_false(frames_unlink(frames, frame, pfn_with_state(on_standby, FRAME_MODIFIED), FRAME_ACTIVE, 0, 5, &word));
+    assert_true(frames_unlink(frames, frame, on_standby, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE, 5, &word));
+    assert_false(frames_unlink(frames, frame, on_standby, FRAME_ACTIVE, 0, 5, &word));
     assert_int_equal(pfn_state(word), FRAME_ACTIVE);
     assert_int_equal(pfn_share_count(word), 1);
     frames_close(frames);
@@ -153,7 +153,8 @@ static void insert_batch(struct frames *frames, const frame_t *taken, unsigned c
         const uint64_t word = word_of(frames, taken[i]);
         const uint64_t next = pfn_with_grace(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, grace_now(&frames->grace));
 
-        assert_true(frames_batch_insert(&batch, taken[i], word, pfn_with_state(next, word & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY), &seen));
+        assert_true(frames_batch_insert(
+            &batch, taken[i], word, pfn_with_state(next, word & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY), &seen));
     }
     frames_batch_end(&batch);
 }
@@ -179,7 +180,9 @@ static void test_batch_over_many_shards(void **state)
     }
     insert_batch(frames, taken, COUNT);
     assert_int_equal(lists_walk(frames), 1024);
-    assert_int_equal(frames_list_count(frames, 0, FRAME_LIST_MODIFIED) + frames_list_count(frames, 1, FRAME_LIST_MODIFIED), modified);
+    assert_int_equal(frames_list_count(frames, 0, FRAME_LIST_MODIFIED) +
+                         frames_list_count(frames, 1, FRAME_LIST_MODIFIED),
+                     modified);
     for (unsigned p = 0; p < 8; p++)
         assert_int_equal(frames_list_count(frames, 0, (enum frame_list)(FRAME_LIST_STANDBY + p)) +
                              frames_list_count(frames, 1, (enum frame_list)(FRAME_LIST_STANDBY + p)),
@@ -195,7 +198,7 @@ static void test_batch_over_many_shards(void **state)
     /* Each comes out of the shard it went to. */
     for (unsigned i = 0; i < COUNT; i++) {
         uint64_t word;
-        assert_true(frames_unlink(frames, taken[i], word_of(frames, taken[i]), FRAME_ACTIVE, 0, &word));
+        assert_true(frames_unlink(frames, taken[i], word_of(frames, taken[i]), FRAME_ACTIVE, 0, 5, &word));
     }
     assert_int_equal(lists_walk(frames), 1024 - COUNT);
     frames_close(frames);

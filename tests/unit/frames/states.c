@@ -103,7 +103,8 @@ static void test_cas_tells_what_was_there(void **state)
 static void test_word_fields_are_disjoint(void **state)
 {
     const uint64_t flags[] = { PFN_DIRTY, PFN_READ_IN_PROGRESS, PFN_WRITE_IN_PROGRESS, PFN_DELETED };
-    const uint64_t masks[] = { PFN_STATE_MASK, PFN_PRIORITY_MASK, PFN_USE_MASK, PFN_GRACE_MASK, PFN_REFERENCE_MASK, PFN_SHARE_MASK };
+    const uint64_t masks[] = { PFN_STATE_MASK, PFN_PRIORITY_MASK,  PFN_USE_MASK,
+                               PFN_GRACE_MASK, PFN_REFERENCE_MASK, PFN_SHARE_MASK };
     uint64_t all = 0;
 
     (void)state;

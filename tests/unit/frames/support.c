@@ -87,8 +87,9 @@ void make_active(struct frames *frames, frame_t frame, bool dirty, uint64_t orig
     pfn->pte = &owner_ptes[frame.number];
     pfn->original = original;
     sync_store_64(pfn->pte, OWNER_CLAIMED);
-    frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | (dirty ? PFN_DIRTY : 0) | PFN_REFERENCE_ONE |
-                                               PFN_SHARE_ONE, priority));
+    frame_state_set(
+        pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | (dirty ? PFN_DIRTY : 0) | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
+                               priority));
 }
 
 frame_t take_active(struct frames *frames, unsigned node, bool dirty, uint64_t original, unsigned priority)

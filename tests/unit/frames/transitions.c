@@ -73,7 +73,8 @@ static void set_flag(frame_t frame, uint64_t flag)
 {
     uint64_t seen;
 
-    assert_true(frame_state_cas(frame_pfn(frames, frame), word_of(frames, frame), word_of(frames, frame) | flag, &seen));
+    assert_true(
+        frame_state_cas(frame_pfn(frames, frame), word_of(frames, frame), word_of(frames, frame) | flag, &seen));
 }
 
 /* Row 17. */
@@ -242,9 +243,9 @@ static frame_t pinned_and_trimmed(bool dirty, unsigned pins)
     const uint64_t word = word_of(frames, frame);
     uint64_t seen;
 
-    assert_true(frame_state_cas(frame_pfn(frames, frame), word,
-                                pfn_with_state(word, FRAME_TRANSITION) - PFN_SHARE_ONE - PFN_REFERENCE_ONE + pins * PFN_REFERENCE_ONE,
-                                &seen));
+    assert_true(frame_state_cas(
+        frame_pfn(frames, frame), word,
+        pfn_with_state(word, FRAME_TRANSITION) - PFN_SHARE_ONE - PFN_REFERENCE_ONE + pins * PFN_REFERENCE_ONE, &seen));
     (void)sync_add_64(&frames->nodes[0].in_transition, 1);
     return frame;
 }
@@ -311,7 +312,9 @@ static void test_reads(void **state)
     }
     assert_int_equal(in_transition(), 3);
     const uint64_t word = word_of(frames, target[1]);
-    assert_true(frames_insert(frames, target[1], word, (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
+    assert_true(frames_insert(frames, target[1], word,
+                              (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE,
+                              &seen));
     assert_int_equal(on_list((enum frame_list)(FRAME_LIST_STANDBY + 1)), 1);
     frames_give_back(frames, target[2], false);
     assert_int_equal(state_of(frames, target[2]), FRAME_FREE);
@@ -355,9 +358,9 @@ static void test_deleted_from_a_list(void **state)
 
     (void)state;
     trim(frames, modified);
-    assert_true(frames_unlink(frames, standby, word_of(frames, standby), FRAME_ACTIVE, 0, &word));
+    assert_true(frames_unlink(frames, standby, word_of(frames, standby), FRAME_ACTIVE, 0, 5, &word));
     frames_free(frames, standby);
-    assert_true(frames_unlink(frames, modified, word_of(frames, modified), FRAME_ACTIVE, 0, &word));
+    assert_true(frames_unlink(frames, modified, word_of(frames, modified), FRAME_ACTIVE, 0, 5, &word));
     frames_free(frames, modified);
     assert_int_equal(on_list(FRAME_LIST_FREE), 2);
     assert_int_equal(state_of(frames, modified), FRAME_FREE);
