@@ -300,8 +300,8 @@ def sizes_text(context):
     def mib(name):
         return int(context.get(name, 0)) // 2**20
     large = mib("large_engine_bytes")
-    return ("medians of %s rounds; touched by one pass: %d MiB (demand zero), %d MiB (soft), %d MiB (kernel's faults), %d MiB (disk); resident: %d MiB; large engine: %s"
-            % (context.get("rounds", "?"), mib("fault_bytes"), mib("soft_bytes"), mib("rival_bytes"), mib("disk_bytes"), mib("resident_bytes"),
+    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (kernel's faults), %d MiB (disk); resident: %d MiB; large engine: %s"
+            % (context.get("rounds", "?"), mib("fault_bytes"), mib("rival_bytes"), mib("disk_bytes"), mib("resident_bytes"),
                "%d MiB" % large if large else "not measured (--quick, or less than 20 GiB available)"))
 
 
@@ -511,7 +511,7 @@ def report_command(arguments):
     with open(os.path.join(arguments.out, "summary.json"), "w", encoding="utf-8") as file:
         json.dump({"rows": rows, "targets": targets, "machine": machine, "replay": replay, "errors": errors,
                    "sizes": {key: int(context[key]) for key in
-                             ("rounds", "fault_bytes", "soft_bytes", "rival_bytes", "disk_bytes", "resident_bytes", "large_engine_bytes") if key in context}},
+                             ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes", "large_engine_bytes") if key in context}},
                   file, indent=1)
     with open(os.path.join(arguments.out, "report.html"), "w", encoding="utf-8") as file:
         file.write(make_page(rows, targets, errors, replay, machine, context))

@@ -82,9 +82,8 @@ void choose_sizes()
                                  " MiB of memory are available, and the benchmark needs 768 MiB");
     if (o.rounds == 0)
         o.rounds = o.quick ? 3 : 5;
-    /* A pass of the engine should last some milliseconds. Its frames are 4/3 of what is touched. */
-    o.fault_bytes = std::min((o.quick ? 1024 : 2048) * kMiB, power_of_two_below(available / 4));
-    o.soft_bytes = o.quick ? o.fault_bytes / 2 : o.fault_bytes;
+    /* A pass of the engine should last some milliseconds. Its frames are 10/3 of what is touched. */
+    o.fault_bytes = std::min((o.quick ? 1024 : 2048) * kMiB, power_of_two_below(available / 5));
     o.rival_bytes = std::min((o.quick ? 256 : 1024) * kMiB, o.fault_bytes);
     o.disk_bytes = std::min((o.quick ? 128 : 1024) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */

@@ -47,8 +47,7 @@ struct Options {
     std::string step;                 /* faults, frames, disk or resident */
     std::string directory = ".";      /* where page files and the rival's file go */
     std::regex classes{".*"};         /* classes to run */
-    uint64_t fault_bytes = 0;         /* touched by one pass of demand zero */
-    uint64_t soft_bytes = 0;          /* the same of the soft classes, whose set-up writes all of it out */
+    uint64_t fault_bytes = 0;         /* touched by one pass of the demand-zero and soft classes */
     uint64_t rival_bytes = 0;         /* touched by one pass of the kernel's anonymous faults, which are slower */
     uint64_t disk_bytes = 0;          /* pages on disk of the hard classes, and size of the rival's file */
     uint64_t resident_bytes = 0;      /* memory of the resident classes */

@@ -97,7 +97,6 @@ void add_context()
     benchmark::AddCustomContext("rounds", std::to_string(o.rounds));
     benchmark::AddCustomContext("quick", o.quick ? "yes" : "no");
     benchmark::AddCustomContext("fault_bytes", std::to_string(o.fault_bytes));
-    benchmark::AddCustomContext("soft_bytes", std::to_string(o.soft_bytes));
     benchmark::AddCustomContext("rival_bytes", std::to_string(o.rival_bytes));
     benchmark::AddCustomContext("disk_bytes", std::to_string(o.disk_bytes));
     benchmark::AddCustomContext("resident_bytes", std::to_string(o.resident_bytes));

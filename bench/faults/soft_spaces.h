@@ -68,7 +68,7 @@ struct Part {
 };
 
 /**
- * Spaces for a team, with one region each of options-given size in total: private, a space for each thread; shared, one
+ * Spaces for a team, with one region each and a given size in total: private, a space for each thread; shared, one
  * space, in which the threads' parts follow each other.
  */
 class Spaces {
@@ -83,6 +83,7 @@ public:
     /** Takes every page out of the working sets. */
     void trim();
     const Part &part(unsigned thread) const { return parts_[thread]; }
+    unsigned parts() const { return static_cast<unsigned>(parts_.size()); }
     uint64_t pages() const { return pages_per_part_ * parts_.size(); }
     /** One touch of each page by the team, outside any timing. */
     void touch_all(Team &team, tide_access_kind kind) const;

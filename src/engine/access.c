@@ -11,7 +11,7 @@
 
 static char *pointer_of(const struct frames *frames, pte_t valid, tide_address address)
 {
-    return frames->memory + ((valid.bits >> PTE_FRAME_SHIFT) << 12) + (address & (TIDE_PAGE_BYTES - 1));
+    return frames->memory + (valid.bits & PTE_FRAME_MASK) + (address & (TIDE_PAGE_BYTES - 1));
 }
 
 static tide_status range_check(tide_address address, uint64_t bytes)
@@ -128,7 +128,8 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
 }
 
 /* The last page directory used is no longer, or not yet, the right one; or the page needs a fault. */
-static void *pointer_slow(tide_access *access, tide_address address, tide_access_kind kind)
+__attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, tide_address address,
+                                                          tide_access_kind kind)
 {
     struct grace_thread *thread = access->thread;
     pte_t valid;
@@ -143,21 +144,73 @@ static void *pointer_slow(tide_access *access, tide_address address, tide_access
     return tide_failed(access->status) ? NULL : pointer_of(space_frames(access->space), valid, address);
 }
 
+/* The PTE of an address by the section's page directory, or NULL if that is another one or has no table there. */
+static inline const uint64_t *section_pte(const tide_access *access, tide_address address)
+{
+    if (__builtin_expect(address >> 30 != access->table_base, 0))
+        return NULL;
+    const uint64_t entry = sync_load_64(&access->table[(address >> 21) & (TABLE_ENTRIES - 1)]);
+    if (__builtin_expect(entry == 0, 0))
+        return NULL;
+    const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & PTE_FRAME_MASK));
+    return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
+}
+
+/* The pointer, if the PTE allows the access without a fault; else NULL. */
+static inline void *section_pointer(const tide_access *access, const uint64_t *pte, tide_address address,
+                                    uint64_t rights)
+{
+    const pte_t seen = pte_load(pte);
+
+    if (__builtin_expect((seen.bits & rights) != rights, 0))
+        return NULL;
+    return access->memory + (seen.bits & PTE_FRAME_MASK) + (address & (TIDE_PAGE_BYTES - 1));
+}
+
 void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind)
 {
-    const uint64_t rights = fault_rights(kind);
+    const uint64_t *pte = section_pte(access, address);
 
-    if (__builtin_expect(address >> 30 == access->table_base, 1)) {
-        const uint64_t entry = sync_load_64(&access->table[(address >> 21) & (TABLE_ENTRIES - 1)]);
-        if (__builtin_expect(entry != 0, 1)) {
-            const uint64_t *leaf =
-                (const uint64_t *)(const void *)(access->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
-            const pte_t pte = pte_load(&leaf[(address >> 12) & (TABLE_ENTRIES - 1)]);
-            if (__builtin_expect((pte.bits & rights) == rights, 1))
-                return access->memory + ((pte.bits >> PTE_FRAME_SHIFT) << 12) + (address & (TIDE_PAGE_BYTES - 1));
-        }
+    if (__builtin_expect(pte != NULL, 1)) {
+        void *pointer = section_pointer(access, pte, address, fault_rights(kind));
+        if (__builtin_expect(pointer != NULL, 1))
+            return pointer;
     }
     return pointer_slow(access, address, kind);
+}
+
+tide_status tide_access_pointers(tide_access *access, const tide_address *addresses, unsigned count,
+                                 tide_access_kind kind, void **pointers)
+{
+    enum { TOGETHER = 32 };
+    const uint64_t rights = fault_rights(kind);
+    tide_status status = TIDE_SUCCESS;
+
+    if (access == NULL || ((addresses == NULL || pointers == NULL) && count != 0))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "the section, the addresses or the place for %u pointers is NULL", count);
+    for (unsigned done = 0; done < count; done += TOGETHER) {
+        const unsigned part = count - done < TOGETHER ? count - done : TOGETHER;
+        const uint64_t *ptes[TOGETHER];
+
+        for (unsigned i = 0; i < part; i++) {
+            ptes[i] = section_pte(access, addresses[done + i]);
+            __builtin_prefetch(ptes[i]);
+        }
+        for (unsigned i = 0; i < part; i++) {
+            void *pointer = ptes[i] == NULL ? NULL : section_pointer(access, ptes[i], addresses[done + i], rights);
+            if (__builtin_expect(pointer == NULL, 0)) {
+                pointer = pointer_slow(access, addresses[done + i], kind);
+                if (pointer == NULL && !tide_failed(status))
+                    status = access->status;
+            }
+            __builtin_prefetch(pointer);
+            pointers[done + i] = pointer;
+        }
+    }
+    if (tide_failed(status))
+        access->status = status;
+    return status;
 }
 
 void tide_access_end(tide_access *access)

@@ -42,7 +42,7 @@ void page_table_destroy(struct page_table *table);
 
 static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t entry)
 {
-    return (uint64_t *)(void *)(frames->memory + ((entry >> PTE_FRAME_SHIFT) << 12));
+    return (uint64_t *)(void *)(frames->memory + (entry & PTE_FRAME_MASK));
 }
 
 /* Index of a page in the table of a level: 0 is the leaf. */

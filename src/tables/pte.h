@@ -2,7 +2,7 @@
  * The page-table entry: one atomic 64-bit word per page, told apart by tag bits, the protection at one place in every
  * form.
  *
- *   valid        bit 0. frame | age | protection | rights | dirty | accessed
+ *   valid        bit 0. age | frame | protection | rights | dirty | accessed
  *   unknown      all bits zero: look at the VAD
  *   demand zero  tag 0, protection set: a zero page on touch
  *   transition   tag 1: the page is in a frame that no working set has
@@ -45,10 +45,11 @@ typedef struct pte_t {
 #define PTE_READING (1ull << 10) /* busy form: a page read is under way */
 #define PTE_PROTECTION_SHIFT 5
 #define PTE_PROTECTION_MASK (31ull << PTE_PROTECTION_SHIFT)
-#define PTE_AGE_SHIFT 10
+#define PTE_AGE_SHIFT 52
 #define PTE_AGE_MASK (255ull << PTE_AGE_SHIFT)
 #define PTE_AGE_MAX 255u
-#define PTE_FRAME_SHIFT 24
+#define PTE_FRAME_SHIFT 12 /* as the hardware's: masked, a frame number is its offset in memory */
+#define PTE_FRAME_MASK (((1ull << 40) - 1) << PTE_FRAME_SHIFT)
 #define PTE_FILE_SHIFT 10
 #define PTE_FILE_MASK (15ull << PTE_FILE_SHIFT)
 #define PTE_SLOT_SHIFT 32
@@ -104,7 +105,7 @@ static inline unsigned pte_age(pte_t pte)
 /* Of a valid or transition form. */
 static inline frame_t pte_frame(pte_t pte)
 {
-    return (frame_t){ (uint32_t)(pte.bits >> PTE_FRAME_SHIFT) };
+    return (frame_t){ (uint32_t)((pte.bits & PTE_FRAME_MASK) >> PTE_FRAME_SHIFT) };
 }
 
 /* Of a page-file form, or of a PFN record's original. */

@@ -474,6 +474,48 @@ static void writes_through_pointers_survive_constant_trimming(void **state)
     fixture_close(fixture);
 }
 
+/*
+ * Many pointers at once are the pointers that one call each gives: valid pages, pages out of the working set, pages
+ * of two gigabytes, and addresses that fail in between, which leave the others alone.
+ */
+static void many_pointers_at_once_are_those_of_single_calls(void **state)
+{
+    enum { MANY = 75, REGION_PAGES = 50 };
+    struct fixture *fixture = *state;
+    fixture_page_file(fixture, 500);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address near = region_new(space, REGION_PAGES);
+    tide_address far = near + (3ull << 30);
+    uint64_t bytes = REGION_PAGES * PG;
+    assert_success(tide_virtual_alloc(space, &far, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE));
+    stamp_pages(space, near, REGION_PAGES, OWNER, 1);
+    stamp_pages(space, far, REGION_PAGES, OWNER, 1);
+    trim_all(space);
+
+    tide_address addresses[MANY];
+    void *pointers[MANY];
+    for (unsigned i = 0; i < MANY; i++)
+        addresses[i] = (i % 3 == 0 ? far : near) + i * 7 % REGION_PAGES * PG;
+    tide_access access;
+    assert_success(tide_access_begin(space, &access));
+    assert_success(tide_access_pointers(&access, addresses, MANY, TIDE_ACCESS_READ, pointers));
+    for (unsigned i = 0; i < MANY; i++) {
+        assert_true(stamp_matches(pointers[i], OWNER, addresses[i], 1));
+        assert_ptr_equal(pointers[i], tide_access_pointer(&access, addresses[i], TIDE_ACCESS_READ));
+    }
+    addresses[40] = near + REGION_PAGES * PG; /* past the region */
+    assert_status(tide_access_pointers(&access, addresses, MANY, TIDE_ACCESS_WRITE, pointers), TIDE_ACCESS_VIOLATION);
+    assert_status(access.status, TIDE_ACCESS_VIOLATION);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_true(i == 40 ? pointers[i] == NULL : stamp_matches(pointers[i], OWNER, addresses[i], 1));
+    assert_true(page_now(space, addresses[39]).dirty);
+    assert_success(tide_access_pointers(&access, NULL, 0, TIDE_ACCESS_READ, NULL));
+    assert_status(tide_access_pointers(&access, NULL, 1, TIDE_ACCESS_READ, pointers), TIDE_INVALID_PARAMETER);
+    tide_access_end(&access);
+    fixture_close(fixture);
+}
+
 static const struct CMUnitTest access_sections[] = {
     API_TEST(a_dirty_page_is_not_written_nor_reused_under_a_section),
     API_TEST(a_clean_page_is_not_reused_under_a_section),
@@ -482,6 +524,7 @@ static const struct CMUnitTest access_sections[] = {
     API_TEST(a_write_after_the_write_out_is_not_lost),
     API_TEST(sections_nest),
     API_TEST(a_pointer_takes_the_fault),
+    API_TEST(many_pointers_at_once_are_those_of_single_calls),
     API_TEST(a_section_larger_than_memory_ends_with_a_status),
     API_TEST(a_section_larger_than_memory_ends_with_a_status_with_worker_threads),
     API_TEST(writes_through_pointers_survive_constant_trimming),
