@@ -89,7 +89,7 @@ void Engine::verify() const
 /* ---- spaces ------------------------------------------------------------------------------------------------------ */
 
 Spaces::Spaces(Engine &engine, Space kind, unsigned threads, uint64_t bytes)
-    : kind_(kind), pages_per_part_(bytes / kPageBytes / threads), parts_(threads)
+    : pages_per_part_(bytes / kPageBytes / threads), parts_(threads)
 {
     const unsigned count = kind == Space::kPrivate ? threads : 1;
     for (unsigned i = 0; i < count; i++) {
@@ -119,7 +119,6 @@ void Spaces::commit()
         for (uint64_t p = 0; p < parts_per_space; p++)
             parts_[s * parts_per_space + p] = {spaces_[s], base + p * pages_per_part_ * kPageBytes, pages_per_part_};
     }
-    committed_ = true;
 }
 
 void Spaces::release()
@@ -128,7 +127,14 @@ void Spaces::release()
     for (size_t s = 0; s < spaces_.size(); s++)
         check(tide_virtual_free(spaces_[s], parts_[s * parts_per_space].base, 0, TIDE_MEM_RELEASE),
               "tide_virtual_free");
-    committed_ = false;
+}
+
+void Spaces::decommit_all_but(uint64_t bytes)
+{
+    const uint64_t total = pages() * kPageBytes;
+    if (bytes < total)
+        check(tide_virtual_free(spaces_[0], parts_[0].base + bytes, total - bytes, TIDE_MEM_DECOMMIT),
+              "tide_virtual_free");
 }
 
 void Spaces::trim()

@@ -80,6 +80,8 @@ public:
 
     void commit();
     void release();
+    /** Shared spaces only. */
+    void decommit_all_but(uint64_t bytes);
     /** Takes every page out of the working sets. */
     void trim();
     const Part &part(unsigned thread) const { return parts_[thread]; }
@@ -89,11 +91,9 @@ public:
     void touch_all(Team &team, tide_access_kind kind) const;
 
 private:
-    Space kind_;
     uint64_t pages_per_part_;
     std::vector<tide_space *> spaces_;
     std::vector<Part> parts_;
-    bool committed_ = false;
 };
 
 /**

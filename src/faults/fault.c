@@ -14,8 +14,9 @@
  * of the space, no global counter (tests/lines counts).
  *
  * Order of a demand-zero fault: frame first, then the PTE by compare-and-swap from what was seen. Nothing is claimed
- * while waiting for a frame, and a fault that loses the race gives the frame back. A fault on a 0 PTE reads the VAD's
- * commit state before and after the swap; see spaces/region.c for why that closes the race with decommit and release.
+ * while waiting for a frame, and a fault that loses the race gives the frame back. On a 0 PTE only the VAD says that
+ * the page is committed: the PTE is looked up after the VAD, claimed, and the VAD asked again before the page is shown
+ * (spaces/region.c has the other half of that argument).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,12 +37,12 @@ static struct vad *fault_vad(struct fault *fault)
     const struct vad_tree *tree = &fault->space->vads;
     const uint64_t sequence = sync_load_64(&tree->sequence);
 
-    if (thread->vad_space == fault->space && thread->vad_sequence == sequence && thread->vad != NULL &&
+    if (thread->vad_space_id == fault->space->id && thread->vad_sequence == sequence && thread->vad != NULL &&
         fault->page - thread->vad->first_page <= thread->vad->last_page - thread->vad->first_page)
         return thread->vad;
     struct vad *vad = vad_find(tree, fault->page);
     if (vad != NULL) {
-        thread->vad_space = fault->space;
+        thread->vad_space_id = fault->space->id;
         thread->vad_sequence = sequence;
         thread->vad = vad;
     }
@@ -81,7 +82,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
         pte = page_table_make(&space->table, fault->page, node, &made);
         /* The region paid for its tables when it was committed. Has it been let go since, nobody has paid for these. */
         if (made != 0 && vad != NULL && sync_load_32(&vad->commit_state) != protection) {
-            region_tables_charge(space);
+            region_tables_charge(space, made);
             return FAULT_AGAIN;
         }
         if (pte == NULL)
@@ -97,17 +98,25 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
                                            sync_load_relaxed_32(&space->priority)));
     const pte_t valid = pte_make_valid(frame, protection, true);
-    if (__builtin_expect(!pte_cas(pte, seen, valid), 0)) {
+    /*
+     * If only the VAD says that the page is committed, the page is shown to nobody before the VAD was asked again: the
+     * PTE is claimed first. Else its own form says so, and one compare-and-swap does it.
+     */
+    if (__builtin_expect(!pte_cas(pte, seen, vad == NULL ? valid : pte_make(PTE_TAG_BUSY, protection)), 0)) {
         frames_give_back(frames, frame, true);
         return FAULT_AGAIN;
     }
+    if (vad != NULL) {
+        const bool committed = sync_load_32(&vad->commit_state) == protection;
+
+        pte_release(space->partition->waits, pte, committed ? valid : seen);
+        if (__builtin_expect(!committed, 0)) {
+            frames_give_back(frames, frame, true);
+            return FAULT_AGAIN;
+        }
+    }
     fault_count(fault, SPACE_DEMAND_ZERO, frame, node);
     fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
-    if (vad != NULL && __builtin_expect(sync_load_32(&vad->commit_state) != protection, 0)) {
-        /* Decommitted or released meanwhile. Whoever did that may have come to this page already, or not. */
-        page_take_back(space, pte, frame);
-        return FAULT_AGAIN;
-    }
     fault->valid = valid;
     return fault->result;
 }
@@ -121,6 +130,11 @@ static tide_status unknown(struct fault *fault, uint64_t *pte)
         return fault_violation(fault, "it lies in no region");
     if (state == 0 || (state & VAD_DELETED) != 0)
         return fault_violation(fault, "it is not committed");
+    /*
+     * The PTE is looked up once more, after the VAD. What was found before it may lie in a table that was unlinked with
+     * an older region at this address, and the VAD of a newer one would not tell.
+     */
+    pte = page_table_find(&fault->space->table, fault->page);
     return demand_zero(fault, pte, (pte_t){ 0 }, vad, state);
 }
 

@@ -36,7 +36,7 @@ struct grace_thread *grace_thread_get(struct grace *grace)
 
     if (record != NULL) {
         thread = (struct grace_thread *)(void *)((char *)record - offsetof(struct grace_thread, epoch));
-        thread->vad_space = NULL;
+        thread->vad_space_id = 0;
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;
     }

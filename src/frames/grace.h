@@ -56,7 +56,7 @@ struct grace_thread {
     int tid;                              /* [A] Linux thread id, for statistics */
     const void *spaces[GRACE_SPACES_MAX]; /* [A] spaces of the open sections, NULL where unused */
     /* The VAD that the thread's last fault hit, good while the tree's sequence is the same. [T] */
-    const void *vad_space;
+    uint64_t vad_space_id; /* never used again, unlike the address of a space */
     struct vad *vad;
     uint64_t vad_sequence;
     struct grace_thread *next; /* [L:grace] all records of the engine */

@@ -13,9 +13,9 @@
  * takes nothing: small charges queue at the lock, returns go to the global word. With all closed there is nothing but
  * the global word, and the charge is decided by CAS on it. Then the credits are opened again, empty.
  *
- * Why the limit is never passed: every increase of `charged` is a CAS from a value that it fits on. Credits only ever
- * hold pages that `charged` counts: a refill counts first and fills later, closing empties first and uncounts later,
- * and a return moves pages from used to credit without touching the global word.
+ * Why no charge passes the limit (commit_force() aside): every increase of `charged` is a CAS from a value that it
+ * fits on. Credits only ever hold pages that `charged` counts: a refill counts first and fills later, closing empties
+ * first and uncounts later, and a return moves pages from used to credit without touching the global word.
  *
  * Why a charge that fits never fails, also while others run: it fails only with all credits closed, and then no charged
  * but unused page exists: not in a credit (all closed), not between the global word and a credit (refills do both under

@@ -25,9 +25,10 @@ struct commit_credit {
 
 struct commit {
     /* Written by large charges and by refills. */
-    uint64_t charged SYNC_CACHE_ALIGNED; /* [A] credits included; never above the limit */
-    uint64_t peak;                       /* [A] highest true charge seen */
-    struct sync_lock lock;               /* rank commit: refills, calling in the credits, sums over them */
+    uint64_t charged
+        SYNC_CACHE_ALIGNED; /* [A] credits included; above the limit only by commit_force() or a lowered limit */
+    uint64_t peak;          /* [A] highest true charge seen */
+    struct sync_lock lock;  /* rank commit: refills, calling in the credits, sums over them */
     /* Read-mostly. */
     uint64_t limit SYNC_CACHE_ALIGNED; /* [A] may be raised at any time */
     unsigned cpu_count;                /* [I] */

@@ -95,24 +95,6 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
     }
 }
 
-void page_take_back(tide_space *space, uint64_t *pte, frame_t frame)
-{
-    for (;;) {
-        const pte_t seen = pte_load(pte);
-
-        if (pte_is_busy(seen)) {
-            pte_wait(space->partition->waits, NULL, pte);
-            continue;
-        }
-        if ((!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION) || pte_frame(seen).number != frame.number)
-            return;
-        if (!pte_cas(pte, seen, pte_busy_form(seen)))
-            continue;
-        claimed_delete(space, pte, seen, (pte_t){ 0 });
-        return;
-    }
-}
-
 void page_protect(tide_space *space, uint64_t *pte, unsigned protection)
 {
     for (;;) {

@@ -7,14 +7,15 @@
  * its PTE.
  *
  * Against faults. Faults take no lock. A fault that changes a PTE other than 0 does so by compare-and-swap, so it
- * loses to whatever was done here. A fault on a 0 PTE first read commit_state; after its swap it reads it again, and
- * takes its own page back if it changed. Here commit_state is changed before the PTEs are walked. So either the fault
- * sees the change, or the walk sees the page.
+ * loses to whatever was done here. A fault on a 0 PTE reads commit_state, claims the PTE, and reads commit_state again
+ * before it shows the page to anybody; if it changed, the fault puts the 0 back. Here commit_state is changed, with a
+ * full barrier, before the PTEs are walked. So either the fault sees the change, or the walk meets the claim and waits
+ * for what comes of it.
  *
  * Charges. Pages are charged when committed. Tables are charged too: those that exist, and those that wholly
  * committed regions may still need (vad.table_charge, counted when the region is committed). So a touch never needs a
- * charge. What a space holds for tables is never less than (tables that exist) + (sum of promises), and is cut back
- * to that on release.
+ * charge. What a space holds for tables is never less than the tables that exist and those that the promises still
+ * lack. On release it is cut back to (tables that exist) + (sum of promises), which is that or more.
  *
  * All checks, then everything that can fail (tables, charge), then the change: a call that fails changes nothing.
  *
@@ -57,14 +58,11 @@ static void committed_add(tide_space *space, struct vad *vad, uint64_t pages)
     sync_store_relaxed_64(&space->committed_pages, space->committed_pages + pages);
 }
 
-void region_tables_charge(tide_space *space)
+void region_tables_charge(tide_space *space, unsigned made)
 {
     sync_lock(&space->lock);
-    const uint64_t need = sync_load_relaxed_64(&space->table.table_pages) + space->tables_promised;
-    if (space->tables_charged < need) {
-        commit_force(&space->partition->commit, need - space->tables_charged);
-        space->tables_charged = need;
-    }
+    commit_force(&space->partition->commit, made);
+    space->tables_charged += made;
     sync_unlock(&space->lock);
 }
 
@@ -204,10 +202,13 @@ struct commit_walk {
 static void commit_count(tide_space *space, uint64_t *pte, void *context)
 {
     struct commit_walk *walk = context;
-    const pte_t seen = pte_load(pte);
+    pte_t seen;
+
+    /* A fault from before a decommit may have claimed the PTE for a moment, and will put back the 0 that it found. */
+    while (pte_is_busy(seen = pte_load(pte)))
+        pte_wait(space->partition->waits, NULL, pte);
     const bool decommitted = !pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED;
 
-    (void)space;
     if (seen.bits == 0)
         return;
     if (walk->vad->commit_state != 0)

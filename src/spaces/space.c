@@ -128,7 +128,6 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
         space->retired = vad->retired_next;
         free(vad);
     }
-    thread->vad_space = NULL;
     space->magic = 0;
     free(space->counters);
     free(space);

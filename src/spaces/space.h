@@ -81,12 +81,6 @@ TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thr
  */
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed);
 /*
- * Undoes a fault: deletes the page if it still is the one in `frame`, which the caller put there in the section that
- * it is in; while that lasts the frame cannot come back as another page. Else somebody deleted it already, and what is
- * there now is not the caller's.
- */
-void page_take_back(tide_space *space, uint64_t *pte, frame_t frame);
-/*
  * Sets the protection of a committed page in whatever form its PTE is; a zero PTE becomes demand zero. Waits while it
  * is busy.
  */
@@ -132,10 +126,10 @@ TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thre
 TIDE_MUST_CHECK tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base,
                                         uint64_t bytes, uint32_t type);
 /*
- * A fault made tables for a region that was decommitted or released meanwhile. They are charged here, beyond the
+ * A fault made `made` tables for a region that was decommitted or released meanwhile. They are charged here, beyond the
  * limit if need be: a few pages, which the engine's reserve covers, until the space next settles its charge.
  */
-void region_tables_charge(tide_space *space);
+void region_tables_charge(tide_space *space, unsigned made);
 TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address, tide_region *region);
 
 #endif

@@ -17,7 +17,7 @@ static bool page_files_full(struct partition *partition)
     struct stores_statistics statistics;
 
     stores_statistics_get(partition->stores, &statistics);
-    return statistics.used_slots >= statistics.total_slots;
+    return statistics.used_slots + statistics.bad_slots >= statistics.total_slots;
 }
 
 static uint64_t shortage(const struct worker *worker)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096 };
+enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 256 };
 
 /* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
 #define IDLE_LOOK_NS 100000000u
@@ -181,12 +181,14 @@ static void *thread_main(void *context)
     topology_bind_thread(workers->partition->topology, worker->node);
     if (worker->kind == TIDE_WORKER_ZERO_PAGE)
         os_thread_idle_priority();
+    /* At idle priority a step may take long on a busy machine, and a verifier waits for it. */
+    const uint64_t budget = worker->kind == TIDE_WORKER_ZERO_PAGE ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
     while (sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
         int error = 0;
 
         if (sync_load_32(&workers->held[worker->kind]) == 0)
-            done = worker_run(worker, thread, THREAD_BUDGET_PAGES, WORKER_THREAD, &error);
+            done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
         if (done == 0 || error != 0) {
             const bool stuck = error != 0 || thread_wanted(worker);
             frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker,
@@ -234,7 +236,7 @@ void workers_destroy(struct workers *workers)
 {
     if (workers == NULL)
         return;
-    sync_store_32(&workers->stop, 1);
+    (void)sync_swap_32(&workers->stop, 1); /* a full barrier before the bells are looked at */
     for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
         struct worker *worker = &workers->workers[i];
 

@@ -5,7 +5,7 @@
  * around it, in virtual address order, that are modified too; gives the run consecutive slots; writes many runs at
  * once without a lock. At the end a page that nobody touched goes to the tail of its standby list with its slot; one
  * that was dirtied again has the slot taken back; one that was deleted is freed; one whose write failed is modified
- * as before, and its slot is marked bad.
+ * as before, and its slot is marked bad if other writes of the batch succeeded.
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
@@ -127,7 +127,11 @@ static void slot_bad(struct partition *partition, struct stores_slot slot)
     commit_limit_lower(&partition->commit, 1);
 }
 
-static uint64_t write_complete(struct worker *worker, const struct stores_write *write, int *error)
+/*
+ * `alive`: some write of the batch reached the disk, so one that failed failed for its slots. Else the device is at
+ * fault, and its slots are as good as any when it comes back.
+ */
+static uint64_t write_complete(struct worker *worker, const struct stores_write *write, bool alive, int *error)
 {
     struct partition *partition = worker->workers->partition;
     const struct run *run = write->owner;
@@ -145,7 +149,7 @@ static uint64_t write_complete(struct worker *worker, const struct stores_write 
 
         if (frames_write_end(partition->frames, run->frames[i], pte_original_of(slot), written))
             continue;
-        if (written)
+        if (written || !alive)
             stores_slot_release(partition->stores, slot);
         else
             slot_bad(partition, slot);
@@ -183,8 +187,11 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
         stores_queue_write(worker->queue, writes, batch.count);
         (void)grace_advance(&partition->frames->grace);
         grace_io_end(thread);
+        bool alive = false;
         for (unsigned i = 0; i < batch.count; i++)
-            done += write_complete(worker, &batch.writes[i], error);
+            alive |= batch.writes[i].error == 0;
+        for (unsigned i = 0; i < batch.count; i++)
+            done += write_complete(worker, &batch.writes[i], alive, error);
     }
     return done;
 }
