@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The benchmark's report: what bench/run prints, summary.json and report.html.
 
-report.py machine --out DIR --disk DIR     writes DIR/machine.json: what the figures will be measured on, before they are
-report.py report --out DIR                 reads DIR/raw/*.json (Google Benchmark), DIR/machine.json and, if it is there,
+report.py machine --out DIR --disk DIR     writes DIR/machine.json: what the figures will be measured on
+report.py report --out DIR                 reads DIR/raw/*.json (Google Benchmark), DIR/machine.json and, if there,
                                            DIR/replay.json; prints tables; writes summary.json and report.html
 
 A row is a class, a kind of space and a number of threads; its figures are medians over the rounds. Ratios are ratios of
@@ -28,15 +28,18 @@ RIVAL = {
     "kernel_again": "kernel_again", "kernel_fresh": "kernel_again",
     "hard": "fio", "fio": "fio", "kernel_file": "fio",
     "collided": "kernel_collided", "kernel_collided": "kernel_collided",
-    "access_pointer": "raw_pointer", "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
+    "access_pointer": "raw_pointer", "access_pointers": "raw_pointer",
+    "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
+           "access_pointers",
            "access_read", "raw_pointer", "access_chase", "raw_chase"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
-NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_read", "access_chase"]
+NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_pointers",
+                   "access_read", "access_chase"]
 COUNTERS = ["faults_per_s", "faults_per_cpu_s", "thread_cpu_ns_per_fault", "p50_ns", "p99_ns", "p999_ns", "local_share"]
 
 
@@ -195,10 +198,12 @@ def make_targets(rows, replay):
             for space in ("private", "shared"):
                 at_least("%s, %s: %d threads over %d" % (name, space, many, few), limit,
                          quotient(rate(name, space, many), rate(name, space, few)))
-    for name, rival in (("access_chase", "raw_chase"), ("access_pointer", "raw_pointer")):
+    for name in ("access_pointers", "access_chase", "access_pointer"):
+        rival = RIVAL[name]
         for space in ("private", "shared"):
             for threads in (1, 2, 64):
-                at_most("%s, %s, %d thread%s: time over raw pointer's" % (name, space, threads, "s" * (threads > 1)), 1.3,
+                at_most("%s, %s, %d thread%s: time over raw pointer's" %
+                        (name, space, threads, "s" * (threads > 1)), 1.3,
                         quotient(rate(rival, space, threads), rate(name, space, threads)))
     for space in ("private", "shared"):
         at_least("hard, %s, 64 threads: over fio's" % space, 0.9,
@@ -250,7 +255,8 @@ LEFT_COLUMNS = {"class", "space", "rival", "trace", "target", "wanted"}  # other
 REPLAY_COLUMNS = [("trace", "trace", "%s"), ("threads", "threads", "%d"), ("budget %", "budget_percent", "%g"),
                   ("pages", "budget_pages", "%d"), ("accesses", "accesses", "%d"),
                   ("demand zero", "demand_zero", "%d"), ("soft", "soft", "%d"), ("hard", "hard", "%d"),
-                  ("hits %", "hit_share", None), ("LRU %", "lru_hit_share", None), ("Belady %", "belady_hit_share", None)]
+                  ("hits %", "hit_share", None), ("LRU %", "lru_hit_share", None),
+                  ("Belady %", "belady_hit_share", None)]
 
 
 def replay_cells(row):
@@ -283,8 +289,8 @@ def print_report(rows, targets, errors, machine, context):
         machine.get("nodes", 0), "s" * (machine.get("nodes", 0) != 1), machine.get("disk")))
     print(sizes_text(context) + "\n")
     print_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows])
-    print("\nM/s: million faults (accesses) a second. ns: elapsed time x min(threads, CPUs) / faults. M/CPU s: a second of"
-          "\nCPU time, zeroing and workers included. ratio: to the rival of the row.\n")
+    print("\nM/s: million faults (accesses) a second. ns: elapsed time x min(threads, CPUs) / faults. M/CPU s: a second"
+          "\nof CPU time, zeroing and workers included. ratio: to the rival of the row.\n")
     print("targets")
     reached = {None: "not measured", True: "reached", False: "missed"}
     print_table(["target", "wanted", "measured", ""],
@@ -300,23 +306,27 @@ def sizes_text(context):
     def mib(name):
         return int(context.get(name, 0)) // 2**20
     large = mib("large_engine_bytes")
-    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (kernel's faults), %d MiB (disk); resident: %d MiB; large engine: %s"
-            % (context.get("rounds", "?"), mib("fault_bytes"), mib("rival_bytes"), mib("disk_bytes"), mib("resident_bytes"),
+    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (kernel's faults), %d MiB (disk); "
+            "resident: %d MiB; large engine: %s"
+            % (context.get("rounds", "?"), mib("fault_bytes"), mib("rival_bytes"), mib("disk_bytes"),
+               mib("resident_bytes"),
                "%d MiB" % large if large else "not measured (--quick, or less than 20 GiB available)"))
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
 
 CHARTS = [
-    ("Faults without I/O", "faults a second", ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
+    ("Faults without I/O", "faults a second",
+     ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
     ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
-    ("Resident access", "accesses a second", ["access_pointer", "access_read", "access_chase", "raw_pointer", "raw_chase"]),
+    ("Resident access", "accesses a second",
+     ["access_pointer", "access_pointers", "access_read", "access_chase", "raw_pointer", "raw_chase"]),
 ]
 # Index of the colour; rivals are grey and dashed.
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
          "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
-         "access_chase": "c3", "raw_chase": "r2"}
+         "access_pointers": "c4", "access_chase": "c3", "raw_chase": "r2"}
 
 
 def short_number(value):
@@ -336,7 +346,8 @@ def chart(title, unit, names, space, rows):
             curves.setdefault(row["class"], []).append(row)
     if not any(not name.startswith(("kernel", "fio", "raw")) for name in curves):
         return ""
-    values = [row[key] for curve in curves.values() for row in curve for key in ("faults_per_s_min", "faults_per_s_max")]
+    values = [row[key] for curve in curves.values() for row in curve
+              for key in ("faults_per_s_min", "faults_per_s_max")]
     threads = sorted({row["threads"] for curve in curves.values() for row in curve})
     low = math.floor(math.log10(min(values)) * 2) / 2
     high = max(math.ceil(math.log10(max(values)) * 2) / 2, low + 1)
@@ -356,7 +367,8 @@ def chart(title, unit, names, space, rows):
             value = factor * 10.0 ** power
             if not low <= math.log10(value) <= high + 1e-9 or (factor != 1 and high - low > 2):
                 continue
-            out.append('<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' % (left, width - right, y(value), y(value)))
+            out.append('<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' %
+                       (left, width - right, y(value), y(value)))
             out.append('<text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>' %
                        (left - 6, y(value) + 4, short_number(value)))
     for count in threads:
@@ -375,8 +387,10 @@ def chart(title, unit, names, space, rows):
         out.append('<polyline class="curve %s" points="%s"/>' % (style, points))
         for row in curve:
             out.append('<line class="range %s" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>' %
-                       (style, x(row["threads"]), x(row["threads"]), y(row["faults_per_s_min"]), y(row["faults_per_s_max"])))
-            out.append('<circle class="dot %s" cx="%.1f" cy="%.1f" r="3"><title>%s, %d threads: %s/s (%s to %s)</title></circle>' %
+                       (style, x(row["threads"]), x(row["threads"]), y(row["faults_per_s_min"]),
+                        y(row["faults_per_s_max"])))
+            out.append('<circle class="dot %s" cx="%.1f" cy="%.1f" r="3">'
+                       '<title>%s, %d threads: %s/s (%s to %s)</title></circle>' %
                        (style, x(row["threads"]), y(row["faults_per_s"]), name, row["threads"],
                         short_number(float("%.3g" % row["faults_per_s"])),
                         short_number(float("%.3g" % row["faults_per_s_min"])),
@@ -389,7 +403,8 @@ def chart(title, unit, names, space, rows):
     for label in labels:
         if overflow > 0:
             label[0] -= overflow
-        out.append('<text class="name %s" x="%.1f" y="%.1f">%s</text>' % (label[3], label[1] + 9, label[0] + 4, label[2]))
+        out.append('<text class="name %s" x="%.1f" y="%.1f">%s</text>' %
+                   (label[3], label[1] + 9, label[0] + 4, label[2]))
     out.append("</svg>")
     return "\n".join(out)
 
@@ -398,14 +413,18 @@ def chart(title, unit, names, space, rows):
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --rule: #d9dee3; --paper: #fdfdfc; --band: #f4f5f6;
-  --c1: #1f5fa6; --c2: #23795a; --c3: #a85b12; --r1: #6f7780; --r2: #99a1a9; --r3: #b3b9bf; --good: #23795a; --bad: #b02a37; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe3e7; --soft: #98a2ac; --rule: #343b42; --paper: #15181b; --band: #1d2125;
-  --c1: #74aef0; --c2: #64c29b; --c3: #e7a35c; --r1: #9aa3ac; --r2: #747d86; --r3: #59626b; --good: #64c29b; --bad: #f0808a; } }
+  --c1: #1f5fa6; --c2: #23795a; --c3: #a85b12; --c4: #7a4a9e; --r1: #6f7780; --r2: #99a1a9; --r3: #b3b9bf;
+  --good: #23795a; --bad: #b02a37; }
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #dfe3e7; --soft: #98a2ac; --rule: #343b42; --paper: #15181b; --band: #1d2125;
+  --c1: #74aef0; --c2: #64c29b; --c3: #e7a35c; --c4: #c39be6; --r1: #9aa3ac; --r2: #747d86; --r3: #59626b;
+  --good: #64c29b; --bad: #f0808a; } }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
 p { max-width: 48rem; } .soft, footer { color: var(--soft); } .warning { color: var(--bad); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; } dt { color: var(--soft); } dd { margin: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; }
+dt { color: var(--soft); } dd { margin: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 .title { fill: var(--ink); font-size: 14px; font-weight: 600; } .tick { fill: var(--soft); }
@@ -413,25 +432,29 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 .range { stroke-width: 1; opacity: .6; }
 """ + "".join(
     ".curve.%s, .range.%s { stroke: var(--%s); } .dot.%s, .name.%s { fill: var(--%s); }\n" % ((style,) * 6)
-    for style in ("c1", "c2", "c3", "r1", "r2", "r3")) + """
+    for style in ("c1", "c2", "c3", "c4", "r1", "r2", "r3")) + """
 .curve.r1 { stroke-dasharray: 6 4; } .curve.r2 { stroke-dasharray: 2 4; } .curve.r3 { stroke-dasharray: 8 3 2 3; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; } th { color: var(--soft); font-weight: 500;
-  border-bottom: 1px solid var(--rule); } td.left, th.left { text-align: left; } tr.first td { border-top: 1px solid var(--rule); }
-tr.rival td { color: var(--soft); } td.reached { color: var(--good); } td.missed { color: var(--bad); font-weight: 600; }
+  border-bottom: 1px solid var(--rule); } td.left, th.left { text-align: left; }
+tr.first td { border-top: 1px solid var(--rule); }
+tr.rival td { color: var(--soft); } td.reached { color: var(--good); }
+td.missed { color: var(--bad); font-weight: 600; }
 """
 
 METHOD = """
-<p>A pass is one stretch of work on N threads that begin together; trimming, writing out, zeroing ahead and giving memory
-back lie outside it. Engine and rivals take turns, round by round, in one process and one run; each figure is the median of
-the rounds, and the thin vertical lines show the slowest and the fastest. Threads are not pinned. Latencies come from a
-pass of their own that times one operation in 17; the clock's own cost is subtracted. <em>M/CPU&nbsp;s</em> counts the
-faulting threads, the zeroing and the workers. Every pass is checked: its touches took the fault that the class is about,
-random reads returned the bytes that were written, and at the end of each class the whole engine is verified.</p>
-<p>Rivals: <em>kernel_again</em>, touching 4&nbsp;KiB pages after MADV_DONTNEED; <em>kernel_fresh</em>, touching a new mapping
-(both without huge pages, both in one process); <em>fio</em>, random reads of 4&nbsp;KiB with O_DIRECT and as many threads;
-<em>kernel_file</em> and <em>kernel_collided</em>, page faults on a mapped file out of the page cache; <em>raw_pointer</em>,
-loads from plain memory behind huge pages; <em>raw_chase</em>, the same, each address depending on the load before. docs/benchmark.md tells it in full.</p>
+<p>A pass is one stretch of work on N threads that begin together; trimming, writing out, zeroing ahead and giving
+memory back lie outside it. Engine and rivals take turns, round by round, in one process and one run; each figure is
+the median of the rounds, and the thin vertical lines show the slowest and the fastest. Threads are not pinned.
+Latencies come from a pass of their own that times one operation in 17; the clock's own cost is subtracted.
+<em>M/CPU&nbsp;s</em> counts the faulting threads, the zeroing and the workers. Every pass is checked: its touches
+took the fault that the class is about, random reads returned the bytes that were written, and at the end of each
+class the whole engine is verified.</p>
+<p>Rivals: <em>kernel_again</em>, touching 4&nbsp;KiB pages after MADV_DONTNEED; <em>kernel_fresh</em>, touching a new
+mapping (both without huge pages, both in one process); <em>fio</em>, random reads of 4&nbsp;KiB with O_DIRECT and as
+many threads; <em>kernel_file</em> and <em>kernel_collided</em>, page faults on a mapped file out of the page cache;
+<em>raw_pointer</em>, loads from plain memory behind huge pages; <em>raw_chase</em>, the same, each address depending
+on the load before. docs/benchmark.md tells it in full.</p>
 """
 
 
@@ -459,7 +482,8 @@ def html_table(headings, lines, group=None, row_class=None, cell_class=None):
 
 def make_page(rows, targets, errors, replay, machine, context):
     out = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>pagetide: benchmark</title>',
-           '<meta name="viewport" content="width=device-width, initial-scale=1">', "<style>%s</style></head><body>" % PAGE_STYLE,
+           '<meta name="viewport" content="width=device-width, initial-scale=1">',
+           "<style>%s</style></head><body>" % PAGE_STYLE,
            "<h1>pagetide: benchmark</h1>", '<p class="soft">%s</p>' % html.escape(machine.get("date", ""))]
     busy = machine.get("busy_share_before")
     facts = [("Processor", "%s, %d CPUs%s" % (machine.get("cpu"), machine.get("cpus", 0),
@@ -470,7 +494,8 @@ def make_page(rows, targets, errors, replay, machine, context):
                  machine.get("nodes", 0), "s" * (machine.get("nodes", 0) != 1), machine.get("huge_pages"))),
              ("Disk", machine.get("disk", "")), ("Sizes", sizes_text(context)),
              ("Before the run", "CPUs %.0f %% busy with other work" % (100 * busy) if busy is not None else "unknown")]
-    out.append("<dl>%s</dl>" % "".join("<dt>%s</dt><dd>%s</dd>" % (html.escape(a), html.escape(str(b))) for a, b in facts))
+    out.append("<dl>%s</dl>" % "".join(
+        "<dt>%s</dt><dd>%s</dd>" % (html.escape(a), html.escape(str(b))) for a, b in facts))
     if busy is not None and busy > 0.1:
         out.append('<p class="warning">The machine was not idle: the figures are too low and vary.</p>')
     for error in errors:
@@ -485,14 +510,17 @@ def make_page(rows, targets, errors, replay, machine, context):
     reached = {None: "not measured", True: "reached", False: "missed"}
     out.append("<h2>Targets</h2>")
     out.append(html_table(["target", "wanted", "measured", ""],
-                          [[t["name"], t["wanted"], t["shown"] if t["reached"] is not None else "-", reached[t["reached"]]]
+                          [[t["name"], t["wanted"], t["shown"] if t["reached"] is not None else "-",
+                            reached[t["reached"]]]
                            for t in targets], group=1,
-                          cell_class=lambda i, column: reached[targets[i]["reached"]].replace(" ", "-") if column == 3 else ""))
+                          cell_class=lambda i, column: (
+                              reached[targets[i]["reached"]].replace(" ", "-") if column == 3 else "")))
     out.append("<h2>All figures</h2>")
     out.append(html_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows], group=0,
                           row_class=lambda i: "rival" if rows[i]["class"] in RIVAL.values() or
                           rows[i]["class"].startswith("kernel") else ""))
-    out.append('<p class="soft">M/s: million faults (accesses) a second. ns: elapsed time × min(threads, CPUs) / faults. '
+    out.append('<p class="soft">M/s: million faults (accesses) a second. ns: elapsed time × min(threads, CPUs) / '
+               "faults. "
                "M/CPU s: a second of CPU time, zeroing and workers included. ratio: to the rival of the row.</p>")
     if replay:
         out.append("<h2>Traces of real programs</h2>")
@@ -511,7 +539,8 @@ def report_command(arguments):
     with open(os.path.join(arguments.out, "summary.json"), "w", encoding="utf-8") as file:
         json.dump({"rows": rows, "targets": targets, "machine": machine, "replay": replay, "errors": errors,
                    "sizes": {key: int(context[key]) for key in
-                             ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes", "large_engine_bytes") if key in context}},
+                             ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes",
+                              "large_engine_bytes") if key in context}},
                   file, indent=1)
     with open(os.path.join(arguments.out, "report.html"), "w", encoding="utf-8") as file:
         file.write(make_page(rows, targets, errors, replay, machine, context))

@@ -8,8 +8,8 @@
  *   kernel_file      the kernel's own hard faults: a mapped file that is not in the page cache, MADV_RANDOM
  *   kernel_collided  the same, all threads on the same pages
  *
- * The engine reads single pages here (cluster_pages 1), because the rivals do: with clustering, a hard fault would bring
- * in its neighbours, and most touches would be soft.
+ * The engine reads single pages here (cluster_pages 1), because the rivals do: with clustering, a hard fault would
+ * bring in its neighbours, and most touches would be soft.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -38,7 +38,7 @@ std::runtime_error system_error(const std::string &what)
 
 uint64_t pass_ns()
 {
-    return options().quick ? 500000000 : 2000000000;
+    return options().quick ? 300000000 : 1000000000;
 }
 
 /* Touches pages in the lane's order until the time is over or the pages are; every touch is a latency sample. */
@@ -132,7 +132,7 @@ void engine_passes(benchmark::State &state, const Case &which, bool collided)
 
 /* A file of random bytes, written through O_DIRECT so that it is on the disk and in no cache. Removed at the end. */
 class RivalFile {
-public:
+  public:
     RivalFile() : path_(options().directory + "/tide-bench.rival")
     {
         fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_DIRECT, 0600);
@@ -160,10 +160,16 @@ public:
     RivalFile(const RivalFile &) = delete;
     RivalFile &operator=(const RivalFile &) = delete;
 
-    int fd() const { return fd_; }
-    const std::string &path() const { return path_; }
+    int fd() const
+    {
+        return fd_;
+    }
+    const std::string &path() const
+    {
+        return path_;
+    }
 
-private:
+  private:
     std::string path_;
     int fd_;
 };
@@ -179,7 +185,7 @@ RivalFile &rival_file()
 
 /* A mapping of a part of the file, for random reading. */
 class FileMapping {
-public:
+  public:
     FileMapping(int fd, uint64_t offset, uint64_t bytes) : bytes_(bytes)
     {
         void *memory = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset));
@@ -188,12 +194,18 @@ public:
         memory_ = static_cast<char *>(memory);
         madvise(memory_, bytes_, MADV_RANDOM);
     }
-    ~FileMapping() { munmap(memory_, bytes_); }
+    ~FileMapping()
+    {
+        munmap(memory_, bytes_);
+    }
     FileMapping(const FileMapping &) = delete;
     FileMapping &operator=(const FileMapping &) = delete;
-    volatile const char *memory() const { return memory_; }
+    volatile const char *memory() const
+    {
+        return memory_;
+    }
 
-private:
+  private:
     char *memory_;
     uint64_t bytes_;
 };
@@ -250,10 +262,11 @@ void fio_pass(benchmark::State &state, const Case &which)
 {
     RivalFile &file = rival_file();
     const std::string seconds = std::to_string(pass_ns() / 1000000) + "ms";
-    const std::string command =
-        "fio --name=rival --filename='" + file.path() + "' --rw=randread --bs=4k --direct=1 --ioengine=psync"
-        " --thread=1 --numjobs=" + std::to_string(which.threads) + " --size=" + std::to_string(options().disk_bytes) +
-        " --time_based=1 --runtime=" + seconds + " --group_reporting=1 --minimal";
+    const std::string command = "fio --name=rival --filename='" + file.path() +
+                                "' --rw=randread --bs=4k --direct=1 --ioengine=psync"
+                                " --thread=1 --numjobs=" +
+                                std::to_string(which.threads) + " --size=" + std::to_string(options().disk_bytes) +
+                                " --time_based=1 --runtime=" + seconds + " --group_reporting=1 --minimal";
     std::string output;
     for (auto _ : state) {
         FILE *pipe = popen(command.c_str(), "r");
@@ -302,7 +315,7 @@ void add_disk_cases()
                 which.space = space;
                 return which;
             };
-            for (Space space : {Space::kPrivate, Space::kShared}) {
+            for (Space space : { Space::kPrivate, Space::kShared }) {
                 if (hard)
                     add_case(named("hard", space), 1,
                              [](benchmark::State &state, const Case &c) { engine_passes(state, c, false); });

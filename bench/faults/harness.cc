@@ -85,7 +85,7 @@ void choose_sizes()
     /* A pass of the engine should last some milliseconds. Its frames are 10/3 of what is touched. */
     o.fault_bytes = std::min((o.quick ? 1024 : 2048) * kMiB, power_of_two_below(available / 5));
     o.rival_bytes = std::min((o.quick ? 256 : 1024) * kMiB, o.fault_bytes);
-    o.disk_bytes = std::min((o.quick ? 128 : 1024) * kMiB, power_of_two_below(available / 4));
+    o.disk_bytes = std::min((o.quick ? 128 : 512) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */
     o.resident_bytes = std::min(kGiB, power_of_two_below(available * 2 / 5));
     o.small_engine_bytes = 256 * kMiB;
@@ -135,7 +135,7 @@ Team::~Team()
 bool Team::spread_over_cpus() const
 {
     static const unsigned cpus = cpu_count();
-    unsigned on_cpu[1024] = {0}, most = 0;
+    unsigned on_cpu[1024] = { 0 }, most = 0;
     for (const Lane &lane : lanes_)
         most = std::max(most, ++on_cpu[static_cast<unsigned>(lane.cpu.load(std::memory_order_relaxed)) % 1024]);
     return most <= (threads() + cpus - 1) / cpus + threads() / 16;
@@ -312,8 +312,8 @@ bool any_case_failed()
 std::vector<unsigned> thread_counts(bool may_thin_out)
 {
     if (may_thin_out && options().quick)
-        return {1, 2, 64};
-    return {1, 2, 4, 8, 16, 64};
+        return { 1, 2, 64 };
+    return { 1, 2, 4, 8, 16, 64 };
 }
 
 bool class_wanted(const std::string &name)

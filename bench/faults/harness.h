@@ -37,22 +37,22 @@
 namespace bench {
 
 constexpr uint64_t kPageBytes = 4096;
-constexpr uint64_t kMiB = uint64_t{1} << 20;
-constexpr uint64_t kGiB = uint64_t{1} << 30;
+constexpr uint64_t kMiB = uint64_t{ 1 } << 20;
+constexpr uint64_t kGiB = uint64_t{ 1 } << 30;
 
-/** What the command line asks for, and the sizes that follow from it and from this machine. Set before any case runs. */
+/** What the command line asks for, and the sizes that follow from it and from this machine. Set before any case. */
 struct Options {
     bool quick = false;
-    unsigned rounds = 0;              /* repetitions of each case; 0: 3 if quick, else 5 */
-    std::string step;                 /* faults, frames, disk or resident */
-    std::string directory = ".";      /* where page files and the rival's file go */
-    std::regex classes{".*"};         /* classes to run */
-    uint64_t fault_bytes = 0;         /* touched by one pass of the demand-zero and soft classes */
-    uint64_t rival_bytes = 0;         /* touched by one pass of the kernel's anonymous faults, which are slower */
-    uint64_t disk_bytes = 0;          /* pages on disk of the hard classes, and size of the rival's file */
-    uint64_t resident_bytes = 0;      /* memory of the resident classes */
-    uint64_t small_engine_bytes = 0;  /* the two engines of the frames step */
-    uint64_t large_engine_bytes = 0;  /* 0: this machine has not the memory, or quick */
+    unsigned rounds = 0;             /* repetitions of each case; 0: 3 if quick, else 5 */
+    std::string step;                /* faults, frames, disk or resident */
+    std::string directory = ".";     /* where page files and the rival's file go */
+    std::regex classes{ ".*" };      /* classes to run */
+    uint64_t fault_bytes = 0;        /* touched by one pass of the demand-zero and soft classes */
+    uint64_t rival_bytes = 0;        /* touched by one pass of the kernel's anonymous faults, which are slower */
+    uint64_t disk_bytes = 0;         /* pages on disk of the hard classes, and size of the rival's file */
+    uint64_t resident_bytes = 0;     /* memory of the resident classes */
+    uint64_t small_engine_bytes = 0; /* the two engines of the frames step */
+    uint64_t large_engine_bytes = 0; /* 0: this machine has not the memory, or quick */
 };
 Options &options();
 
@@ -77,7 +77,7 @@ struct alignas(128) Lane {
     uint64_t begin_ns = 0;
     uint64_t end_ns = 0;
     uint64_t cpu_ns = 0;
-    std::atomic<int> cpu{-1};
+    std::atomic<int> cpu{ -1 };
     std::string error;
 
     void sample(uint64_t ns)
@@ -122,18 +122,21 @@ struct Pass {
 };
 
 class Team {
-public:
+  public:
     explicit Team(unsigned threads);
     ~Team();
     Team(const Team &) = delete;
     Team &operator=(const Team &) = delete;
 
-    unsigned threads() const { return static_cast<unsigned>(lanes_.size()); }
+    unsigned threads() const
+    {
+        return static_cast<unsigned>(lanes_.size());
+    }
 
     /** Runs the work once on each thread. Throws what a thread threw. */
     Pass run(const std::function<void(Lane &)> &work, bool sampling = false);
 
-private:
+  private:
     void thread_main(Lane &lane);
     void wait_for_start(Lane &lane);
     bool spread_over_cpus() const;
@@ -141,14 +144,14 @@ private:
     std::vector<Lane> lanes_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
-    std::condition_variable wake_; /* generation_ or stopping_ changed */
-    std::condition_variable done_; /* running_ reached 0 */
+    std::condition_variable wake_;                      /* generation_ or stopping_ changed */
+    std::condition_variable done_;                      /* running_ reached 0 */
     const std::function<void(Lane &)> *work_ = nullptr; /* [L:mutex_] */
     uint64_t generation_ = 0;                           /* [L:mutex_] */
     unsigned running_ = 0;                              /* [L:mutex_] */
     bool stopping_ = false;                             /* [L:mutex_] */
-    std::atomic<unsigned> arrived_{0};
-    std::atomic<bool> go_{false};
+    std::atomic<unsigned> arrived_{ 0 };
+    std::atomic<bool> go_{ false };
 };
 
 /** How address spaces are given to threads: one for each, or one for all with a part for each. */
@@ -165,18 +168,27 @@ struct Case {
 
 /** Sums the passes of one case and hands the figures to Google Benchmark. */
 class Result {
-public:
+  public:
     void add(const Pass &pass);
     void add_latencies(const Pass &pass);
-    void set(const std::string &counter, double value) { extra_[counter] = value; }
+    void set(const std::string &counter, double value)
+    {
+        extra_[counter] = value;
+    }
     /** CPU time that the work cost outside the passes: background workers, zeroing ahead. */
-    void add_background_cpu(double seconds) { background_cpu_seconds_ += seconds; }
-    uint64_t operations() const { return operations_; }
+    void add_background_cpu(double seconds)
+    {
+        background_cpu_seconds_ += seconds;
+    }
+    uint64_t operations() const
+    {
+        return operations_;
+    }
     /** Throws if less than 99 % of the operations were of the kind that the class is about. */
     void require_kind(const Case &which) const;
     void publish(benchmark::State &state);
 
-private:
+  private:
     uint64_t operations_ = 0;
     uint64_t attempted_ = 0;
     double seconds_ = 0;
@@ -186,7 +198,7 @@ private:
     std::map<std::string, double> extra_;
 };
 
-/** Registers a case with a fixed number of passes. An exception from the body marks the case, and the run, as failed. */
+/** Registers a case with a fixed number of passes. An exception from the body marks case and run as failed. */
 void add_case(const Case &which, unsigned passes, const std::function<void(benchmark::State &, const Case &)> &body);
 unsigned case_count();
 bool any_case_failed();
@@ -199,7 +211,9 @@ bool class_wanted(const std::string &name);
 /** Repeatable random numbers (splitmix64). */
 struct Random {
     uint64_t state;
-    explicit Random(uint64_t seed) : state(seed) {}
+    explicit Random(uint64_t seed) : state(seed)
+    {
+    }
     uint64_t next()
     {
         uint64_t z = state += 0x9E3779B97F4A7C15u;

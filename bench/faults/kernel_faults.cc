@@ -1,12 +1,13 @@
 /*
- * The kernel's own anonymous faults, measured as the engine's are: each thread writes one byte to each page of its part,
- * one page after the other; taking the memory back is outside the time.
+ * The kernel's own anonymous faults, measured as the engine's are: each thread writes one byte to each page of its
+ * part, one page after the other; taking the memory back is outside the time.
  *
  *   kernel_fresh  a mapping that was just made
  *   kernel_again  a mapping that was touched once and given back by MADV_DONTNEED: its page tables are still there
  *
- * Private: a mapping for each thread. Shared: one mapping, a part for each thread. Both are in one process, as spaces of
- * an engine are. Transparent huge pages are off for these mappings (MADV_NOHUGEPAGE): a fault of the engine gives 4 KiB.
+ * Private: a mapping for each thread. Shared: one mapping, a part for each thread. Both are in one process, as spaces
+ * of an engine are. Transparent huge pages are off for these mappings (MADV_NOHUGEPAGE), since a fault of the engine
+ * gives 4 KiB.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,7 +22,7 @@ namespace bench {
 namespace {
 
 class Mappings {
-public:
+  public:
     Mappings(Space kind, unsigned threads, uint64_t bytes) : part_bytes_(bytes / threads), parts_(threads)
     {
         const unsigned count = kind == Space::kPrivate ? threads : 1;
@@ -64,7 +65,7 @@ public:
             sampling);
     }
 
-private:
+  private:
     uint64_t part_bytes_;
     std::vector<char *> mappings_;
     std::vector<char *> parts_;

@@ -26,7 +26,7 @@ const char kUsage[] =
 
 /* One line for each case as it ends. */
 class ProgressReporter : public benchmark::BenchmarkReporter {
-public:
+  public:
     bool ReportContext(const Context &) override
     {
         begin_ns_ = now_ns();
@@ -48,7 +48,7 @@ public:
         }
     }
 
-private:
+  private:
     unsigned done_ = 0;
     uint64_t begin_ns_ = 0;
 };

@@ -96,9 +96,7 @@ Pass demand_zero_pass(Engine &engine, Spaces &spaces, Team &team, const Case &wh
 
     CounterDelta counters(engine);
     Pass pass = team.run(
-        [&](Lane &lane) {
-            touch_part(lane, spaces.part(lane.index), TIDE_ACCESS_WRITE, TIDE_PAGE_FAULT_DEMAND_ZERO);
-        },
+        [&](Lane &lane) { touch_part(lane, spaces.part(lane.index), TIDE_ACCESS_WRITE, TIDE_PAGE_FAULT_DEMAND_ZERO); },
         sampling);
     tide_statistics delta = counters.delta();
     require(delta.inline_zeroed * 100 <= pass.operations, which,
@@ -237,11 +235,12 @@ void add_memory_cases()
 {
     const bool demand_zero = class_wanted("demand_zero"), standby = class_wanted("soft_standby"),
                modified = class_wanted("soft_modified");
-    const bool rivals = demand_zero || standby || modified || class_wanted("kernel_fresh") || class_wanted("kernel_again");
+    const bool rivals =
+        demand_zero || standby || modified || class_wanted("kernel_fresh") || class_wanted("kernel_again");
     const unsigned passes = options().quick ? 4 : 8;
     for (unsigned round = 0; round < options().rounds; round++)
         for (unsigned threads : thread_counts(false))
-            for (Space space : {Space::kPrivate, Space::kShared}) {
+            for (Space space : { Space::kPrivate, Space::kShared }) {
                 Case which;
                 which.space = space;
                 which.threads = threads;

@@ -2,13 +2,14 @@
  * Access to pages that are in memory: 8 bytes at a random address, again and again, summed.
  *
  *   access_pointer   tide_access_pointer() inside access sections of kSectionAccesses accesses
+ *   access_pointers  tide_access_pointers(), kBatch addresses at a time, then the loads
  *   access_read      tide_read() of 8 bytes
  *   raw_pointer      the rival: a load from plain memory, behind huge pages as an engine's frames are
  *   access_chase     tide_access_pointer(), but each address depends on what the access before it read
  *   raw_chase        its rival
  *
  * Each rival follows the same random sequence over memory of the same size and content, so that the sums must agree. In
- * the first three an address does not depend on the loads before it, so the processor overlaps as many as fit into its
+ * the first four an address does not depend on the loads before it, so the processor overlaps as many as fit into its
  * window, and what is measured is throughput; in the chases nothing overlaps, and what is measured is latency. Private:
  * each thread has a space with its share of the memory. Shared: all threads roam over all of it.
  *
@@ -27,6 +28,7 @@ namespace bench {
 namespace {
 
 constexpr uint64_t kSectionAccesses = 1024;
+constexpr uint64_t kBatch = 32; /* divides kSectionAccesses */
 
 /* The word at an offset of a thread's part: what raw memory and spaces are filled with. */
 uint64_t content(uint64_t word)
@@ -42,7 +44,9 @@ template <bool dependent> struct Sequence {
     uint64_t state;
     uint64_t words;
     uint64_t sum = 0;
-    Sequence(unsigned thread, uint64_t bytes) : state(thread * 2 + 1), words(bytes / 8) {}
+    Sequence(unsigned thread, uint64_t bytes) : state(thread * 2 + 1), words(bytes / 8)
+    {
+    }
     uint64_t next_offset()
     {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -59,7 +63,7 @@ template <bool dependent> struct Sequence {
 /* ---- raw memory -------------------------------------------------------------------------------------------------- */
 
 class RawMemory {
-public:
+  public:
     explicit RawMemory(uint64_t bytes) : bytes_(bytes)
     {
         void *memory = mmap(nullptr, bytes_ + 2 * kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -69,12 +73,18 @@ public:
         aligned_ = mapping_ + (2 * kMiB - reinterpret_cast<uintptr_t>(mapping_) % (2 * kMiB)) % (2 * kMiB);
         madvise(aligned_, bytes_, MADV_HUGEPAGE);
     }
-    ~RawMemory() { munmap(mapping_, bytes_ + 2 * kMiB); }
+    ~RawMemory()
+    {
+        munmap(mapping_, bytes_ + 2 * kMiB);
+    }
     RawMemory(const RawMemory &) = delete;
     RawMemory &operator=(const RawMemory &) = delete;
-    uint64_t *words() const { return reinterpret_cast<uint64_t *>(aligned_); }
+    uint64_t *words() const
+    {
+        return reinterpret_cast<uint64_t *>(aligned_);
+    }
 
-private:
+  private:
     uint64_t bytes_;
     char *mapping_;
     char *aligned_;
@@ -82,7 +92,7 @@ private:
 
 /* ---- the three ways ---------------------------------------------------------------------------------------------- */
 
-enum class Way { kPointer, kRead, kRaw, kPointerChase, kRawChase };
+enum class Way { kPointer, kPointers, kRead, kRaw, kPointerChase, kRawChase };
 
 bool is_raw(Way way)
 {
@@ -97,12 +107,12 @@ bool is_dependent(Way way)
 uint64_t accesses_per_thread(Way way, unsigned threads)
 {
     const uint64_t slower = is_dependent(way) ? 8 : way == Way::kRead ? 4 : 1;
-    return (options().quick ? 8 : 32) * kMiB / slower / threads;
+    return (options().quick ? 8 : 16) * kMiB / slower / threads;
 }
 
 /* Spaces whose memory is filled: the words of each part count from its begin. */
 class Resident {
-public:
+  public:
     Resident(Engine &engine, Space kind, Team &team)
         : private_(kind == Space::kPrivate),
           part_bytes_(private_ ? options().resident_bytes / team.threads() : options().resident_bytes),
@@ -121,9 +131,12 @@ public:
             }
         });
     }
-    const Part &part(unsigned thread) const { return spaces_.part(private_ ? thread : 0); }
+    const Part &part(unsigned thread) const
+    {
+        return spaces_.part(private_ ? thread : 0);
+    }
 
-private:
+  private:
     bool private_;
     uint64_t part_bytes_;
     Spaces spaces_;
@@ -173,8 +186,7 @@ template <bool dependent> uint64_t expected_sum(unsigned thread, uint64_t bytes,
     return sequence.sum;
 }
 
-template <bool dependent>
-uint64_t by_pointer(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
+template <bool dependent> uint64_t by_pointer(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
 {
     Sequence<dependent> sequence(lane.index, bytes);
     for (uint64_t done = 0; done < accesses; done += kSectionAccesses) {
@@ -185,6 +197,35 @@ uint64_t by_pointer(Lane &lane, const Part &part, uint64_t bytes, uint64_t acces
             if (__builtin_expect(word == nullptr, 0))
                 throw_tide("tide_access_pointer", access.status);
             sequence.consume(*static_cast<const uint64_t *>(word));
+            return true;
+        });
+        tide_access_end(&access);
+    }
+    return sequence.sum;
+}
+
+/* The next batch is fetched after the last load of one, so that the sampled latencies have their share of it. */
+uint64_t by_pointers(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
+{
+    Sequence<false> sequence(lane.index, bytes);
+    for (uint64_t done = 0; done < accesses; done += kSectionAccesses) {
+        tide_access access;
+        check(tide_access_begin(part.space, &access), "tide_access_begin");
+        const uint64_t count = std::min(kSectionAccesses, accesses - done);
+        tide_address addresses[kBatch];
+        void *words[kBatch];
+        auto fetch = [&](uint64_t begin) {
+            const uint64_t wanted = std::min(kBatch, count - begin);
+            for (uint64_t i = 0; i < wanted; i++)
+                addresses[i] = part.base + sequence.next_offset();
+            check(tide_access_pointers(&access, addresses, static_cast<unsigned>(wanted), TIDE_ACCESS_READ, words),
+                  "tide_access_pointers");
+        };
+        fetch(0);
+        repeat(lane, count, [&](uint64_t i) {
+            sequence.consume(*static_cast<const uint64_t *>(words[i % kBatch]));
+            if (i % kBatch == kBatch - 1 && i + 1 < count)
+                fetch(i + 1);
             return true;
         });
         tide_access_end(&access);
@@ -204,8 +245,7 @@ uint64_t by_read(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses
     return sequence.sum;
 }
 
-template <bool dependent>
-uint64_t by_raw(Lane &lane, const uint64_t *words, uint64_t bytes, uint64_t accesses)
+template <bool dependent> uint64_t by_raw(Lane &lane, const uint64_t *words, uint64_t bytes, uint64_t accesses)
 {
     Sequence<dependent> sequence(lane.index, bytes);
     repeat(lane, accesses, [&](uint64_t) {
@@ -240,6 +280,9 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
                 switch (way) {
                 case Way::kPointer:
                     sum = by_pointer<false>(lane, g_resident->part(lane.index), part_bytes, accesses);
+                    break;
+                case Way::kPointers:
+                    sum = by_pointers(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
                 case Way::kPointerChase:
                     sum = by_pointer<true>(lane, g_resident->part(lane.index), part_bytes, accesses);
@@ -288,12 +331,13 @@ void close_resident_engine()
 
 void add_resident_cases()
 {
-    const bool pointer = class_wanted("access_pointer"), read = class_wanted("access_read"),
-               chase = class_wanted("access_chase"), raw = pointer || read || class_wanted("raw_pointer"),
+    const bool pointer = class_wanted("access_pointer"), pointers = class_wanted("access_pointers"),
+               read = class_wanted("access_read"), chase = class_wanted("access_chase"),
+               raw = pointer || pointers || read || class_wanted("raw_pointer"),
                raw_chase = chase || class_wanted("raw_chase");
     for (unsigned round = 0; round < options().rounds; round++)
         for (unsigned threads : thread_counts(true))
-            for (Space space : {Space::kPrivate, Space::kShared}) {
+            for (Space space : { Space::kPrivate, Space::kShared }) {
                 Case which;
                 which.space = space;
                 which.threads = threads;
@@ -306,6 +350,8 @@ void add_resident_cases()
                 };
                 if (pointer)
                     add("access_pointer", Way::kPointer);
+                if (pointers)
+                    add("access_pointers", Way::kPointers);
                 if (raw)
                     add("raw_pointer", Way::kRaw);
                 if (read)

@@ -23,7 +23,7 @@ Engine::Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_
     config.memory_bytes = frame_bytes;
     config.cluster_pages = cluster_pages;
     const std::string path = options().directory + "/tide-bench.pagefile";
-    tide_page_file_config file = {path.c_str(), page_file_bytes, 0};
+    tide_page_file_config file = { path.c_str(), page_file_bytes, 0 };
     if (page_file_bytes != 0) {
         config.page_files = &file;
         config.page_file_count = 1;
@@ -117,7 +117,7 @@ void Spaces::commit()
         check(tide_virtual_alloc(spaces_[s], &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
               "tide_virtual_alloc");
         for (uint64_t p = 0; p < parts_per_space; p++)
-            parts_[s * parts_per_space + p] = {spaces_[s], base + p * pages_per_part_ * kPageBytes, pages_per_part_};
+            parts_[s * parts_per_space + p] = { spaces_[s], base + p * pages_per_part_ * kPageBytes, pages_per_part_ };
     }
 }
 

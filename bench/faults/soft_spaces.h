@@ -24,13 +24,16 @@ inline void check(tide_status status, const char *what)
 
 /** An open engine. Worker threads run as by default; a page file, if there is one, is in options().directory. */
 class Engine {
-public:
+  public:
     Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_pages = 0);
     ~Engine();
     Engine(const Engine &) = delete;
     Engine &operator=(const Engine &) = delete;
 
-    tide_engine *get() const { return engine_; }
+    tide_engine *get() const
+    {
+        return engine_;
+    }
     void empty(tide_empty what);
     void hold(tide_worker worker, bool held);
     /**
@@ -43,19 +46,25 @@ public:
     /** Runs tide_engine_verify() and throws what it found. */
     void verify() const;
 
-private:
+  private:
     tide_engine *engine_ = nullptr;
 };
 
 /** Holds a kind of worker as long as it lives. */
 class Hold {
-public:
-    Hold(Engine &engine, tide_worker worker) : engine_(engine), worker_(worker) { engine_.hold(worker_, true); }
-    ~Hold() { tide_worker_hold(engine_.get(), worker_, false); }
+  public:
+    Hold(Engine &engine, tide_worker worker) : engine_(engine), worker_(worker)
+    {
+        engine_.hold(worker_, true);
+    }
+    ~Hold()
+    {
+        tide_worker_hold(engine_.get(), worker_, false);
+    }
     Hold(const Hold &) = delete;
     Hold &operator=(const Hold &) = delete;
 
-private:
+  private:
     Engine &engine_;
     tide_worker worker_;
 };
@@ -72,7 +81,7 @@ struct Part {
  * space, in which the threads' parts follow each other.
  */
 class Spaces {
-public:
+  public:
     Spaces(Engine &engine, Space kind, unsigned threads, uint64_t bytes);
     ~Spaces();
     Spaces(const Spaces &) = delete;
@@ -84,13 +93,22 @@ public:
     void decommit_all_but(uint64_t bytes);
     /** Takes every page out of the working sets. */
     void trim();
-    const Part &part(unsigned thread) const { return parts_[thread]; }
-    unsigned parts() const { return static_cast<unsigned>(parts_.size()); }
-    uint64_t pages() const { return pages_per_part_ * parts_.size(); }
+    const Part &part(unsigned thread) const
+    {
+        return parts_[thread];
+    }
+    unsigned parts() const
+    {
+        return static_cast<unsigned>(parts_.size());
+    }
+    uint64_t pages() const
+    {
+        return pages_per_part_ * parts_.size();
+    }
     /** One touch of each page by the team, outside any timing. */
     void touch_all(Team &team, tide_access_kind kind) const;
 
-private:
+  private:
     uint64_t pages_per_part_;
     std::vector<tide_space *> spaces_;
     std::vector<Part> parts_;
@@ -101,12 +119,14 @@ private:
  * gets the share of faults that were resolved on the local node, and the workers' CPU time.
  */
 class CounterDelta {
-public:
-    explicit CounterDelta(Engine &engine) : engine_(engine), before_(engine.statistics()) {}
+  public:
+    explicit CounterDelta(Engine &engine) : engine_(engine), before_(engine.statistics())
+    {
+    }
     tide_statistics delta() const;
     double worker_cpu_seconds() const;
 
-private:
+  private:
     Engine &engine_;
     tide_statistics before_;
 };

@@ -107,11 +107,15 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     }
     if (done < need)
         done += trim_round(partition, choice, false, need - done);
-    for (int round = 0; round < 3 && done < need; round++) {
-        /* Not enough that old above the minimums: below soft minimums, then any unaccessed page, then accessed ones. */
-        choice.age = round == 0 ? choice.age : 0;
-        choice.accessed_too = round == 2;
-        done += trim_round(partition, choice, true, need - done);
+    /* Not enough that old above the minimums: younger ones, then below soft minimums by age, then accessed ones. */
+    static const struct {
+        bool young, below_minimum, accessed;
+    } rounds[] = { { true, false, false }, { false, true, false }, { true, true, false }, { true, true, true } };
+    const unsigned age = choice.age;
+    for (unsigned round = 0; round < sizeof rounds / sizeof rounds[0] && done < need; round++) {
+        choice.age = rounds[round].young ? 0 : age;
+        choice.accessed_too = rounds[round].accessed;
+        done += trim_round(partition, choice, rounds[round].below_minimum, need - done);
     }
     frames_check_thresholds(partition->frames, worker->node);
     return done;

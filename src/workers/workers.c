@@ -14,8 +14,11 @@ enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 
 
 /* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
 #define IDLE_LOOK_NS 100000000u
-/* There is work, but no progress (young frames, full page files, a failing disk): try again after a while. */
-#define STUCK_LOOK_NS 2000000u
+/*
+ * There is work, but no progress (young frames, full page files, a failing disk): try again after a while, which
+ * doubles each time.
+ */
+#define STUCK_LOOK_NS 1000000u
 
 static const char *const names[TIDE_WORKER_COUNT] = { "zero", "writer", "trimmer" };
 
@@ -183,17 +186,20 @@ static void *thread_main(void *context)
         os_thread_idle_priority();
     /* At idle priority a step may take long on a busy machine, and a verifier waits for it. */
     const uint64_t budget = worker->kind == TIDE_WORKER_ZERO_PAGE ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
+    uint64_t stuck_ns = STUCK_LOOK_NS;
     while (sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
         int error = 0;
 
         if (sync_load_32(&workers->held[worker->kind]) == 0)
             done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
-        if (done == 0 || error != 0) {
-            const bool stuck = error != 0 || thread_wanted(worker);
-            frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker,
-                             stuck ? STUCK_LOOK_NS : IDLE_LOOK_NS);
+        if (done != 0 && error == 0) {
+            stuck_ns = STUCK_LOOK_NS;
+            continue;
         }
+        const bool stuck = error != 0 || thread_wanted(worker);
+        frames_bell_wait(bell_of(worker), stuck ? NULL : thread_wanted, worker, stuck ? stuck_ns : IDLE_LOOK_NS);
+        stuck_ns = !stuck ? STUCK_LOOK_NS : stuck_ns < IDLE_LOOK_NS ? stuck_ns * 2 : stuck_ns;
     }
     grace_thread_put(thread);
     return NULL;

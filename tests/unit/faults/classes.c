@@ -5,8 +5,6 @@
  */
 #include "support.h"
 
-#include "faults/fault_impl.h"
-
 #include <string.h>
 
 enum { FRAMES = 256, SLOTS = 64 };
@@ -96,12 +94,11 @@ static void what_is_not_allowed_is_a_violation_and_changes_nothing(void **state)
         touch(space, base + i * PAGE + 9, TIDE_ACCESS_WRITE, TIDE_ACCESS_VIOLATION);
         assert_int_equal(tide_last_error()->address, base + i * PAGE + 9);
         assert_int_equal(*pte_at(space, base + i * PAGE), before);
-        assert_status(tide_touch(space, base + i * PAGE, TIDE_ACCESS_READ),
-                      i == 0   ? TIDE_PAGE_FAULT_PAGING_FILE
-                      : i == 1 ? TIDE_PAGE_FAULT_TRANSITION
-                      : i == 2 ? TIDE_SUCCESS
-                      : i == 3 ? TIDE_ACCESS_VIOLATION
-                               : TIDE_PAGE_FAULT_DEMAND_ZERO);
+        assert_status(tide_touch(space, base + i * PAGE, TIDE_ACCESS_READ), i == 0   ? TIDE_PAGE_FAULT_PAGING_FILE
+                                                                            : i == 1 ? TIDE_PAGE_FAULT_TRANSITION
+                                                                            : i == 2 ? TIDE_SUCCESS
+                                                                            : i == 3 ? TIDE_ACCESS_VIOLATION
+                                                                                     : TIDE_PAGE_FAULT_DEMAND_ZERO);
     }
     check_stamps(space, base, 3);
     scene_close(scene);

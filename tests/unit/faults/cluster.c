@@ -29,7 +29,7 @@ static void assert_consecutive(tide_space *space, tide_address base, uint64_t pa
         assert_int_equal(page_now(space, base + i * PAGE).slot, first + i);
 }
 
-/* The device was asked for slots of the pages [from, to] in one read, as operation `note`. */
+/* Operation `note` of the device was for so many slots from `first` on. */
 static void assert_read(const struct scene *scene, unsigned note, uint64_t first, uint64_t pages)
 {
     assert_true(note < scene->device.count);
@@ -116,20 +116,29 @@ static void neighbours_wait_on_standby(void **state)
 
 /* ---- its ends --------------------------------------------------------------------------------------------------- */
 
+/* The frame of the next table comes next in memory, so that who walks on finds pages with adjoining slots there. */
 static void a_cluster_ends_with_its_table(void **state)
 {
     enum { FIRST = 496, PAGES = 48, END = 512 - FIRST };
     struct scene *scene = *state;
 
     for (int backward = 0; backward < 2; backward++) {
+        tide_address base = FIRST * PAGE;
+        uint64_t bytes = (PAGES + 16) * PAGE;
+        unsigned longest = 0;
+
         scene_open(scene, FRAMES, SLOTS);
         tide_space *space = space_new(scene);
-        const tide_address base = paged_out_new(scene, space, FIRST, PAGES);
-        const uint64_t slot = page_now(space, base).slot;
+        assert_status(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), TIDE_SUCCESS);
+        bytes = PAGES * PAGE; /* a part of the region: its tables are made at once */
+        assert_status(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE), TIDE_SUCCESS);
+        assert_ptr_equal(pte_at(space, base + (END - 1) * PAGE) + 1, pte_at(space, base + END * PAGE));
+        stamp(space, base, PAGES);
+        page_out(scene, space);
         assert_consecutive(space, base, PAGES);
+        const uint64_t slot = page_now(space, base).slot;
         for (unsigned i = 0; i < PAGES; i++)
             check_stamps(space, base + (backward ? PAGES - 1 - i : i) * PAGE, 1);
-        unsigned longest = 0;
         for (unsigned i = 0; i < scene->device.count; i++) {
             const uint64_t first = scene->device.notes[i].slot - slot;
             const uint64_t last = first + scene->device.notes[i].pages - 1;

@@ -1,13 +1,15 @@
 /*
  * Faults that meet others: collisions, and regions that go away under a fault.
  *
- * The second kind is made exact by sync_point_hook, which builds with TIDE_SYNC_POINTS call before each atomic operation
- * (debug and the sanitizers): at a chosen operation of the fault the test releases the region, on the same thread, as
- * another thread would that ran just then. Other builds skip these.
+ * The second kind is made exact by sync_point_hook, which builds with TIDE_SYNC_POINTS (debug and the sanitizers) call
+ * before each atomic operation: at a chosen operation of the fault the test takes the region away, as another thread
+ * would that ran just then. Other builds do without these tests.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "support.h"
+
+#include "faults/fault.h"
 
 #include <sched.h>
 
@@ -109,7 +111,7 @@ static void waiting_for_a_claim_that_is_no_read_is_no_collision(void **state)
     scene_close(scene);
 }
 
-/* ---- what a fault undoes ---------------------------------------------------------------------------------------- */
+/* ---- regions that go away --------------------------------------------------------------------------------------- */
 
 static void tables_beyond_the_charge_are_charged(void **state)
 {
@@ -119,95 +121,132 @@ static void tables_beyond_the_charge_are_charged(void **state)
     scene_open(scene, FRAMES, 0);
     tide_space *space = space_new(scene);
     struct grace_thread *thread = engine_thread(scene->engine);
-    const uint64_t charge = statistics_now(scene).commit_total_pages;
-    assert_int_equal(space->tables_charged, 1); /* the root */
+    struct commit *commit = &scene->partition->commit;
+    const uint64_t charge = commit_total(commit), charged = space->tables_charged;
+    /* Beyond the limit, too: the tables are there. */
+    commit_limit_lower(commit, sync_load_64(&commit->limit) - charge);
     grace_enter(thread);
     assert_non_null(page_table_make(&space->table, 1ull << 30, 0, &made));
     grace_leave(thread);
     assert_int_equal(made, 3);
     region_tables_charge(space, made);
-    assert_int_equal(space->tables_charged, 4);
-    assert_int_equal(statistics_now(scene).commit_total_pages, charge + 3);
+    assert_int_equal(space->tables_charged, charged + 3);
+    assert_int_equal(commit_total(commit), charge + 3);
     scene_close(scene);
 }
 
 #ifdef TIDE_SYNC_POINTS
-/* At the `skip`-th next operation of this thread on a word of [from, to) the region goes. */
-static struct {
+enum ambush_deed {
+    AMBUSH_RELEASE,    /* the region goes */
+    AMBUSH_DECOMMIT,   /* its pages go */
+    AMBUSH_RENEW,      /* it goes, and another comes at its place */
+    AMBUSH_DECOMMITTER /* another thread decommits and has to wait for this one's claim */
+};
+
+/* What happens before an operation of this thread on a word of [from, to), after `skip` that are let pass. */
+static _Thread_local struct ambush {
     const char *from, *to;
     unsigned skip;
-    tide_space *space;
+    enum ambush_deed deed;
+    tide_space *space; /* NULL: no ambush */
     tide_address base;
-    uint64_t bytes; /* to decommit; 0: the region is released */
-    bool recommit;  /* and committed and touched again */
+    uint64_t pages;
+    bool sprung;
     tide_status status;
+    pthread_t decommitter;
 } ambush;
+
+static void *decommitter_main(void *context)
+{
+    struct ambush *of = context;
+
+    of->status = tide_virtual_free(of->space, of->base, of->pages * PAGE, TIDE_MEM_DECOMMIT);
+    return NULL;
+}
 
 static void ambush_hook(const void *address)
 {
-    if (ambush.space == NULL || (const char *)address < ambush.from || (const char *)address >= ambush.to)
+    if (ambush.space == NULL || ambush.sprung || (const char *)address < ambush.from ||
+        (const char *)address >= ambush.to || ambush.skip-- != 0)
         return;
-    if (ambush.skip-- != 0)
+    ambush.sprung = true;
+    if (ambush.deed == AMBUSH_DECOMMITTER) {
+        const uint64_t *pte = page_table_find(&ambush.space->table, ambush.base / PAGE);
+
+        if (pthread_create(&ambush.decommitter, NULL, decommitter_main, &ambush) == 0)
+            wait_until_waited_for(pte);
         return;
-    tide_space *space = ambush.space;
-    ambush.space = NULL;
-    ambush.status = tide_virtual_free(space, ambush.base, ambush.bytes,
-                                      ambush.bytes == 0 ? TIDE_MEM_RELEASE : TIDE_MEM_DECOMMIT);
-    if (ambush.recommit && ambush.status == TIDE_SUCCESS) {
-        ambush.status = tide_virtual_alloc(space, &ambush.base, &ambush.bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE);
-        if (ambush.status == TIDE_SUCCESS)
-            ambush.status = tide_write(space, ambush.base, "new", 4);
+    }
+    const bool release = ambush.deed != AMBUSH_DECOMMIT;
+    ambush.status = tide_virtual_free(ambush.space, ambush.base, release ? 0 : ambush.pages * PAGE,
+                                      release ? TIDE_MEM_RELEASE : TIDE_MEM_DECOMMIT);
+    if (ambush.deed == AMBUSH_RENEW && ambush.status == TIDE_SUCCESS) {
+        uint64_t bytes = ambush.pages * PAGE;
+        ambush.status = tide_virtual_alloc(ambush.space, &ambush.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT,
+                                           TIDE_PAGE_READWRITE);
     }
 }
 
-/* One fault with the ambush set. Returns its status; the ambush must have sprung. */
-static tide_status ambushed_touch(const void *word, size_t bytes, unsigned skip, tide_space *space, tide_address base,
-                                  uint64_t decommitted, bool recommit)
+/*
+ * A fault for writing on the first of 16 pages, ambushed. Returns its status. The fault is called as the engine's
+ * access functions do, whose own looks at the PTE are not counted.
+ */
+static tide_status ambushed_fault(struct scene *scene, enum ambush_deed deed, const void *word, size_t bytes,
+                                  unsigned skip, tide_space *space, tide_address base)
 {
-    ambush.from = word;
-    ambush.to = ambush.from + bytes;
-    ambush.skip = skip;
-    ambush.base = base;
-    ambush.bytes = decommitted;
-    ambush.recommit = recommit;
-    ambush.status = TIDE_INVARIANT_VIOLATED;
-    ambush.space = space;
+    struct grace_thread *thread = engine_thread(scene->engine);
+    pte_t valid;
+
+    ambush = (struct ambush){ .from = word,
+                              .to = (const char *)word + bytes,
+                              .skip = skip,
+                              .deed = deed,
+                              .space = space,
+                              .base = base,
+                              .pages = 16,
+                              .status = TIDE_INVARIANT_VIOLATED };
     sync_point_hook = ambush_hook;
-    const tide_status status = tide_touch(space, base, TIDE_ACCESS_WRITE);
+    grace_enter(thread);
+    const tide_status status = fault_resolve(space, thread, base, TIDE_ACCESS_WRITE, &valid);
+    grace_leave(thread);
+    assert_true(ambush.sprung);
+    if (deed == AMBUSH_DECOMMITTER)
+        assert_int_equal(pthread_join(ambush.decommitter, NULL), 0);
     sync_point_hook = NULL;
     ambush.space = NULL;
     assert_status(ambush.status, TIDE_SUCCESS);
     return status;
 }
 
-/* The table is there (another region lies in it); the fault looks at the PTE, then puts its page there. */
+/*
+ * The table is there, since another region lies in it. The region goes between the fault's look at the PTE and its
+ * swap.
+ */
 static void a_fault_leaves_nothing_in_a_region_that_went_away(void **state)
 {
+    static const enum ambush_deed deeds[] = { AMBUSH_RELEASE, AMBUSH_DECOMMIT };
     struct scene *scene = *state;
 
-    for (unsigned released = 0; released < 2; released++) {
+    for (unsigned i = 0; i < 2; i++) {
         scene_open(scene, FRAMES, SLOTS);
         tide_space *space = space_new(scene);
         const tide_address base = region_new(space, 16, 16), neighbour = region_new(space, 32, 16);
         stamp(space, neighbour, 1);
         uint64_t *pte = pte_at(space, base);
         const uint64_t available = counts_now(scene).available;
-        assert_int_equal(*pte, 0);
-        /* Operations on the PTE: the access path's look, the fault's look, the swap. */
-        assert_status(ambushed_touch(pte, sizeof *pte, 2, space, base, released ? 0 : 16 * PAGE, false),
-                      TIDE_ACCESS_VIOLATION);
+        assert_status(ambushed_fault(scene, deeds[i], pte, sizeof *pte, 1, space, base), TIDE_ACCESS_VIOLATION);
         assert_int_equal(*pte, 0);
         assert_int_equal(counts_now(scene).available, available);
         assert_int_equal(space_working_set_pages(space), 1);
+        assert_int_equal(faults_of(space).demand_zero, 1);
         scene_close(scene);
     }
 }
 
-/* After the swap, before the fault looks again at the region: what is in the PTE by then is another page. */
-static void a_fault_leaves_alone_what_came_after_it(void **state)
+/* The fault has claimed the PTE: a decommit waits for what comes of it, and the fault sees that it came. */
+static void a_decommit_waits_for_a_claim_and_nothing_is_left(void **state)
 {
     struct scene *scene = *state;
-    char text[4];
 
     scene_open(scene, FRAMES, SLOTS);
     tide_space *space = space_new(scene);
@@ -215,16 +254,34 @@ static void a_fault_leaves_alone_what_came_after_it(void **state)
     stamp(space, neighbour, 1);
     struct grace_thread *thread = engine_thread(scene->engine);
     grace_enter(thread);
-    struct vad *vad = vad_find(&space->vads, base / PAGE);
+    const struct vad *vad = vad_find(&space->vads, base / PAGE);
     grace_leave(thread);
     assert_non_null(vad);
-    /* Recommitted as before: the region looks the same again, and the fault's own page is gone. */
-    const tide_status status =
-        ambushed_touch(&vad->commit_state, sizeof vad->commit_state, 1, space, base, 16 * PAGE, true);
-    assert_status(status, TIDE_PAGE_FAULT_DEMAND_ZERO);
-    assert_status(tide_read(space, base, text, sizeof text), TIDE_SUCCESS);
-    assert_string_equal(text, "new");
-    assert_int_equal(space_working_set_pages(space), 2);
+    const uint64_t available = counts_now(scene).available;
+    assert_status(
+        ambushed_fault(scene, AMBUSH_DECOMMITTER, &vad->commit_state, sizeof vad->commit_state, 1, space, base),
+        TIDE_ACCESS_VIOLATION);
+    assert_int_equal(*pte_at(space, base), 0);
+    assert_int_equal(counts_now(scene).available, available);
+    assert_int_equal(space_working_set_pages(space), 1);
+    scene_close(scene);
+}
+
+/* The PTE that the fault found lies in a table that went with the old region; the new region has another. */
+static void a_page_is_put_where_the_new_region_looks_for_it(void **state)
+{
+    struct scene *scene = *state;
+
+    scene_open(scene, FRAMES, SLOTS);
+    tide_space *space = space_new(scene);
+    const tide_address base = region_new(space, 16, 16);
+    stamp(space, base + PAGE, 1);
+    uint64_t *old = pte_at(space, base);
+    assert_status(ambushed_fault(scene, AMBUSH_RENEW, old, sizeof *old, 0, space, base), TIDE_PAGE_FAULT_DEMAND_ZERO);
+    assert_state(space, base, TIDE_PAGE_STATE_ACTIVE);
+    assert_state(space, base + PAGE, TIDE_PAGE_STATE_DEMAND_ZERO);
+    touch(space, base, TIDE_ACCESS_WRITE, TIDE_SUCCESS);
+    assert_int_equal(space_working_set_pages(space), 1);
     scene_close(scene);
 }
 
@@ -235,13 +292,13 @@ static void tables_of_a_fault_that_came_too_late_are_charged(void **state)
 
     scene_open(scene, FRAMES, SLOTS);
     tide_space *space = space_new(scene);
-    const uint64_t charge = statistics_now(scene).commit_total_pages;
+    const uint64_t charge = statistics_now(scene).commit_total_pages, tables = space->table.table_pages;
     const tide_address base = region_new(space, 16, 16);
-    /* Operations on the root: the access path's look, the fault's look, then the making. */
-    assert_status(ambushed_touch(space->table.root, PAGE, 2, space, base, 0, false), TIDE_ACCESS_VIOLATION);
-    assert_int_equal(space->table.table_pages, 4);
-    assert_int_equal(space->tables_promised, 0);
-    assert_int_equal(space->tables_charged, 4);
+    /* Two looks for the PTE, then the making. */
+    assert_status(ambushed_fault(scene, AMBUSH_RELEASE, space->table.root, PAGE, 2, space, base),
+                  TIDE_ACCESS_VIOLATION);
+    assert_int_equal(space->table.table_pages, tables + 3);
+    assert_int_equal(space->tables_charged, tables + 3);
     assert_int_equal(statistics_now(scene).commit_total_pages, charge + 3);
     scene_close(scene);
 }
@@ -256,7 +313,8 @@ int main(void)
         SCENE_TEST(tables_beyond_the_charge_are_charged),
 #ifdef TIDE_SYNC_POINTS
         SCENE_TEST(a_fault_leaves_nothing_in_a_region_that_went_away),
-        SCENE_TEST(a_fault_leaves_alone_what_came_after_it),
+        SCENE_TEST(a_decommit_waits_for_a_claim_and_nothing_is_left),
+        SCENE_TEST(a_page_is_put_where_the_new_region_looks_for_it),
         SCENE_TEST(tables_of_a_fault_that_came_too_late_are_charged),
 #endif
     };

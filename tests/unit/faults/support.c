@@ -315,8 +315,7 @@ static void *helper_main(void *context)
     if (helper->space != NULL)
         helper->status = tide_touch(helper->space, helper->address, helper->kind);
     else
-        helper->status =
-            tide_worker_step(helper->scene->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, &helper->done);
+        helper->status = tide_worker_step(helper->scene->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, &helper->done);
     return NULL;
 }
 

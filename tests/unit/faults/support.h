@@ -1,6 +1,6 @@
 /*
- * What the tests of the fault path and of the workers share: an engine without threads, whose page-file I/O goes through
- * a device that notes every operation and fails or stops those that the test names.
+ * What the tests of the fault path and of the workers share: an engine without threads, whose page-file I/O goes
+ * through a device that notes every operation and fails or stops those that the test names.
  *
  * The engine has no CPU caches and one shard per list, so that each frame is on the list that one expects.
  *

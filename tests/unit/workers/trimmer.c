@@ -194,6 +194,8 @@ static void only_pages_of_the_node_go(void **state)
                       TIDE_SUCCESS);
         stamp(space, base[node], 40);
         assert_int_equal(page_now(space, base[node]).node, node);
+        for (unsigned i = 0; i < 40; i++)
+            age_set(space, base[node] + i * PAGE, node == 0 ? PTE_AGE_MAX : 200);
     }
     shortage_make(scene, 1, 10);
     assert_int_equal(step(scene, 0, 0), 0);
@@ -224,8 +226,8 @@ static void sets_at_their_minimum_give_only_what_others_cannot(void **state)
     assert_int_equal(valid_pages(spaces[2], base[2], 30), 30);
     shortage_make(scene, 0, 25);
     assert_int_equal(step(scene, 0, 0), 25);
-    const uint64_t left = valid_pages(spaces[0], base[0], 30) + valid_pages(spaces[1], base[1], 60) +
-                          valid_pages(spaces[2], base[2], 30);
+    const uint64_t left =
+        valid_pages(spaces[0], base[0], 30) + valid_pages(spaces[1], base[1], 60) + valid_pages(spaces[2], base[2], 30);
     assert_int_equal(left, 70);
     assert_true(valid_pages(spaces[1], base[1], 60) <= 20);
     scene_close(scene);
@@ -275,6 +277,25 @@ static void dirty_pages_stay_when_the_page_files_are_full(void **state)
     scene_close(scene);
 }
 
+/* Slots that cannot be written are no room either. */
+static void bad_slots_count_as_full(void **state)
+{
+    struct scene *scene = *state;
+    struct stores_slot slot;
+    tide_address base;
+
+    scene_open(scene, 128, 8);
+    tide_space *space = space_aged(scene, &base, 40, 200);
+    shortage_make(scene, 0, 10);
+    const unsigned got = stores_slots_allocate(scene->partition->stores, 8, &slot);
+    assert_int_equal(got, 8);
+    for (unsigned i = 0; i < got; i++)
+        stores_slot_mark_bad(scene->partition->stores, (struct stores_slot){ 0, slot.slot + i });
+    assert_int_equal(step(scene, 0, 0), 0);
+    assert_int_equal(valid_pages(space, base, 40), 40);
+    scene_close(scene);
+}
+
 static void dirty_pages_stay_when_there_is_no_page_file(void **state)
 {
     struct scene *scene = *state;
@@ -301,6 +322,7 @@ int main(void)
         SCENE_TEST(sets_at_their_minimum_give_only_what_others_cannot),
         SCENE_TEST(a_soft_minimum_gives_way_and_a_hard_one_never),
         SCENE_TEST(dirty_pages_stay_when_the_page_files_are_full),
+        SCENE_TEST(bad_slots_count_as_full),
         SCENE_TEST(dirty_pages_stay_when_there_is_no_page_file),
     };
 

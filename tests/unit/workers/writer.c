@@ -7,7 +7,6 @@
 #include "support.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 static uint64_t modified_count(const struct scene *scene)
 {
@@ -92,7 +91,8 @@ static void pages_trimmed_in_any_order_are_written_in_address_order(void **state
     assert_int_equal(scene->device.notes[0].slot, page_now(space, base + order[0] / 16 * 16 * PAGE).slot);
     for (uint64_t i = 0; i < PAGES; i++) {
         assert_state(space, base + i * PAGE, TIDE_PAGE_STATE_STANDBY);
-        assert_int_equal(page_now(space, base + i * PAGE).slot, page_now(space, base + i / 16 * 16 * PAGE).slot + i % 16);
+        assert_int_equal(page_now(space, base + i * PAGE).slot,
+                         page_now(space, base + i / 16 * 16 * PAGE).slot + i % 16);
     }
     const tide_statistics statistics = statistics_now(scene);
     assert_int_equal(statistics.pages_output, PAGES);
@@ -121,15 +121,26 @@ static void a_page_that_is_not_modified_ends_the_run(void **state)
     scene_close(scene);
 }
 
-/* With windows that do not divide a table the neighbour on the other side of its end lies in another table. */
+/*
+ * With windows that do not divide a table, the neighbour past its end lies in another table. Here that one's frame
+ * comes next in memory, so that who walks on finds modified pages there.
+ */
 static void a_run_ends_with_its_table(void **state)
 {
     struct scene *scene = *state;
+    tide_address base = 480 * PAGE;
+    uint64_t bytes = 80 * PAGE;
 
     scene->config.cluster_pages = 48;
     scene_open(scene, 256, 128);
     tide_space *space = space_new(scene);
-    const tide_address base = modified_new(space, 480, 64);
+    assert_status(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), TIDE_SUCCESS);
+    bytes = 64 * PAGE; /* a part of the region: its tables are made at once */
+    assert_status(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE), TIDE_SUCCESS);
+    assert_ptr_equal(pte_at(space, base + 31 * PAGE) + 1, pte_at(space, base + 32 * PAGE));
+    stamp(space, base, 64);
+    for (unsigned i = 0; i < 64; i++)
+        trim_page(space, base + i * PAGE);
     assert_int_equal(writer_run(scene, 0, TIDE_SUCCESS), 64);
     assert_lengths(&scene->device, TIDE_IO_WRITE, 32, 32);
     assert_status(tide_engine_empty(scene->engine, TIDE_EMPTY_STANDBY), TIDE_SUCCESS);
@@ -262,7 +273,7 @@ static void a_full_batch_is_no_full_page_file(void **state)
     scene_open(scene, 256, SLOTS);
     (void)slots_fragment(scene, SLOTS, room);
     tide_space *space = space_new(scene);
-    const tide_address base = modified_new(space, 16, PAGES);
+    const tide_address base = modified_new(space, 48, PAGES); /* four runs of 12 */
     assert_int_equal(writer_run(scene, 0, TIDE_SUCCESS), PAGES);
     assert_int_equal(statistics_now(scene).page_writes, PAGES);
     assert_int_equal(modified_count(scene), 0);
@@ -310,6 +321,30 @@ static void a_failed_write_costs_its_slots_and_no_page(void **state)
     scene_close(scene);
 }
 
+/* Nothing of the batch reached the disk: the device is at fault and not the slots. */
+static void a_device_that_fails_altogether_costs_no_slot(void **state)
+{
+    struct scene *scene = *state;
+
+    scene_open(scene, 256, 64);
+    tide_space *space = space_new(scene);
+    const tide_address base = modified_new(space, 16, 40);
+    const uint64_t limit = statistics_now(scene).commit_limit_pages;
+    device_fail(&scene->device, TIDE_IO_WRITE, EIO, 0, 0, 1000);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(writer_run(scene, 0, TIDE_IO_ERROR), 0);
+    const tide_statistics statistics = statistics_now(scene);
+    assert_int_equal(statistics.page_file_bad_slots, 0);
+    assert_int_equal(statistics.page_file_used_slots, 0);
+    assert_int_equal(statistics.commit_limit_pages, limit);
+    assert_int_equal(modified_count(scene), 40);
+    device_fail(&scene->device, TIDE_IO_WRITE, 0, 0, 0, 0);
+    assert_int_equal(writer_run(scene, 0, TIDE_SUCCESS), 40);
+    assert_status(tide_engine_empty(scene->engine, TIDE_EMPTY_STANDBY), TIDE_SUCCESS);
+    check_stamps(space, base, 40);
+    scene_close(scene);
+}
+
 /* ---- overtaken -------------------------------------------------------------------------------------------------- */
 
 static void a_page_deleted_during_its_write_is_freed_at_the_end(void **state)
@@ -349,6 +384,7 @@ int main(void)
         SCENE_TEST(a_full_page_file_puts_pages_back),
         SCENE_TEST(a_full_batch_is_no_full_page_file),
         SCENE_TEST(a_failed_write_costs_its_slots_and_no_page),
+        SCENE_TEST(a_device_that_fails_altogether_costs_no_slot),
         SCENE_TEST(a_page_deleted_during_its_write_is_freed_at_the_end),
     };
 

@@ -17,8 +17,7 @@ static struct worker *zero_page_worker(const struct scene *scene)
 static uint64_t run(const struct scene *scene, uint64_t budget, enum worker_occasion occasion)
 {
     int error = 0;
-    const uint64_t done =
-        worker_run(zero_page_worker(scene), engine_thread(scene->engine), budget, occasion, &error);
+    const uint64_t done = worker_run(zero_page_worker(scene), engine_thread(scene->engine), budget, occasion, &error);
 
     assert_int_equal(error, 0);
     return done;
