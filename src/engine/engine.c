@@ -381,10 +381,13 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         grace_enter(thread);
         if (what == TIDE_EMPTY_WORKING_SETS && n == 0)
             empty_working_sets(engine);
-        else if (what == TIDE_EMPTY_STANDBY || what == TIDE_EMPTY_STANDBY_LOWEST)
+        /* Lists need no section, and must not hold back the grace period that their frames wait for. */
+        grace_io_begin(thread);
+        if (what == TIDE_EMPTY_STANDBY || what == TIDE_EMPTY_STANDBY_LOWEST)
             (void)frames_repurpose(frames, n, what == TIDE_EMPTY_STANDBY ? 7 : 0, UINT64_MAX);
         else if (what == TIDE_EMPTY_FREE)
             (void)frames_zero_free(frames, n, UINT64_MAX);
+        grace_io_end(thread);
         grace_leave(thread);
     }
     return write_status(error);

@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
@@ -378,11 +379,11 @@ out:
 /*
  * Puts frames that were just zeroed on their list; neighbours share a shard, and its lock is kept as long as they do.
  */
-static void zeroed_insert(struct frames *frames, unsigned node, const uint32_t *numbers, unsigned count)
+static void zeroed_insert(struct frames *frames, unsigned node, const uint32_t *numbers, uint64_t count)
 {
     struct frame_shard *locked = NULL;
 
-    for (unsigned i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++) {
         const frame_t frame = { numbers[i] };
         struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_ZEROED, frame);
         struct pfn *pfn = frame_pfn(frames, frame);
@@ -400,33 +401,85 @@ static void zeroed_insert(struct frames *frames, unsigned node, const uint32_t *
         sync_unlock(&locked->lock);
 }
 
-uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
+static int number_compare(const void *a, const void *b)
 {
-    enum { ZERO_BATCH = 64 };
-    uint32_t taken[ZERO_BATCH];
-    uint64_t done = 0;
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/*
+ * Puts frame numbers in ascending order. Frames come to the free list in the order in which programs let them go; on
+ * the zeroed list they should lie by address again, since whoever takes a batch follows the links from record to
+ * record, and neighbours are in the cache already. By a bitmap over the node if there are many, at a fixed cost that
+ * few would not repay.
+ */
+static void numbers_sort(const struct frames_node *node, uint32_t *numbers, uint64_t count)
+{
+    const uint64_t words = node->count / 64 + 1;
+    uint64_t *bitmap = count > words ? calloc(words, sizeof *bitmap) : NULL;
+    uint64_t at = 0;
+
+    if (bitmap == NULL) {
+        qsort(numbers, count, sizeof *numbers, number_compare);
+        return;
+    }
+    for (uint64_t i = 0; i < count; i++)
+        bitmap[(numbers[i] - node->first) / 64] |= 1ull << ((numbers[i] - node->first) % 64);
+    for (uint64_t w = 0; w < words; w++)
+        for (uint64_t bits = bitmap[w]; bits != 0; bits &= bits - 1)
+            numbers[at++] = node->first + (uint32_t)(w * 64) + (uint32_t)__builtin_ctzll(bits);
+    free(bitmap);
+}
+
+/* Takes free frames in small batches, so that no list is locked for long. */
+static uint64_t free_take(struct frames *frames, unsigned node, uint64_t wanted, uint32_t *numbers)
+{
+    enum { TAKE_BATCH = 64 };
+    uint64_t got = 0;
     bool advanced = false;
 
-    while (done < budget) {
-        const unsigned wanted = budget - done < ZERO_BATCH ? (unsigned)(budget - done) : ZERO_BATCH;
-        const unsigned got = list_take(frames, node, FRAME_LIST_FREE, 0, wanted, taken);
+    while (got < wanted) {
+        const unsigned most = wanted - got < TAKE_BATCH ? (unsigned)(wanted - got) : TAKE_BATCH;
+        const unsigned taken = list_take(frames, node, FRAME_LIST_FREE, 0, most, &numbers[got]);
 
-        if (got == 0) {
+        got += taken;
+        if (taken == 0) {
             if (advanced)
                 break;
-            advanced = true;
             (void)grace_advance(&frames->grace);
-            continue;
         }
-        advanced = false;
-        for (unsigned i = 0; i < got; i++)
-            frame_zero_streaming(frame_memory(frames, (frame_t){ taken[i] }));
-        zeroed_insert(frames, node, taken, got);
+        advanced = taken == 0;
+    }
+    return got;
+}
+
+uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
+{
+    enum { FEW = 64 };
+    const uint64_t present = frames_list_count(frames, node, FRAME_LIST_FREE);
+    uint64_t room = present < budget ? present : budget;
+    uint32_t few[FEW];
+    uint32_t *numbers = room > FEW ? malloc(room * sizeof *numbers) : few;
+    uint64_t done = 0, got;
+
+    if (numbers == NULL)
+        numbers = few;
+    if (numbers == few)
+        room = FEW;
+    while (done < budget &&
+           (got = free_take(frames, node, budget - done < room ? budget - done : room, numbers)) != 0) {
+        numbers_sort(&frames->nodes[node], numbers, got);
+        for (uint64_t i = 0; i < got; i++)
+            frame_zero_streaming(frame_memory(frames, (frame_t){ numbers[i] }));
+        zeroed_insert(frames, node, numbers, got);
         (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
         if (sync_load_relaxed_32(&frames->waiters) != 0)
             sync_event_signal(&frames->available);
         done += got;
     }
+    if (numbers != few)
+        free(numbers);
     return done;
 }
 

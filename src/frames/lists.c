@@ -301,10 +301,14 @@ uint64_t frames_available(const struct frames *frames, unsigned node)
 void frames_check_thresholds(struct frames *frames, unsigned n)
 {
     struct frames_node *node = &frames->nodes[n];
+    const uint64_t at_hand =
+        frames_list_count(frames, n, FRAME_LIST_ZEROED) + frames_list_count(frames, n, FRAME_LIST_FREE);
+    const uint64_t modified = frames_list_count(frames, n, FRAME_LIST_MODIFIED);
     struct frames_counts counts;
 
+    if (at_hand >= node->high && modified <= node->modified_trigger)
+        return; /* the usual case, without adding up standby */
     frames_counts(frames, n, &counts);
-    const uint64_t modified = counts.lists[FRAME_LIST_MODIFIED];
     if (counts.available < node->low)
         frames_bell_ring(&node->trimmer);
     if (modified > node->modified_trigger || (modified != 0 && counts.available < node->high))
