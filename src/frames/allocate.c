@@ -100,7 +100,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
             pfn->pte = NULL;
-            pfn->original = 0;
+            sync_store_relaxed_64(&pfn->original, 0);
             frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
             break;
         }
@@ -342,7 +342,7 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     const enum frame_list list = zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
 
     pfn->pte = NULL;
-    pfn->original = 0;
+    sync_store_relaxed_64(&pfn->original, 0);
     /*
      * A frame that was free when it was taken and has been zeroed inline stays zeroed; it was never seen, so no stamp
      * is needed.

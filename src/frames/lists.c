@@ -125,7 +125,7 @@ void frames_free(struct frames *frames, frame_t frame)
     if (pfn_state(old) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
     pfn->pte = NULL;
-    pfn->original = 0;
+    sync_store_relaxed_64(&pfn->original, 0);
     sync_lock(&shard->lock);
     frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
     shard_push_tail(frames, shard, frame);
@@ -175,7 +175,7 @@ bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, b
         const bool keep = written && !(word & (PFN_DIRTY | PFN_DELETED));
         const uint64_t next = (word & ~PFN_WRITE_IN_PROGRESS) - PFN_REFERENCE_ONE;
 
-        pfn->original = keep ? original : 0; /* the writer's while WRITE_IN_PROGRESS is set */
+        sync_store_relaxed_64(&pfn->original, keep ? original : 0); /* the writer's while WRITE_IN_PROGRESS is set */
         if (reference_drop_try(frames, frame, &word, keep ? next : next | PFN_DIRTY))
             return keep;
     }
@@ -186,7 +186,7 @@ void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint
     struct pfn *pfn = frame_pfn(frames, frame);
 
     pfn->pte = pte;
-    pfn->original = original;
+    sync_store_relaxed_64(&pfn->original, original);
     (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
     frame_state_set(
         pfn, pfn_with_grace(

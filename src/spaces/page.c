@@ -16,7 +16,7 @@ static void original_drop(tide_space *space, struct pfn *pfn, uint64_t word)
 {
     if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
         stores_slot_release(space->partition->stores, pte_slot((pte_t){ pfn->original }));
-        pfn->original = 0;
+        sync_store_relaxed_64(&pfn->original, 0);
     }
 }
 

@@ -103,6 +103,7 @@ out:
 void space_destroy(tide_space *space, struct grace_thread *thread)
 {
     struct partition *partition = space->partition;
+    uint64_t counted[SPACE_COUNTER_COUNT];
     struct vad *vad;
 
     /* No longer found by the trimmer; a pass that is under way ends before the lock is had. */
@@ -114,6 +115,11 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     if (space->next != NULL)
         space->next->previous = space->previous;
     partition->space_count--;
+    /* What it counted so far is there without a gap for whoever adds up all spaces; the rest follows at the end. */
+    for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++) {
+        counted[c] = space_counter(space, (enum space_counter)c);
+        partition->retired.values[c] += counted[c];
+    }
     sync_unlock(&partition->lock);
     while ((vad = vad_first(&space->vads)) != NULL)
         ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) ==
@@ -122,7 +128,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     commit_return(&partition->commit, space->tables_charged);
     sync_lock(&partition->lock);
     for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++)
-        partition->retired.values[c] += space_counter(space, (enum space_counter)c);
+        partition->retired.values[c] += space_counter(space, (enum space_counter)c) - counted[c];
     sync_unlock(&partition->lock);
     while ((vad = space->retired) != NULL) {
         space->retired = vad->retired_next;

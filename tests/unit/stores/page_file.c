@@ -433,10 +433,12 @@ static void test_failed_take_over(void **state)
 static void test_race_for_a_path(void **state)
 {
     const struct stores_options options = one_file(in_folder("page"), 4 * PAGE, 0);
-    const char *const claim = in_folder("claim");
+    char claim[300], page[300]; /* copies: in_folder() has room for a few paths only, and the loop asks for many */
     pid_t children[4];
 
     (void)state;
+    (void)snprintf(claim, sizeof claim, "%s", in_folder("claim"));
+    (void)snprintf(page, sizeof page, "%s", in_folder("page"));
     for (unsigned i = 0; i < 4; i++) {
         children[i] = fork();
         assert_true(children[i] >= 0);
@@ -454,7 +456,7 @@ static void test_race_for_a_path(void **state)
             }
             /* Only one process has the page file, so only one can make this. */
             const int descriptor = open(claim, O_CREAT | O_EXCL | O_WRONLY, 0600);
-            if (descriptor < 0 || close(descriptor) != 0 || unlink(claim) != 0 || access(in_folder("page"), F_OK) != 0)
+            if (descriptor < 0 || close(descriptor) != 0 || unlink(claim) != 0 || access(page, F_OK) != 0)
                 _exit(2);
             stores_destroy(stores);
             opened++;
