@@ -123,7 +123,7 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
         return status;
     struct working_set *set = &space->working_set;
     sync_lock(&set->lock);
-    set->minimum = minimum_pages < LEAST_MINIMUM ? LEAST_MINIMUM : minimum_pages;
+    sync_store_64(&set->minimum, minimum_pages < LEAST_MINIMUM ? LEAST_MINIMUM : minimum_pages);
     sync_store_64(&set->maximum, maximum_pages);
     sync_store_32(&set->flags, flags);
     sync_store_32(&space->hard_maximum, (flags & TIDE_WORKING_SET_HARD_MAXIMUM) != 0);

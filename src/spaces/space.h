@@ -13,7 +13,7 @@
 
 struct working_set {
     struct sync_lock lock; /* rank working_set */
-    uint64_t minimum;      /* [L:working_set] pages */
+    uint64_t minimum;      /* [A] pages; written under the lock */
     uint64_t maximum;      /* [A] written under the lock */
     uint32_t flags;        /* [A] TIDE_WORKING_SET_HARD_* */
     uint64_t hand;         /* [L:working_set] page at which the next trim begins */
