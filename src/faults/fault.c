@@ -80,8 +80,11 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     if (pte == NULL) {
         unsigned made = 0;
         pte = page_table_make(&space->table, fault->page, node, &made);
-        /* The region paid for its tables when it was committed. Has it been let go since, nobody has paid for these. */
-        if (made != 0 && vad != NULL && sync_load_32(&vad->commit_state) != protection) {
+        /* The region paid for its tables when it was committed. Has it been let go since - even if it
+         * was committed anew, for then these were there already and were not counted - nobody has paid for them. */
+        if (made != 0 && vad != NULL &&
+            (sync_load_32(&vad->commit_state) != protection ||
+             sync_load_32(&vad->commit_generation) != fault->commit_generation)) {
             region_tables_charge(space, made);
             return FAULT_AGAIN;
         }
@@ -124,6 +127,8 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 static tide_status unknown(struct fault *fault, uint64_t *pte)
 {
     struct vad *vad = fault_vad(fault);
+    /* The generation first: who reads a state has read the generation from before that state was taken away. */
+    fault->commit_generation = vad == NULL ? 0 : sync_load_32(&vad->commit_generation);
     const uint32_t state = vad == NULL ? 0 : sync_load_32(&vad->commit_state);
 
     if (vad == NULL)

@@ -14,10 +14,11 @@ struct fault {
     tide_address address;
     tide_access_kind kind;
     uint64_t page;
-    uint64_t deadline_ns; /* of waiting for frames, 0 before the first wait */
-    bool collided;        /* counted as such: once, however often it waits */
-    tide_status result;   /* class of fault taken so far */
-    pte_t valid;          /* the outcome */
+    uint64_t deadline_ns;       /* of waiting for frames, 0 before the first wait */
+    uint32_t commit_generation; /* of the region, when its commit state was read */
+    bool collided;              /* counted as such: once, however often it waits */
+    tide_status result;         /* class of fault taken so far */
+    pte_t valid;                /* the outcome */
 };
 
 /* One step of a fault has been taken and the PTE must be looked at again. Never leaves faults/. */

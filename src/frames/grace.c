@@ -36,6 +36,7 @@ struct grace_thread *grace_thread_get(struct grace *grace)
 
     if (record != NULL) {
         thread = (struct grace_thread *)(void *)((char *)record - offsetof(struct grace_thread, epoch));
+        GRACE_TSAN_ACQUIRE(thread);
         thread->vad_space_id = 0;
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;
@@ -68,6 +69,7 @@ void grace_thread_put(struct grace_thread *thread)
     for (unsigned i = 0; i < GRACE_SPACES_MAX; i++)
         sync_store_ptr(&thread->spaces[i], NULL);
     sync_store_relaxed_32((uint32_t *)&thread->tid, 0);
+    GRACE_TSAN_RELEASE(thread);
     ck_epoch_unregister(&thread->epoch);
 }
 

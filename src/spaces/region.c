@@ -332,6 +332,7 @@ static void region_clear(tide_space *space, struct vad *vad, uint32_t state)
 
     space_peak_update(space);
     (void)sync_swap_32(&vad->commit_state, state); /* a full barrier: see the argument on top */
+    (void)sync_add_32(&vad->commit_generation, 1);
     range_visit(space, range, delete_visit, &walk);
     committed_give_back(space, vad, vad->committed_pages);
 }

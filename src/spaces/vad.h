@@ -28,6 +28,8 @@ struct vad {
     uint32_t preferred_node;  /* [I] or TIDE_NO_PREFERRED_NODE */
     uint32_t commit_state;    /* [A] written under L:space; software protection with which a zero PTE counts as
                                  committed, 0 if it does not (NT's flag MemCommit), VAD_DELETED once released */
+    uint32_t
+        commit_generation; /* [A] written under L:space; moves after each change of commit_state that takes pages away */
     /* What writers alone touch. */
     uint64_t committed_pages; /* [L:space] pages charged */
     uint64_t priority;        /* [I] set at insertion; unique in the tree, higher than those of both children */
