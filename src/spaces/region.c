@@ -137,11 +137,10 @@ static tide_status reserve(tide_space *space, struct range *range, bool anywhere
     struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
     tide_status status = TIDE_SUCCESS;
 
-    if (vad != NULL)
-        memset(vad, 0, sizeof *vad);
-    else
+    if (vad == NULL)
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
                          sizeof *vad);
+    memset(vad, 0, sizeof *vad);
     sync_lock(&space->lock);
     if (anywhere) {
         if (!vad_find_gap(&space->vads, pages, FIRST_PAGE, LAST_PAGE, (type & TIDE_MEM_TOP_DOWN) != 0, &range->first)) {
@@ -236,7 +235,7 @@ static void mark_remove(tide_space *space, uint64_t *pte, void *context)
 
     (void)space;
     (void)context;
-    /* Not anything else: a fault from before the decommit may be about to take back a page that it put here. */
+    /* Not anything else: a fault from before the decommit may hold a claim here, and puts its 0 back itself. */
     if (!pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED)
         (void)pte_cas(pte, seen, (pte_t){ 0 });
 }
