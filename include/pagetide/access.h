@@ -83,8 +83,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_pointers(tide_access *access
 /** Ends the section; its pointers are void. */
 TIDE_EXPORT void tide_access_end(tide_access *access);
 
-/*
- * * Frames held in memory for I/O: MmProbeAndLockPages. Pinned pages may leave the working set but keep frame and
+/**
+ * Frames held in memory for I/O: MmProbeAndLockPages. Pinned pages may leave the working set but keep frame and
  * content.
  */
 typedef struct tide_pin tide_pin;

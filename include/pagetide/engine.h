@@ -86,6 +86,9 @@ typedef struct tide_config {
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
     unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT [30000] */
     unsigned trimmer_period_ms;      /**< period of ageing [1000, the balance set manager's second] */
+    uint64_t aslr_seed;              /**< of the random addresses of regions: the same seed gives the same addresses to
+                                       the same calls [drawn from the operating system at each open] */
+    bool disable_aslr;               /**< regions are placed from the lowest address up [false] */
 } tide_config;
 
 #define TIDE_NO_CPU_CACHE 0xFFFFFFFFu

@@ -11,6 +11,7 @@
 #include <pagetide/engine.h>
 #include <pagetide/space.h>
 #include <pagetide/statistics.h>
+#include <pagetide/virtual.h>
 #include <pagetide/status.h>
 
 #endif

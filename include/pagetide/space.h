@@ -1,6 +1,6 @@
 /**
  * @file
- * Soft address spaces: reserve, commit, decommit, release; limits, priorities.
+ * Soft address spaces: their life, working-set limits, priorities, commit limits. What is in them: virtual.h.
  *
  * A soft space has virtual addresses that only the engine translates. Addresses run from TIDE_LOWEST_ADDRESS up to
  * TIDE_HIGHEST_ADDRESS, as in a 64-bit Windows process.
@@ -22,27 +22,8 @@ typedef uint64_t tide_address; /**< an address in a soft space, in bytes */
 #define TIDE_LOWEST_ADDRESS 0x10000ull         /**< the first 64 KiB are never given out */
 #define TIDE_HIGHEST_ADDRESS 0x7FFFFFFEFFFFull /**< last usable byte: 128 TiB less 64 KiB */
 
-/* Allocation and free types (nt-behaviour 1.1; the same numbers mean different things by call). */
-#define TIDE_MEM_COMMIT 0x1000u
-#define TIDE_MEM_RESERVE 0x2000u
-#define TIDE_MEM_DECOMMIT 0x4000u
-#define TIDE_MEM_RELEASE 0x8000u
-#define TIDE_MEM_FREE 0x10000u
-#define TIDE_MEM_PRIVATE 0x20000u
-#define TIDE_MEM_TOP_DOWN 0x100000u
-
-/* Protections. */
-#define TIDE_PAGE_NOACCESS 0x01u
-#define TIDE_PAGE_READONLY 0x02u
-#define TIDE_PAGE_READWRITE 0x04u
-#define TIDE_PAGE_WRITECOPY 0x08u
-#define TIDE_PAGE_EXECUTE 0x10u
-#define TIDE_PAGE_EXECUTE_READ 0x20u
-#define TIDE_PAGE_EXECUTE_READWRITE 0x40u
-#define TIDE_PAGE_EXECUTE_WRITECOPY 0x80u
-
-/*
- * * Creates an empty space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_NO_MEMORY, TIDE_COMMITMENT_LIMIT (its
+/**
+ * Creates an empty space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_NO_MEMORY, TIDE_COMMITMENT_LIMIT (its
  * root table).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_create(tide_engine *engine, tide_space **space);
@@ -52,66 +33,6 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_create(tide_engine *engine, t
  * @return TIDE_SUCCESS; TIDE_DEVICE_BUSY while an access section or pin on it is open (nothing changes).
  */
 TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
-
-/**
- * Reserves, commits, or both: VirtualAlloc. Addresses and sizes are rounded as NT rounds them (nt-behaviour 4): an
- * explicit base of a reservation down to 64 KiB, of a commit down to a page, the end up to a page.
- *
- * @param[in,out] base in: wanted address or 0 for any (lowest first; highest with TIDE_MEM_TOP_DOWN);
- *   out: the base used.
- * @param[in,out] bytes in: size; out: the size used.
- * @param type TIDE_MEM_RESERVE and/or TIDE_MEM_COMMIT, with TIDE_MEM_TOP_DOWN if wished. COMMIT with base 0 reserves
- *   too.
- * @param protection one TIDE_PAGE_ value; the WRITECOPY ones are for section views only.
- * Committing committed pages keeps the data, is not charged again, and sets the new protection.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (range not
- *   free, or commit outside one reservation); TIDE_NO_MEMORY (no free range of that size; no frame for a table);
- *   TIDE_COMMITMENT_LIMIT. A call that fails changes nothing. Thread-safe.
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes,
-                                                           uint32_t type, uint32_t protection);
-
-/**
- * tide_virtual_alloc() with a preferred node: VirtualAllocExNuma. The node binds at the creation of a region and is
- * ignored when committing into an existing one. A preference: a full node never makes an access fail.
- * @param node logical node index below the engine's node count, or TIDE_NO_PREFERRED_NODE (node of the thread that
- *   first touches each page). @return also TIDE_INVALID_PARAMETER for a node that does not exist.
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc_numa(tide_space *space, tide_address *base, uint64_t *bytes,
-                                                                uint32_t type, uint32_t protection, uint32_t node);
-
-/**
- * Decommits pages or releases a region: VirtualFree.
- *
- * @param type TIDE_MEM_DECOMMIT: page-rounded outwards inside one region; uncommitted pages are fine; bytes 0 with the
- *   exact base means the whole region. TIDE_MEM_RELEASE: bytes must be 0 and base the allocation base.
- * The charge and the page-file slots are returned; the data is lost.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_MEMORY_NOT_ALLOCATED (no region there);
- *   TIDE_FREE_VM_NOT_AT_BASE (bytes 0 and not the base); TIDE_UNABLE_TO_FREE_VM (range leaves the region). Thread-safe.
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free(tide_space *space, tide_address base, uint64_t bytes,
-                                                          uint32_t type);
-
-/*
- * * What tide_virtual_query() tells: MEMORY_BASIC_INFORMATION. For a free range only base, bytes and state are
- * defined.
- */
-typedef struct tide_region {
-    tide_address base;            /**< page of the address asked for */
-    tide_address allocation_base; /**< base of the reservation */
-    uint64_t bytes;               /**< from base on, while state and protection stay the same */
-    uint32_t allocation_protection;
-    uint32_t state; /**< TIDE_MEM_COMMIT, TIDE_MEM_RESERVE or TIDE_MEM_FREE */
-    uint32_t protection;
-    uint32_t type; /**< TIDE_MEM_PRIVATE */
-} tide_region;
-
-/*
- * * Describes the pages from an address on: VirtualQuery. @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER (address past
- * the end).
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_query(tide_space *space, tide_address address,
-                                                           tide_region *region);
 
 /* Working-set limit flags: QUOTA_LIMITS_HARDWS_*. */
 #define TIDE_WORKING_SET_HARD_MINIMUM 0x1u
@@ -138,6 +59,17 @@ TIDE_EXPORT tide_status tide_working_set_trim(tide_space *space, uint64_t pages,
  * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_set_priority(tide_space *space, unsigned priority);
+
+#define TIDE_NO_COMMIT_LIMIT UINT64_MAX
+
+/**
+ * Limits the private commit of a space: JOB_OBJECT_LIMIT_PROCESS_MEMORY. Page tables do not count. A limit below what
+ * is committed takes nothing away: the next commit fails.
+ * @param pages the limit, or TIDE_NO_COMMIT_LIMIT (the default). A commit beyond it is TIDE_COMMITMENT_LIMIT, exact
+ *   under any concurrency, and page files do not grow for it.
+ * @return TIDE_SUCCESS, TIDE_INVALID_HANDLE. Thread-safe.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_set_commit_limit(tide_space *space, uint64_t pages);
 
 #ifdef __cplusplus
 }

@@ -26,6 +26,7 @@ typedef struct tide_fault_counters {
     uint64_t collided; /**< waited for another thread's fault on the page */
     uint64_t access_violations;
     uint64_t in_page_errors;
+    uint64_t guard; /**< accesses to guard pages, those that made a stack grow included */
     uint64_t local; /**< faults resolved with a frame of the preferred node */
 } tide_fault_counters;
 

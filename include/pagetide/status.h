@@ -48,11 +48,13 @@ typedef int32_t tide_status;
 #define TIDE_NO_MEMORY TIDE_STATUS_CODE(0xC0000017) /**< no address range, or no frames */
 #define TIDE_CONFLICTING_ADDRESSES TIDE_STATUS_CODE(0xC0000018)
 #define TIDE_UNABLE_TO_FREE_VM TIDE_STATUS_CODE(0xC000001A)
+#define TIDE_NOT_LOCKED TIDE_STATUS_CODE(0xC000002A)
 #define TIDE_NOT_COMMITTED TIDE_STATUS_CODE(0xC000002D)
 #define TIDE_SHARING_VIOLATION TIDE_STATUS_CODE(0xC0000043) /**< the page file belongs to another engine */
 #define TIDE_INVALID_PAGE_PROTECTION TIDE_STATUS_CODE(0xC0000045)
 #define TIDE_DISK_FULL TIDE_STATUS_CODE(0xC000007F)
 #define TIDE_INSUFFICIENT_RESOURCES TIDE_STATUS_CODE(0xC000009A) /**< the operating system refused memory or threads */
+#define TIDE_STACK_OVERFLOW TIDE_STATUS_CODE(0xC00000FD)
 #define TIDE_FREE_VM_NOT_AT_BASE TIDE_STATUS_CODE(0xC000009F)
 #define TIDE_MEMORY_NOT_ALLOCATED TIDE_STATUS_CODE(0xC00000A0)
 #define TIDE_WORKING_SET_QUOTA TIDE_STATUS_CODE(0xC00000A1)
@@ -68,6 +70,12 @@ typedef int32_t tide_status;
  * again, and repeat the access. A status of pagetide's own (customer bit set).
  */
 #define TIDE_ACCESS_SECTION_TOO_LONG TIDE_STATUS_CODE(0xE0000001)
+
+/**
+ * The range is usable again, and at least one of its pages was lost and is zero: what ReclaimVirtualMemory tells as
+ * ERROR_BUSY, and MEM_RESET_UNDO by failing. A warning of pagetide's own.
+ */
+#define TIDE_CONTENTS_LOST TIDE_STATUS_CODE(0xA0000001)
 
 /** True for errors and warnings (the sign bit of an NTSTATUS). */
 static inline bool tide_failed(tide_status status)

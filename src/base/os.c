@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,6 +77,16 @@ uint64_t os_clock_ns(void)
 uint64_t os_thread_cpu_ns(void)
 {
     return clock_read(CLOCK_THREAD_CPUTIME_ID);
+}
+
+uint64_t os_random(void)
+{
+    uint64_t value;
+
+    /* Before the generator is seeded, early at boot, the clock is all there is. */
+    if (getrandom(&value, sizeof value, GRND_NONBLOCK) != (ssize_t)sizeof value)
+        value = os_clock_ns() ^ ((uint64_t)getpid() << 32);
+    return value;
 }
 
 int os_thread_id(void)

@@ -29,6 +29,7 @@ bool os_memory_populate(void *memory, size_t bytes);
 uint64_t os_clock_ns(void);      /* CLOCK_MONOTONIC */
 uint64_t os_thread_cpu_ns(void); /* CPU time of the calling thread */
 int os_thread_id(void);
+uint64_t os_random(void);           /* from the operating system's generator */
 void os_thread_idle_priority(void); /* SCHED_IDLE for the calling thread; a wish */
 void os_thread_name(const char *name);
 

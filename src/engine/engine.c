@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/error.h"
+#include "base/random.h"
 #include "engine/engine_impl.h"
 
 #include <pthread.h>
@@ -189,6 +190,8 @@ static tide_status partition_open(struct partition *partition, const tide_config
                                            .detach = page_table_detach };
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
+    if (!config->disable_aslr)
+        partition->aslr_seed = random_mix(config->aslr_seed != 0 ? config->aslr_seed : os_random()) | 1;
     partition->cluster_pages = config->cluster_pages == 0 ? 16 : config->cluster_pages;
     partition->frame_wait_ns = (config->frame_wait_ms == 0 ? 30000u : config->frame_wait_ms) * 1000000ull;
     partition->waits = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *partition->waits);
@@ -287,6 +290,19 @@ static tide_status write_status(int error)
     return error == 0 ? TIDE_SUCCESS
                       : error_set(TIDE_IO_ERROR, error, 0, "writing to a page file: %s; the pages stay modified",
                                   strerror(error));
+}
+
+struct grace_thread *engine_call_begin(tide_space *space, tide_status *status)
+{
+    *status = space_check(space);
+    if (tide_failed(*status))
+        return NULL;
+    struct grace_thread *thread = engine_thread(engine_of(space));
+    if (thread == NULL)
+        *status = TIDE_INSUFFICIENT_RESOURCES;
+    else
+        grace_enter(thread);
+    return thread;
 }
 
 /* ---- workers ---------------------------------------------------------------------------------------------------- */

@@ -48,4 +48,10 @@ static inline struct grace_thread *engine_thread(tide_engine *engine)
 tide_status engine_check(const tide_engine *engine);
 tide_status space_check(const tide_space *space);
 
+/*
+ * Begins a public call on a space: the thread's record, inside the engine (grace_enter()). NULL with *status and the
+ * last error set.
+ */
+struct grace_thread *engine_call_begin(tide_space *space, tide_status *status);
+
 #endif

@@ -6,20 +6,6 @@
 #include "base/error.h"
 #include "engine/engine_impl.h"
 
-/* Begins a public call: the thread's record, inside the engine. NULL with the last error set. */
-static struct grace_thread *call_begin(tide_space *space, tide_status *status)
-{
-    *status = space_check(space);
-    if (tide_failed(*status))
-        return NULL;
-    struct grace_thread *thread = engine_thread(engine_of(space));
-    if (thread == NULL)
-        *status = TIDE_INSUFFICIENT_RESOURCES;
-    else
-        grace_enter(thread);
-    return thread;
-}
-
 tide_status tide_space_create(tide_engine *engine, tide_space **out)
 {
     const tide_status status = engine_check(engine);
@@ -48,56 +34,9 @@ tide_status tide_space_destroy(tide_space *space)
         return error_set(TIDE_DEVICE_BUSY, 0, 0, "%lu pins on the space are held; there must be 0", pins);
     if (grace_space_in_use(&space_frames(space)->grace, space))
         return error_set(TIDE_DEVICE_BUSY, 0, 0, "an access section on the space is open; there must be 0");
-    struct grace_thread *thread = call_begin(space, &status);
+    struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
         space_destroy(space, thread);
-        grace_leave(thread);
-    }
-    return status;
-}
-
-tide_status tide_virtual_alloc_numa(tide_space *space, tide_address *base, uint64_t *bytes, uint32_t type,
-                                    uint32_t protection, uint32_t node)
-{
-    tide_status status;
-
-    if (base == NULL || bytes == NULL)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the %s is NULL", base == NULL ? "base" : "size");
-    struct grace_thread *thread = call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_allocate(space, thread, base, bytes, type, protection, node);
-        grace_leave(thread);
-    }
-    return status;
-}
-
-tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes, uint32_t type,
-                               uint32_t protection)
-{
-    return tide_virtual_alloc_numa(space, base, bytes, type, protection, TIDE_NO_PREFERRED_NODE);
-}
-
-tide_status tide_virtual_free(tide_space *space, tide_address base, uint64_t bytes, uint32_t type)
-{
-    tide_status status;
-    struct grace_thread *thread = call_begin(space, &status);
-
-    if (thread != NULL) {
-        status = region_free(space, thread, base, bytes, type);
-        grace_leave(thread);
-    }
-    return status;
-}
-
-tide_status tide_virtual_query(tide_space *space, tide_address address, tide_region *region)
-{
-    tide_status status;
-
-    if (region == NULL)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, "the place for the region is NULL");
-    struct grace_thread *thread = call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_query(space, address, region);
         grace_leave(thread);
     }
     return status;
@@ -118,7 +57,7 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
     if (maximum_pages < minimum_pages)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages below the minimum of %lu", maximum_pages,
                          minimum_pages);
-    struct grace_thread *thread = call_begin(space, &status);
+    struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread == NULL)
         return status;
     struct working_set *set = &space->working_set;
@@ -152,7 +91,7 @@ tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *t
     struct working_set_choice choice = { .node = TIDE_NO_PREFERRED_NODE, .age = PTE_AGE_MAX };
     tide_status status;
     uint64_t done = 0;
-    struct grace_thread *thread = call_begin(space, &status);
+    struct grace_thread *thread = engine_call_begin(space, &status);
 
     if (thread == NULL)
         return status;
@@ -179,7 +118,7 @@ tide_status tide_working_set_empty(tide_space *space)
 {
     const struct working_set_choice all = { .node = TIDE_NO_PREFERRED_NODE, .accessed_too = true };
     tide_status status;
-    struct grace_thread *thread = call_begin(space, &status);
+    struct grace_thread *thread = engine_call_begin(space, &status);
 
     if (thread != NULL) {
         (void)working_set_trim(space, all, UINT64_MAX);
@@ -201,4 +140,13 @@ tide_status tide_space_set_priority(tide_space *space, unsigned priority)
                          priority, highest);
     sync_store_32(&space->priority, priority);
     return TIDE_SUCCESS;
+}
+
+tide_status tide_space_set_commit_limit(tide_space *space, uint64_t pages)
+{
+    const tide_status status = space_check(space);
+
+    if (!tide_failed(status))
+        commit_limit_set(&space->commit, pages);
+    return status;
 }

@@ -22,7 +22,9 @@ static void faults_fill(const uint64_t *values, tide_fault_counters *faults)
     faults->access_violations = values[SPACE_VIOLATIONS];
     faults->in_page_errors = values[SPACE_IN_PAGE_ERRORS];
     const uint64_t resolved = faults->demand_zero + faults->transition + faults->hard;
-    faults->page_faults = resolved + faults->collided + faults->access_violations + faults->in_page_errors;
+    faults->guard = values[SPACE_GUARD_HITS];
+    faults->page_faults =
+        resolved + faults->collided + faults->access_violations + faults->in_page_errors + faults->guard;
     faults->local = resolved > values[SPACE_REMOTE] ? resolved - values[SPACE_REMOTE] : 0;
 }
 
@@ -149,7 +151,7 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
     statistics->peak_working_set_pages = sync_load_relaxed_64(&space->working_set.peak);
     statistics->table_pages = sync_load_relaxed_64(&space->table.table_pages);
     sync_lock(&space->lock);
-    statistics->private_pages = space->committed_pages;
+    statistics->private_pages = commit_total(&space->commit);
     statistics->virtual_bytes = space->vads.pages * TIDE_PAGE_BYTES;
     statistics->regions = space->vads.count;
     sync_unlock(&space->lock);
@@ -207,7 +209,7 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
     info->protection = pte_page_protection_of(pte_protection(seen));
     if (seen.bits == 0) {
         const struct vad *vad = vad_find(&space->vads, address / TIDE_PAGE_BYTES);
-        info->protection = vad == NULL ? 0 : pte_page_protection_of(sync_load_32(&vad->commit_state) & ~VAD_DELETED);
+        info->protection = vad == NULL ? 0 : pte_page_protection_of(sync_load_32(&vad->commit_state) & ~VAD_GONE);
         info->state = info->protection == 0 ? TIDE_PAGE_STATE_FREE : TIDE_PAGE_STATE_DEMAND_ZERO;
     } else if (pte_is_valid(seen)) {
         frame_describe(space_frames(space), pte_frame(seen), info);

@@ -118,6 +118,9 @@ static void lists_check(struct verify *verify, unsigned node)
                 violated(verify, "I6: %s counts %lu frames and links %lu", where, shard->count, count);
         }
     }
+    const struct frames_table_run *run = &frames->nodes[node].table_run;
+    for (uint32_t i = 0; i < run->left; i++)
+        listed_check(verify, run->next + i, FRAME_LIST_ZEROED, "the run of frames kept for page tables");
     for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && node == 0; c++) {
         const struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
 
@@ -178,7 +181,7 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
             violated(verify, "I10: page 0x%lx of space %lu lies in no region and has PTE 0x%lx", page, space->id,
                      pte.bits);
         if (pte_is_valid(pte)) {
-            ++*valid;
+            *valid += !(pte.bits & PTE_LARGE);
             frame_of_pte(verify, space, page, &leaf[i], pte);
         } else if (pte_tag(pte) == PTE_TAG_TRANSITION) {
             frame_of_pte(verify, space, page, &leaf[i], pte);
@@ -231,7 +234,7 @@ static uint64_t committed_count(const tide_space *space, const struct vad *vad)
     return count;
 }
 
-static uint64_t space_verify(struct verify *verify, const tide_space *space)
+static uint64_t space_verify(struct verify *verify, tide_space *space)
 {
     uint64_t page = 0, valid = 0, committed = 0, promised = 0;
     const uint64_t *leaf;
@@ -255,16 +258,17 @@ static uint64_t space_verify(struct verify *verify, const tide_space *space)
         committed += vad->committed_pages;
         promised += vad->table_charge;
     }
-    if (committed != space->committed_pages || promised != space->tables_promised)
+    const uint64_t counted = commit_total(&space->commit);
+    if (committed != counted || promised != space->tables_promised)
         violated(verify, "I8: space %lu counts %lu committed and %lu promised pages; its regions %lu and %lu",
-                 space->id, space->committed_pages, space->tables_promised, committed, promised);
+                 space->id, counted, space->tables_promised, committed, promised);
     if (space->tables_charged < space->table.table_pages)
         violated(verify, "I8: space %lu has %lu tables and is charged for %lu", space->id, space->table.table_pages,
                  space->tables_charged);
     if (valid != space_working_set_pages(space))
         violated(verify, "I12: space %lu has %lu valid PTEs and a working set of %lu", space->id, valid,
                  space_working_set_pages(space));
-    return space->committed_pages + space->tables_charged;
+    return counted + space->tables_charged;
 }
 
 /* ---- frames ----------------------------------------------------------------------------------------------------- */
@@ -405,7 +409,7 @@ static void verify_stopped(struct verify *verify)
     stores_released_flush(partition->stores);
     for (unsigned n = 0; n < verify->frames->node_count; n++)
         lists_check(verify, n);
-    for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
+    for (tide_space *space = partition->spaces; space != NULL; space = space->next)
         charge += space_verify(verify, space);
     for (unsigned n = 0; n < verify->frames->node_count; n++)
         frames_check(verify, n);

@@ -66,6 +66,86 @@ static tide_status frame_wait(struct fault *fault, unsigned node)
     return tide_failed(status) ? status : FAULT_AGAIN;
 }
 
+/*
+ * The region paid for its tables when it was committed. Has it been let go since - even if it was committed anew, for
+ * then tables that a fault just made were there already and were not counted - nobody has paid for them.
+ */
+static bool fault_still_committed(const struct fault *fault, const struct vad *vad, unsigned protection)
+{
+    return sync_load_32(&vad->commit_state) == protection &&
+           sync_load_32(&vad->commit_generation) == fault->commit_generation;
+}
+
+/*
+ * The protection does not allow the access, or the page is a guard. `seen` is the PTE, 0 if only `vad` says that the
+ * page is committed. A guard is taken away, whatever the access (nt-behaviour 5 rule 5); that of a stack moves down.
+ */
+tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct vad *vad, unsigned protection)
+{
+    tide_space *space = fault->space;
+
+    if (!pte_protection_is_guard(protection))
+        return fault_violation(fault, "the protection does not allow it");
+    const struct vad *region = fault_vad(fault);
+    if (region != NULL && region->kind == VAD_STACK) {
+        const tide_status status = stack_grow(space, fault->thread, fault->page);
+
+        if (status == TIDE_SUCCESS)
+            return FAULT_AGAIN;
+        if (status == TIDE_PAGE_FAULT_GUARD_PAGE || status == TIDE_STACK_OVERFLOW)
+            space_count(space, SPACE_GUARD_HITS, 1);
+        if (tide_failed(status))
+            return status;
+        fault->guard = true;
+        return FAULT_AGAIN;
+    }
+    const unsigned plain = protection & PTE_ACCESS_MASK;
+    if (seen.bits == 0) {
+        unsigned made = 0;
+
+        if (pte == NULL)
+            pte = page_table_make(&space->table, fault->page, fault_node(fault), &made);
+        if (made != 0 && !fault_still_committed(fault, vad, protection)) {
+            region_tables_charge(space, made);
+            return FAULT_AGAIN;
+        }
+        if (pte == NULL)
+            return frame_wait(fault, fault_node(fault));
+        if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection)))
+            return FAULT_AGAIN;
+        const bool committed = sync_load_32(&vad->commit_state) == protection;
+        pte_release(space->partition->waits, pte, committed ? pte_make(PTE_TAG_NONE, plain) : seen);
+        if (!committed)
+            return FAULT_AGAIN;
+    } else {
+        /* The rights of a valid page come with its next access. */
+        const pte_t next = { (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)plain << PTE_PROTECTION_SHIFT) };
+        if (!pte_cas(pte, seen, next))
+            return FAULT_AGAIN;
+    }
+    space_count(space, SPACE_GUARD_HITS, 1);
+    return error_set(TIDE_GUARD_PAGE_VIOLATION, 0, fault->address,
+                     "%s of address 0x%lx: a guard page, which is an ordinary page from now on",
+                     fault->kind == TIDE_ACCESS_WRITE ? "write" : "read", fault->address);
+}
+
+/*
+ * The PTE that a fault is about to publish, in a region with write watch: the page is marked as written, or stays
+ * without PTE_WRITE. The PTE is claimed.
+ */
+pte_t fault_watch(struct fault *fault, pte_t valid)
+{
+    const struct vad *vad = fault_vad(fault);
+
+    if (vad == NULL || vad->watch == NULL || !(valid.bits & PTE_WRITE))
+        return valid;
+    if (fault->kind == TIDE_ACCESS_WRITE)
+        watch_mark(vad->watch, fault->page);
+    else
+        valid.bits &= ~PTE_WRITE;
+    return valid;
+}
+
 /* A committed page that has never been touched, or was discarded. `vad` is given if `seen` is 0. */
 static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, struct vad *vad, unsigned protection)
 {
@@ -74,17 +154,13 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     const unsigned node = fault_node(fault);
 
     if (!fault_allowed(fault, protection))
-        return fault_violation(fault, "the protection does not allow it");
+        return fault_refused(fault, pte, seen, vad, protection);
     if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
         working_set_make_room(space);
     if (pte == NULL) {
         unsigned made = 0;
         pte = page_table_make(&space->table, fault->page, node, &made);
-        /* The region paid for its tables when it was committed. Has it been let go since - even if it
-         * was committed anew, for then these were there already and were not counted - nobody has paid for them. */
-        if (made != 0 && vad != NULL &&
-            (sync_load_32(&vad->commit_state) != protection ||
-             sync_load_32(&vad->commit_generation) != fault->commit_generation)) {
+        if (made != 0 && vad != NULL && !fault_still_committed(fault, vad, protection)) {
             region_tables_charge(space, made);
             return FAULT_AGAIN;
         }
@@ -100,18 +176,22 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     sync_store_relaxed_64(&pfn->original, 0);
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
                                            sync_load_relaxed_32(&space->priority)));
-    const pte_t valid = pte_make_valid(frame, protection, true);
+    pte_t valid = pte_make_valid(frame, protection, true);
+    const bool watched = fault_may_be_watched(fault);
     /*
      * If only the VAD says that the page is committed, the page is shown to nobody before the VAD was asked again: the
      * PTE is claimed first. Else its own form says so, and one compare-and-swap does it.
      */
-    if (__builtin_expect(!pte_cas(pte, seen, vad == NULL ? valid : pte_make(PTE_TAG_BUSY, protection)), 0)) {
+    const bool claim = vad != NULL || watched;
+    if (__builtin_expect(!pte_cas(pte, seen, claim ? pte_make(PTE_TAG_BUSY, protection) : valid), 0)) {
         frames_give_back(frames, frame, true);
         return FAULT_AGAIN;
     }
-    if (vad != NULL) {
-        const bool committed = sync_load_32(&vad->commit_state) == protection;
+    if (claim) {
+        const bool committed = vad == NULL || sync_load_32(&vad->commit_state) == protection;
 
+        if (__builtin_expect(watched && committed, 0))
+            valid = fault_watch(fault, valid);
         pte_release(space->partition->waits, pte, committed ? valid : seen);
         if (__builtin_expect(!committed, 0)) {
             frames_give_back(frames, frame, true);
@@ -133,6 +213,8 @@ static tide_status unknown(struct fault *fault, uint64_t *pte)
 
     if (vad == NULL)
         return fault_violation(fault, "it lies in no region");
+    if (state & VAD_REPLACED)
+        return FAULT_AGAIN; /* its parts are in the tree */
     if (state == 0 || (state & VAD_DELETED) != 0)
         return fault_violation(fault, "it is not committed");
     /*
@@ -155,7 +237,7 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     enum space_counter counter = SPACE_STANDBY;
 
     if (!fault_allowed(fault, protection))
-        return fault_violation(fault, "the protection does not allow it");
+        return fault_refused(fault, pte, seen, NULL, protection);
     if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
         working_set_make_room(space);
     if (!pte_cas(pte, seen, pte_busy_form(seen)))
@@ -185,6 +267,8 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
         dirty = true;
     }
     fault->valid = pte_make_valid(frame, protection, dirty);
+    if (__builtin_expect(fault_may_be_watched(fault), 0))
+        fault->valid = fault_watch(fault, fault->valid);
     pte_release(space->partition->waits, pte, fault->valid);
     fault_count(fault, counter, frame, fault_node(fault));
     return fault->result = TIDE_PAGE_FAULT_TRANSITION;
@@ -193,17 +277,33 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
 /* The PTE is valid. */
 static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
 {
-    const uint64_t right = fault->kind == TIDE_ACCESS_WRITE ? PTE_WRITE : PTE_READ;
+    tide_space *space = fault->space;
+    const bool write = fault->kind == TIDE_ACCESS_WRITE;
+    const uint64_t right = write ? PTE_WRITE : PTE_READ;
 
-    if (!(seen.bits & right))
-        return fault_violation(fault, "the protection does not allow it");
-    if (fault->kind == TIDE_ACCESS_WRITE && !(seen.bits & PTE_DIRTY)) {
-        /* First write to a clean page: its slot is stale from now on. No fault in NT's count. */
+    if (!fault_allowed(fault, pte_protection(seen)))
+        return fault_refused(fault, pte, seen, NULL, pte_protection(seen));
+    if (!(seen.bits & right) || (write && !(seen.bits & PTE_DIRTY))) {
+        /*
+         * The protection allows what the rights do not: a guard was taken away, or the region has write watch. Or it is
+         * the first write to a clean page, whose slot is stale from now on. No fault in NT's count.
+         */
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             return FAULT_AGAIN;
-        page_dirty_claimed(fault->space, pte_frame(seen));
-        seen.bits |= PTE_DIRTY | PTE_ACCESSED;
-        pte_release(fault->space->partition->waits, pte, seen);
+        if (write && !(seen.bits & PTE_DIRTY))
+            page_dirty_claimed(space, pte_frame(seen));
+        const uint64_t keep = PTE_AGE_MASK | PTE_LARGE | PTE_LOCKED;
+        const bool dirty = write || (seen.bits & PTE_DIRTY) != 0;
+        pte_t next = { (pte_make_valid(pte_frame(seen), pte_protection(seen), dirty).bits & ~keep) |
+                       (seen.bits & keep) };
+        if (__builtin_expect(fault_may_be_watched(fault), 0)) {
+            /* Reading neither gives nor takes the right to write. */
+            next = fault_watch(fault, next);
+            if (!write)
+                next.bits |= seen.bits & PTE_WRITE;
+        }
+        pte_release(space->partition->waits, pte, next);
+        seen = next;
     } else if (!(seen.bits & PTE_ACCESSED)) {
         const pte_t accessed = { seen.bits | PTE_ACCESSED };
         if (!pte_cas(pte, seen, accessed))
@@ -255,7 +355,7 @@ static tide_status resolve(struct fault *fault)
     do
         status = step(fault);
     while (status == FAULT_AGAIN);
-    return status;
+    return fault->guard && !tide_failed(status) ? TIDE_PAGE_FAULT_GUARD_PAGE : status;
 }
 
 tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address, tide_access_kind kind,

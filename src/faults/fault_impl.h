@@ -17,6 +17,7 @@ struct fault {
     uint64_t deadline_ns;       /* of waiting for frames, 0 before the first wait */
     uint32_t commit_generation; /* of the region, when its commit state was read */
     bool collided;              /* counted as such: once, however often it waits */
+    bool guard;                 /* a stack grew for it */
     tide_status result;         /* class of fault taken so far */
     pte_t valid;                /* the outcome */
 };
@@ -42,6 +43,15 @@ unsigned fault_node(struct fault *fault);
 
 /* Counts an access violation and says why. */
 tide_status fault_violation(struct fault *fault, const char *why);
+/* The protection does not allow the access: a violation, or a guard page. */
+tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct vad *vad, unsigned protection);
+
+/* Some region of the space has write watch: then a PTE is claimed before it is published, and fault_watch() asked. */
+static inline bool fault_may_be_watched(const struct fault *fault)
+{
+    return sync_load_relaxed_32(&fault->space->has_write_watch) != 0;
+}
+pte_t fault_watch(struct fault *fault, pte_t valid);
 
 /* The page is in the page file: `seen` is its PTE. hard.c */
 tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen);

@@ -180,6 +180,8 @@ static void faulting_settle(struct fault *fault, struct cluster *cluster, unsign
     if (write)
         page_dirty_claimed(fault->space, frame);
     fault->valid = pte_make_valid(frame, pte_protection(cluster->seen[cluster->fault]), write);
+    if (__builtin_expect(fault_may_be_watched(fault), 0))
+        fault->valid = fault_watch(fault, fault->valid);
     pte_release(fault->space->partition->waits, &cluster->pte[cluster->fault], fault->valid);
     fault_count(fault, SPACE_HARD, frame, node);
 }
@@ -192,7 +194,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
     bool alone = false;
 
     if (!fault_allowed(fault, pte_protection(seen)))
-        return fault_violation(fault, "the protection does not allow it");
+        return fault_refused(fault, pte, seen, NULL, pte_protection(seen));
     if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
         working_set_make_room(space);
     const frame_t frame = frames_allocate(space_frames(space), node, FRAMES_ANY, 0);

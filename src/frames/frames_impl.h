@@ -40,6 +40,24 @@ static inline struct frame_shard *frames_shard(const struct frames *frames, unsi
     return &frames->nodes[node].lists[list][(frame.number >> FRAMES_SHARD_RUN_SHIFT) & frames->shard_mask];
 }
 
+/*
+ * A frame that is on no list links to itself. Its state alone does not tell: a frame in a CPU's cache, or one that was
+ * just allocated, is ZEROED or FREE too.
+ */
+static inline void frame_mark_unlisted(struct frames *frames, frame_t frame)
+{
+    frame_pfn(frames, frame)->next = frame.number;
+}
+
+/* With the shard of its state locked. */
+static inline bool frame_is_listed(const struct frames *frames, frame_t frame)
+{
+    return frame_pfn(frames, frame)->next != frame.number;
+}
+
+/* Gives back what the node's run of table frames has left. */
+void frames_table_run_drain(struct frames *frames, unsigned node);
+
 /* All three with the shard locked. */
 void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame);

@@ -46,7 +46,7 @@ void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t f
 
 void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t frame)
 {
-    const struct pfn *pfn = frame_pfn(frames, frame);
+    struct pfn *pfn = frame_pfn(frames, frame);
 
     if (pfn->previous != FRAME_NIL)
         frames->pfns[pfn->previous].next = pfn->next;
@@ -56,6 +56,7 @@ void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t fram
         frames->pfns[pfn->next].previous = pfn->previous;
     else
         shard->tail = pfn->previous;
+    frame_mark_unlisted(frames, frame);
     count_add(shard, -1);
 }
 
@@ -285,6 +286,7 @@ void frames_counts(const struct frames *frames, unsigned node, struct frames_cou
     }
     for (unsigned p = 0; p < 8; p++)
         counts->standby += counts->lists[FRAME_LIST_STANDBY + p];
+    counts->cached_zeroed += sync_load_relaxed_32(&frames->nodes[node].table_run.left);
     counts->available = counts->lists[FRAME_LIST_ZEROED] + counts->lists[FRAME_LIST_FREE] + counts->cached_zeroed +
                         counts->cached_free + counts->standby;
     counts->transition = sync_load_relaxed_64(&frames->nodes[node].in_transition);

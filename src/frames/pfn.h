@@ -39,7 +39,7 @@ enum frame_state {
 };
 
 /* Kind of use, with NT's numbers (nt-behaviour 28.3). */
-enum frame_use { FRAME_USE_PROCESS_PRIVATE = 0, FRAME_USE_PAGE_TABLE = 3 };
+enum frame_use { FRAME_USE_PROCESS_PRIVATE = 0, FRAME_USE_PAGE_TABLE = 3, FRAME_USE_LARGE_PAGE = 12 };
 
 /* Layout of the state word. */
 enum {

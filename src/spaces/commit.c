@@ -197,6 +197,11 @@ void commit_limit_lower(struct commit *commit, uint64_t pages)
     (void)sync_add_64(&commit->limit, -pages);
 }
 
+void commit_limit_set(struct commit *commit, uint64_t pages)
+{
+    sync_store_64(&commit->limit, pages);
+}
+
 void commit_return(struct commit *commit, uint64_t pages)
 {
     global_put(commit, credit_put(credit_current(commit), pages));

@@ -51,6 +51,8 @@ void commit_force(struct commit *commit, uint64_t pages);
  * falls.
  */
 void commit_limit_lower(struct commit *commit, uint64_t pages);
+/* Another limit, as high or low as one likes. What is charged stays. */
+void commit_limit_set(struct commit *commit, uint64_t pages);
 /* Gives a charge back. Takes no lock, never waits. Surplus credit beyond two batches goes back to the global word. */
 void commit_return(struct commit *commit, uint64_t pages);
 /*

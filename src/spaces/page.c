@@ -65,7 +65,7 @@ static void frame_delete(tide_space *space, frame_t frame)
 /* The page of a PTE that was claimed from the form `seen` goes, and `leave` stays. */
 static void claimed_delete(tide_space *space, uint64_t *pte, pte_t seen, pte_t leave)
 {
-    if (pte_is_valid(seen))
+    if (pte_is_valid(seen) && !(seen.bits & PTE_LARGE))
         space_count(space, SPACE_REMOVED, 1);
     if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
         frame_delete(space, pte_frame(seen));
@@ -95,7 +95,7 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
     }
 }
 
-void page_protect(tide_space *space, uint64_t *pte, unsigned protection)
+void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool watched)
 {
     for (;;) {
         const pte_t seen = pte_load(pte);
@@ -106,9 +106,12 @@ void page_protect(tide_space *space, uint64_t *pte, unsigned protection)
             continue;
         }
         if (pte_is_valid(seen)) {
-            const uint64_t keep = PTE_ACCESSED | PTE_AGE_MASK;
+            const uint64_t keep = PTE_ACCESSED | PTE_AGE_MASK | PTE_LARGE | PTE_LOCKED;
             next.bits = (pte_make_valid(pte_frame(seen), protection, (seen.bits & PTE_DIRTY) != 0).bits & ~keep) |
                         (seen.bits & keep);
+            /* With write watch the next write asks again; a mark that is there stays. */
+            if (watched)
+                next.bits &= ~PTE_WRITE;
         } else {
             next.bits = (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT);
         }

@@ -26,6 +26,7 @@ enum space_counter {
     SPACE_TRIMMED, /* of these, by trim or replacement, not by deletion */
     SPACE_VIOLATIONS,
     SPACE_IN_PAGE_ERRORS,
+    SPACE_GUARD_HITS, /* accesses to guard pages, stacks that grew included */
     SPACE_COUNTER_COUNT = 16
 };
 
@@ -42,6 +43,12 @@ struct partition;
  */
 typedef bool partition_reclaim(struct partition *partition, struct grace_thread *thread, unsigned node);
 
+/*
+ * Called by a thread whose charge of `pages` did not fit under the commit limit, holding nothing: makes the page files
+ * grow. True if the limit rose, so that the caller should try again.
+ */
+typedef bool partition_extend(struct partition *partition, struct grace_thread *thread, uint64_t pages);
+
 struct partition {
     struct topology *topology; /* [I] */
     struct frames *frames;     /* [I] */
@@ -49,6 +56,8 @@ struct partition {
     struct pte_waits *waits;   /* [I] */
     struct commit commit;
     partition_reclaim *reclaim;    /* [I] */
+    partition_extend *extend;      /* [I] NULL if page files never grow */
+    uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */
     struct sync_lock lock;         /* rank engine */

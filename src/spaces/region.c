@@ -1,121 +1,110 @@
 /*
- * Regions: reserve, commit, decommit, release, query (nt-behaviour 4).
+ * Regions: reserve, release, split, placeholders (nt-behaviour 4, 7). What happens to pages inside of a region: range.c.
  *
- * How a page knows that it is committed. A region that was committed as a whole has that in its VAD (commit_state):
- * its PTEs are 0 until touched, and tables come at first touch. A region committed in part has it in its PTEs: 0 is
- * reserved, demand zero is committed. A page decommitted inside a wholly committed region is marked decommitted in
- * its PTE.
+ * The VAD tree changes under the space's lock. Whoever ends a region, or gives it other bounds, takes its own lock too,
+ * so that no commit, decommit or protection of its pages is under way; and marks it, VAD_DELETED or VAD_REPLACED, so
+ * that who found it before looks again (region_lock()). A VAD never changes its bounds: a region that is split is
+ * replaced, in one change of the tree, by VADs for its parts, which share its page tables.
  *
- * Against faults. Faults take no lock. A fault that changes a PTE other than 0 does so by compare-and-swap, so it
- * loses to whatever was done here. A fault on a 0 PTE reads commit_state, claims the PTE, and reads commit_state again
- * before it shows the page to anybody; if it changed, the fault puts the 0 back. Here commit_state is changed, with a
- * full barrier, before the PTEs are walked. So either the fault sees the change, or the walk meets the claim and waits
- * for what comes of it.
+ * A fault that found a VAD before it was replaced reads commit_state again before it shows a page (range.c has that
+ * argument) and starts anew. Pages of the part that is let go are deleted after the mark was set.
  *
- * Charges. Pages are charged when committed. Tables are charged too: those that exist, and those that wholly
- * committed regions may still need (vad.table_charge, counted when the region is committed). So a touch never needs a
- * charge. What a space holds for tables is never less than the tables that exist and those that the promises still
- * lack. On release it is cut back to (tables that exist) + (sum of promises), which is that or more.
- *
- * All checks, then everything that can fail (tables, charge), then the change: a call that fails changes nothing.
+ * Placeholders are regions that nothing can be committed in. All that can fail is done before the tree changes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "base/error.h"
-#include "spaces/space.h"
+#include "spaces/region_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_PAGE (TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES)
-#define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)
+#define LARGE_PAGE_PAGES (TIDE_LARGE_PAGE_BYTES / TIDE_PAGE_BYTES)
 
-struct range {
-    uint64_t first, last; /* pages, inclusive */
-};
+/* ---- finding and locking ---------------------------------------------------------------------------------------- */
 
-static uint64_t range_pages(struct range range)
+struct vad *region_lock(tide_space *space, uint64_t page)
 {
-    return range.last - range.first + 1;
-}
+    for (;;) {
+        struct vad *vad = vad_find(&space->vads, page);
 
-/* ---- charges ---------------------------------------------------------------------------------------------------- */
-
-/* Cuts the charge for tables back to what may be needed. Space locked. */
-static void tables_settle(tide_space *space)
-{
-    const uint64_t keep = sync_load_relaxed_64(&space->table.table_pages) + space->tables_promised;
-
-    if (space->tables_charged > keep) {
-        commit_return(&space->partition->commit, space->tables_charged - keep);
-        space->tables_charged = keep;
+        if (vad == NULL)
+            return NULL;
+        sync_lock(&vad->lock);
+        if ((sync_load_32(&vad->commit_state) & VAD_GONE) == 0)
+            return vad;
+        sync_unlock(&vad->lock);
     }
 }
 
-static void committed_add(tide_space *space, struct vad *vad, uint64_t pages)
+static tide_status range_conflict(struct range range)
 {
-    vad->committed_pages += pages;
-    sync_store_relaxed_64(&space->committed_pages, space->committed_pages + pages);
+    return error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
+                     "range 0x%lx to 0x%lx does not lie inside one reservation", range.first * TIDE_PAGE_BYTES,
+                     range.last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
 }
 
-void region_tables_charge(tide_space *space, unsigned made)
+struct vad *region_lock_range(tide_space *space, struct range range)
 {
-    sync_lock(&space->lock);
-    commit_force(&space->partition->commit, made);
-    space->tables_charged += made;
-    sync_unlock(&space->lock);
+    struct vad *vad = region_lock(space, range.first);
+
+    if (vad != NULL && range.last <= vad->last_page)
+        return vad;
+    if (vad != NULL)
+        sync_unlock(&vad->lock);
+    (void)range_conflict(range);
+    return NULL;
 }
 
-/* ---- walking ---------------------------------------------------------------------------------------------------- */
-
-/* Calls for each PTE of a range whose leaf exists; `missing` pages are passed over. Space locked, inside the engine. */
-typedef void pte_visit(tide_space *space, uint64_t *pte, void *context);
-
-static void range_visit(tide_space *space, struct range range, pte_visit *visit, void *context)
+void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread)
 {
-    uint64_t page = range.first;
-    uint64_t *leaf;
+    *retry = (struct region_retry){ .space = space,
+                                    .thread = thread,
+                                    .node = topology_cpu_node(space->partition->topology, os_cpu_current()) };
+}
 
-    while ((leaf = page_table_next_leaf(&space->table, &page, range.last)) != NULL) {
-        const unsigned from = page < range.first ? (unsigned)(range.first - page) : 0;
-        const unsigned to = range.last - page < TABLE_ENTRIES ? (unsigned)(range.last - page) : TABLE_ENTRIES - 1;
+bool region_retry(struct region_retry *retry, tide_status *status)
+{
+    struct partition *partition = retry->space->partition;
 
-        for (unsigned i = from; i <= to; i++)
-            visit(space, &leaf[i], context);
-        page += TABLE_ENTRIES;
+    if (*status == TIDE_NO_MEMORY) {
+        const tide_status waited = space_frame_wait(retry->space, retry->thread, retry->node, &retry->deadline_ns);
+
+        if (tide_failed(waited))
+            *status = waited;
+        return !tide_failed(waited);
     }
+    return *status == TIDE_COMMITMENT_LIMIT && retry->wanted_pages != 0 && partition->extend != NULL &&
+           partition->extend(partition, retry->thread, retry->wanted_pages);
 }
 
-/* ---- reserve ---------------------------------------------------------------------------------------------------- */
+/* ---- VADs ------------------------------------------------------------------------------------------------------- */
 
-/* Charges pages and the tables they may need, all or nothing; the error speaks of what was asked for. */
-static tide_status pages_charge(tide_space *space, uint64_t pages, uint64_t tables)
+static struct vad *vad_create(struct range range, const struct vad *like)
 {
-    struct commit *commit = &space->partition->commit;
-    const tide_status status = commit_charge(commit, pages + tables);
+    struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
 
-    if (status != TIDE_COMMITMENT_LIMIT)
-        return status;
-    return error_set(status, 0, 0,
-                     "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages",
-                     pages, tables, commit_total(commit), sync_load_64(&commit->limit));
+    if (vad == NULL) {
+        (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
+                        sizeof *vad);
+        return NULL;
+    }
+    memset(vad, 0, sizeof *vad);
+    vad->first_page = range.first;
+    vad->last_page = range.last;
+    vad->preferred_node = TIDE_NO_PREFERRED_NODE;
+    if (like != NULL) {
+        vad->protection = like->protection;
+        vad->preferred_node = like->preferred_node;
+        vad->commit_state = like->commit_state;
+        vad->kind = like->kind;
+        vad->watch = like->watch;
+        vad->was_placeholder = like->was_placeholder;
+    }
+    sync_lock_init(&vad->lock, SYNC_RANK_region);
+    return vad;
 }
 
-/* A commit of a whole region, for pages and the tables that it may need. */
-static tide_status whole_charge(tide_space *space, struct vad *vad)
-{
-    const uint64_t tables = page_table_missing(&space->table, vad->first_page, vad->last_page);
-    const tide_status status = pages_charge(space, vad->last_page - vad->first_page + 1, tables);
-
-    if (tide_failed(status))
-        return status;
-    vad->table_charge = tables;
-    space->tables_promised += tables;
-    space->tables_charged += tables;
-    committed_add(space, vad, vad->last_page - vad->first_page + 1);
-    return TIDE_SUCCESS;
-}
-
+/* Frees VADs whose grace period has passed. Space locked. */
 static void retired_free(tide_space *space)
 {
     struct vad **link = &space->retired;
@@ -123,283 +112,225 @@ static void retired_free(tide_space *space)
     /* Newest first: once one has passed, all behind it have. */
     while (*link != NULL && !grace_passed(&space_frames(space)->grace, (*link)->retired_epoch))
         link = &(*link)->retired_next;
+    region_retired_free_all(link);
+}
+
+void region_retired_free_all(struct vad **link)
+{
     for (struct vad *vad = *link, *next; vad != NULL; vad = next) {
         next = vad->retired_next;
+        watch_put(vad->watch);
         free(vad);
     }
     *link = NULL;
 }
 
-static tide_status reserve(tide_space *space, struct range *range, bool anywhere, uint32_t type, uint32_t protection,
-                           uint32_t node)
+/* A VAD that left the tree. Space locked. */
+static void retire(tide_space *space, struct vad *vad)
 {
-    const uint64_t pages = range_pages(*range);
-    struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
-    tide_status status = TIDE_SUCCESS;
-
-    if (vad == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
-                         sizeof *vad);
-    memset(vad, 0, sizeof *vad);
-    sync_lock(&space->lock);
-    if (anywhere) {
-        if (!vad_find_gap(&space->vads, pages, FIRST_PAGE, LAST_PAGE, (type & TIDE_MEM_TOP_DOWN) != 0, &range->first)) {
-            status = error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages among %lu regions", pages,
-                               space->vads.count);
-            goto out;
-        }
-        range->last = range->first + pages - 1;
-    } else {
-        const struct vad *other = vad_find_first(&space->vads, range->first, range->last | (VAD_UNIT_PAGES - 1));
-        if (other != NULL && other->first_page <= (range->last | (VAD_UNIT_PAGES - 1))) {
-            status =
-                error_set(TIDE_CONFLICTING_ADDRESSES, 0, other->first_page * TIDE_PAGE_BYTES,
-                          "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
-                          range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
-                          other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
-            goto out;
-        }
-    }
-    vad->first_page = range->first;
-    vad->last_page = range->last;
-    vad->protection = protection;
-    vad->preferred_node = node;
-    if (type & TIDE_MEM_COMMIT) {
-        status = whole_charge(space, vad);
-        if (tide_failed(status))
-            goto out;
-        vad->commit_state = pte_protection_of(protection);
-    }
-    if (node != TIDE_NO_PREFERRED_NODE)
-        sync_store_32(&space->has_preferred_nodes, 1);
-    vad_insert(&space->vads, vad);
-    vad = NULL;
-    retired_free(space);
-out:
-    sync_unlock(&space->lock);
-    free(vad);
-    return status;
-}
-
-/* ---- commit ----------------------------------------------------------------------------------------------------- */
-
-/* The region that holds the whole range, or NULL. Space locked. */
-static struct vad *region_of(tide_space *space, struct range range)
-{
-    struct vad *vad = vad_find(&space->vads, range.first);
-
-    return vad != NULL && range.last <= vad->last_page ? vad : NULL;
-}
-
-struct commit_walk {
-    struct vad *vad;
-    unsigned protection;
-    uint64_t uncommitted;
-};
-
-/* Corrects `uncommitted`, which begins as if every PTE were 0. */
-static void commit_count(tide_space *space, uint64_t *pte, void *context)
-{
-    struct commit_walk *walk = context;
-    pte_t seen;
-
-    /* A fault from before a decommit may have claimed the PTE for a moment, and will put back the 0 that it found. */
-    while (pte_is_busy(seen = pte_load(pte)))
-        pte_wait(space->partition->waits, NULL, pte);
-    const bool decommitted = !pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED;
-
-    if (seen.bits == 0)
-        return;
-    if (walk->vad->commit_state != 0)
-        walk->uncommitted += decommitted;
-    else
-        walk->uncommitted -= !decommitted;
-}
-
-static void commit_apply(tide_space *space, uint64_t *pte, void *context)
-{
-    const struct commit_walk *walk = context;
-    const pte_t fresh = pte_make(PTE_TAG_NONE, walk->protection);
-    const pte_t seen = pte_load(pte);
-
-    if (seen.bits == 0 && walk->vad->commit_state == walk->protection)
-        return;
-    if ((seen.bits == 0 || (!pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED)) && pte_cas(pte, seen, fresh))
-        return;
-    page_protect(space, pte, walk->protection);
-}
-
-static void mark_remove(tide_space *space, uint64_t *pte, void *context)
-{
-    const pte_t seen = pte_load(pte);
-
-    (void)space;
-    (void)context;
-    /* Not anything else: a fault from before the decommit may hold a claim here, and puts its 0 back itself. */
-    if (!pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_DECOMMITTED)
-        (void)pte_cas(pte, seen, (pte_t){ 0 });
-}
-
-/*
- * Makes all leaf tables of a range. Space locked; on TIDE_NO_MEMORY the caller unlocks, waits for a frame and starts
- * again.
- */
-static tide_status leaves_make(tide_space *space, struct range range, unsigned node)
-{
-    unsigned made = 0;
-
-    for (uint64_t page = range.first; page <= range.last; page = (page | (TABLE_ENTRIES - 1)) + 1)
-        if (page_table_make(&space->table, page, node, &made) == NULL)
-            return TIDE_NO_MEMORY;
-    return TIDE_SUCCESS;
-}
-
-static tide_status commit_locked(tide_space *space, struct range range, unsigned protection, unsigned node)
-{
-    struct vad *vad = region_of(space, range);
-    struct commit_walk walk = { .vad = vad, .protection = protection };
-    tide_status status;
-
-    if (vad == NULL)
-        return error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
-                         "range 0x%lx to 0x%lx does not lie inside one reservation", range.first * TIDE_PAGE_BYTES,
-                         range.last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
-    if (vad->commit_state == 0 && vad->committed_pages == 0 && range.first == vad->first_page &&
-        range.last == vad->last_page) {
-        /* Nothing is committed: every PTE is 0, or marked decommitted from earlier. */
-        status = whole_charge(space, vad);
-        if (tide_failed(status))
-            return status;
-        range_visit(space, range, mark_remove, NULL);
-        sync_store_32(&vad->commit_state, protection);
-        return TIDE_SUCCESS;
-    }
-    /* A wholly committed region has paid for its tables. */
-    const uint64_t tables = vad->commit_state != 0 ? 0 : page_table_missing(&space->table, range.first, range.last);
-    walk.uncommitted = vad->commit_state != 0 ? 0 : range_pages(range);
-    range_visit(space, range, commit_count, &walk);
-    status = pages_charge(space, walk.uncommitted, tables);
-    if (tide_failed(status))
-        return status;
-    space->tables_charged += tables;
-    if (vad->commit_state != protection)
-        status = leaves_make(space, range, node);
-    if (tide_failed(status)) {
-        /* No frame for a table: the pages' charge goes back, that of the tables already made stays with them. */
-        commit_return(&space->partition->commit, walk.uncommitted);
-    } else {
-        range_visit(space, range, commit_apply, &walk);
-        committed_add(space, vad, walk.uncommitted);
-    }
-    tables_settle(space);
-    return status;
-}
-
-/* ---- decommit and release --------------------------------------------------------------------------------------- */
-
-struct delete_walk {
-    pte_t leave;
-    bool zero_is_committed;
-    uint64_t deleted;
-};
-
-static void delete_visit(tide_space *space, uint64_t *pte, void *context)
-{
-    struct delete_walk *walk = context;
-
-    walk->deleted += page_delete(space, pte, walk->leave, walk->zero_is_committed);
-}
-
-static void committed_give_back(tide_space *space, struct vad *vad, uint64_t pages)
-{
-    committed_add(space, vad, (uint64_t)0 - pages);
-    commit_return(&space->partition->commit, pages);
-}
-
-static void promise_drop(tide_space *space, struct vad *vad)
-{
-    space->tables_promised -= vad->table_charge;
-    vad->table_charge = 0;
-    tables_settle(space);
-}
-
-/* Every page of a region goes, and its PTEs are 0 afterwards. `state` is the new commit_state. */
-static void region_clear(tide_space *space, struct vad *vad, uint32_t state)
-{
-    struct delete_walk walk = { .leave = { 0 } };
-    const struct range range = { vad->first_page, vad->last_page };
-
-    space_peak_update(space);
-    (void)sync_swap_32(&vad->commit_state, state); /* a full barrier: see the argument on top */
-    (void)sync_add_32(&vad->commit_generation, 1);
-    range_visit(space, range, delete_visit, &walk);
-    committed_give_back(space, vad, vad->committed_pages);
-}
-
-static tide_status decommit_locked(tide_space *space, struct vad *vad, struct range range, unsigned node)
-{
-    struct delete_walk walk = { .leave = pte_make(PTE_TAG_DECOMMITTED, PTE_PROTECTION_DECOMMITTED),
-                                .zero_is_committed = vad->commit_state != 0 };
-
-    if (range.first == vad->first_page && range.last == vad->last_page) {
-        region_clear(space, vad, 0);
-        promise_drop(space, vad);
-        return TIDE_SUCCESS;
-    }
-    if (vad->commit_state != 0) {
-        /* Untouched pages must be marked, since their 0 means committed; the region has paid for the tables. */
-        const tide_status status = leaves_make(space, range, node);
-        if (tide_failed(status))
-            return status;
-    }
-    space_peak_update(space);
-    range_visit(space, range, delete_visit, &walk);
-    committed_give_back(space, vad, walk.deleted);
-    return TIDE_SUCCESS;
-}
-
-static void release_locked(tide_space *space, struct vad *vad)
-{
-    vad_remove(&space->vads, vad);
-    region_clear(space, vad, VAD_DELETED);
-    /*
-     * Leaf tables in which no other region lies. Faults that are still on their way into this region undo what they
-     * did.
-     */
-    uint64_t page = vad->first_page;
-    while (page_table_next_leaf(&space->table, &page, vad->last_page) != NULL) {
-        const struct vad *other = vad_find_first(&space->vads, page, page + TABLE_ENTRIES - 1);
-        if (other == NULL || other->first_page > page + TABLE_ENTRIES - 1)
-            page_table_free_leaf(&space->table, page);
-        page += TABLE_ENTRIES;
-    }
-    promise_drop(space, vad);
     vad->retired_epoch = grace_now(&space_frames(space)->grace);
     vad->retired_next = space->retired;
     space->retired = vad;
     retired_free(space);
 }
 
-/* ---- entry points ----------------------------------------------------------------------------------------------- */
+/* ---- reserve ---------------------------------------------------------------------------------------------------- */
 
-static tide_status check_type(uint32_t type, uint32_t protection)
+/* What a region is to be. */
+struct reservation {
+    struct range range;
+    bool anywhere;
+    uint32_t type;
+    uint32_t protection;
+    uint32_t node;
+    uint64_t lowest, highest; /* pages within which it must lie, if anywhere */
+    uint64_t alignment;       /* pages, a power of two */
+    enum vad_kind kind;
+    frame_t *large; /* first frames of its large pages */
+    struct write_watch *watch;
+};
+
+/* A free range. With no wish of the caller's, bottom-up from the space's random start, else from the bottom. */
+static bool gap_find(const tide_space *space, const struct reservation *want, uint64_t *first)
 {
-    const uint32_t known = TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | TIDE_MEM_TOP_DOWN;
+    struct vad_gap gap = {
+        .pages = range_pages(want->range),
+        .lowest = want->lowest,
+        .highest = want->highest,
+        .alignment = want->alignment,
+        .top_down = (want->type & TIDE_MEM_TOP_DOWN) != 0,
+    };
 
-    if ((type & ~known) != 0 || (type & (TIDE_MEM_RESERVE | TIDE_MEM_COMMIT)) == 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x; known are 0x%x, with reserve or commit",
-                         type, known);
-    if (pte_protection_of(protection) == 0) {
-        if (protection == TIDE_PAGE_WRITECOPY || protection == TIDE_PAGE_EXECUTE_WRITECOPY)
-            return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0,
-                             "protection 0x%x is for section views, not private memory", protection);
-        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x is not one of the TIDE_PAGE_ values",
-                         protection);
+    if (gap.top_down && space->top_down_start < gap.highest && space->top_down_start >= gap.lowest) {
+        gap.highest = space->top_down_start;
+        if (vad_find_gap(&space->vads, &gap, first))
+            return true;
+        gap.highest = want->highest;
     }
+    if (!gap.top_down && space->bottom_up_start > gap.lowest && space->bottom_up_start <= gap.highest) {
+        gap.lowest = space->bottom_up_start;
+        if (vad_find_gap(&space->vads, &gap, first))
+            return true;
+        gap.lowest = want->lowest;
+    }
+    return vad_find_gap(&space->vads, &gap, first);
+}
+
+/* Sets the range of a reservation that may lie anywhere, or checks that the one asked for is free. Space locked. */
+static tide_status range_settle(const tide_space *space, struct reservation *want)
+{
+    struct range *range = &want->range;
+    const uint64_t pages = range_pages(*range);
+
+    if (want->anywhere) {
+        if (!gap_find(space, want, &range->first))
+            return error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages from 0x%lx to 0x%lx among %lu regions",
+                             pages, want->lowest * TIDE_PAGE_BYTES, want->highest * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES,
+                             space->vads.count);
+        range->last = range->first + pages - 1;
+        return TIDE_SUCCESS;
+    }
+    const uint64_t unit_end = range->last | (VAD_UNIT_PAGES - 1);
+    const struct vad *other = vad_find_first(&space->vads, range->first, unit_end);
+    if (other != NULL && other->first_page <= unit_end)
+        return error_set(TIDE_CONFLICTING_ADDRESSES, 0, other->first_page * TIDE_PAGE_BYTES,
+                         "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
+                         range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
+                         other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
     return TIDE_SUCCESS;
 }
 
-static tide_status check_range(tide_address base, uint64_t bytes, uint64_t granularity, struct range *range)
+/* The placeholder of exactly this range, locked, or NULL with the last error set. Space locked. */
+static struct vad *placeholder_lock(const tide_space *space, struct range range)
+{
+    struct vad *vad = vad_find(&space->vads, range.first);
+
+    if (vad == NULL || vad->kind != VAD_PLACEHOLDER || vad->first_page != range.first || vad->last_page != range.last) {
+        (void)error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
+                        "range 0x%lx, %lu bytes, is not exactly one placeholder", range.first * TIDE_PAGE_BYTES,
+                        range_pages(range) * TIDE_PAGE_BYTES);
+        return NULL;
+    }
+    sync_lock(&vad->lock);
+    return vad;
+}
+
+/*
+ * One try. Nothing is kept on failure but tables that were made for large pages, which stay charged and serve the next
+ * try.
+ */
+static tide_status reserve_try(struct region_retry *retry, struct reservation *want)
+{
+    tide_space *space = retry->space;
+    struct vad *vad = vad_create(want->range, NULL);
+    struct vad *placeholder = NULL;
+    uint64_t tables = 0;
+    tide_status status;
+
+    retry->wanted_pages = 0;
+    if (vad == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    sync_lock(&space->lock);
+    if (want->type & TIDE_MEM_REPLACE_PLACEHOLDER) {
+        placeholder = placeholder_lock(space, want->range);
+        status = placeholder == NULL ? TIDE_CONFLICTING_ADDRESSES : TIDE_SUCCESS;
+    } else {
+        status = range_settle(space, want);
+    }
+    if (tide_failed(status))
+        goto out;
+    vad->first_page = want->range.first;
+    vad->last_page = want->range.last;
+    vad->protection = want->protection;
+    vad->preferred_node = want->node;
+    vad->kind = (uint16_t)want->kind;
+    vad->was_placeholder = placeholder != NULL;
+    vad->watch = want->watch;
+    if (want->watch != NULL)
+        want->watch->first_page = vad->first_page;
+    if (want->type & TIDE_MEM_COMMIT) {
+        tables = page_table_missing(&space->table, vad->first_page, vad->last_page);
+        status = pages_charge(retry, range_pages(want->range), tables);
+        if (tide_failed(status))
+            goto out;
+        tables_promise(space, tables);
+        if (want->large != NULL)
+            status = leaves_make(space, want->range, retry->node);
+        if (tide_failed(status)) {
+            pages_uncharge(space, range_pages(want->range));
+            tables_promise_drop(space, tables);
+            goto out;
+        }
+        vad->table_charge = tables;
+        vad->committed_pages = range_pages(want->range);
+        vad->commit_state = pte_protection_of(want->protection);
+        if (want->large != NULL)
+            large_pages_install(space, vad, want->large);
+    }
+    if (want->node != TIDE_NO_PREFERRED_NODE)
+        sync_store_32(&space->has_preferred_nodes, 1);
+    if (want->watch != NULL)
+        sync_store_32(&space->has_write_watch, 1);
+    vad_replace(&space->vads, &placeholder, placeholder != NULL, &vad, 1);
+    space_virtual_peak_update(space);
+    vad = NULL;
+out:
+    if (placeholder != NULL) {
+        if (!tide_failed(status))
+            sync_store_32(&placeholder->commit_state, VAD_REPLACED);
+        sync_unlock(&placeholder->lock);
+        if (!tide_failed(status))
+            retire(space, placeholder);
+    }
+    retired_free(space);
+    sync_unlock(&space->lock);
+    free(vad);
+    return status;
+}
+
+static tide_status reserve(struct region_retry *retry, struct reservation *want)
+{
+    const uint64_t large = want->type & TIDE_MEM_LARGE_PAGES ? range_pages(want->range) / LARGE_PAGE_PAGES : 0;
+    tide_status status = TIDE_SUCCESS;
+
+    if (want->type & TIDE_MEM_WRITE_WATCH) {
+        want->kind = VAD_WRITE_WATCH;
+        status = watch_create(want->range, &want->watch);
+    }
+    if (large != 0) {
+        const unsigned node = want->node == TIDE_NO_PREFERRED_NODE ? retry->node : want->node;
+
+        want->kind = VAD_LARGE_PAGES;
+        want->large = calloc(large, sizeof *want->large);
+        if (want->large == NULL)
+            status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to list %lu large pages", large);
+        else
+            status = large_frames_take(retry->space, large, node, want->large);
+        if (tide_failed(status)) {
+            free(want->large);
+            return status;
+        }
+    }
+    if (tide_failed(status))
+        return status;
+    do {
+        status = reserve_try(retry, want);
+        /* No range is no matter of frames; only large pages make tables here. */
+        if (status == TIDE_NO_MEMORY && large == 0)
+            break;
+    } while (tide_failed(status) && region_retry(retry, &status));
+    if (tide_failed(status)) {
+        if (large != 0)
+            large_frames_give_back(retry->space, want->large, large);
+        free(want->watch);
+    }
+    free(want->large);
+    return status;
+}
+
+/* ---- checks ----------------------------------------------------------------------------------------------------- */
+
+tide_status range_of(tide_address base, uint64_t bytes, uint64_t granularity, struct range *range)
 {
     if (bytes == 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "a size of 0 bytes; the least is 1");
@@ -412,44 +343,178 @@ static tide_status check_range(tide_address base, uint64_t bytes, uint64_t granu
     return TIDE_SUCCESS;
 }
 
-tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide_address *base, uint64_t *bytes,
-                            uint32_t type, uint32_t protection, uint32_t node)
+static tide_status protection_check(uint32_t protection)
+{
+    if (pte_protection_of(protection) != 0)
+        return TIDE_SUCCESS;
+    if ((protection & (TIDE_PAGE_WRITECOPY | TIDE_PAGE_EXECUTE_WRITECOPY)) != 0)
+        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x is for section views, not private memory",
+                         protection);
+    return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0,
+                     "protection 0x%x is no TIDE_PAGE_ access with at most one modifier that goes with it", protection);
+}
+
+/* The flags that go together. `extended`: VirtualAlloc2, which alone knows placeholders. */
+static tide_status type_check(uint32_t type, bool extended)
+{
+    const uint32_t with_reserve = TIDE_MEM_TOP_DOWN | TIDE_MEM_WRITE_WATCH | TIDE_MEM_LARGE_PAGES |
+                                  (extended ? TIDE_MEM_RESERVE_PLACEHOLDER | TIDE_MEM_REPLACE_PLACEHOLDER : 0);
+    const uint32_t known = TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | with_reserve;
+
+    if ((type & ~known) != 0 || (type & (TIDE_MEM_RESERVE | TIDE_MEM_COMMIT)) == 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x; known are 0x%x, with reserve or commit",
+                         type, known);
+    if ((type & with_reserve & ~TIDE_MEM_TOP_DOWN) != 0 && !(type & TIDE_MEM_RESERVE))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x: 0x%x goes with reserve only", type,
+                         type & with_reserve);
+    if ((type & TIDE_MEM_LARGE_PAGES) && (!(type & TIDE_MEM_COMMIT) || (type & TIDE_MEM_WRITE_WATCH)))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "allocation type 0x%x: large pages are reserved and committed at once, without write watch",
+                         type);
+    if ((type & TIDE_MEM_RESERVE_PLACEHOLDER) &&
+        (type & ~(TIDE_MEM_RESERVE | TIDE_MEM_RESERVE_PLACEHOLDER | TIDE_MEM_TOP_DOWN)) != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "allocation type 0x%x: a placeholder is reserved and no more",
+                         type);
+    if ((type & TIDE_MEM_REPLACE_PLACEHOLDER) && (type & (TIDE_MEM_TOP_DOWN | TIDE_MEM_LARGE_PAGES)) != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "allocation type 0x%x: a placeholder is replaced where it lies, by small pages", type);
+    return TIDE_SUCCESS;
+}
+
+static tide_status node_check(const tide_space *space, uint32_t node)
 {
     const struct topology *topology = space->partition->topology;
-    const bool anywhere = *base == 0;
-    struct range range = { 0 };
-    tide_status status = check_type(type, protection);
 
-    if (tide_failed(status))
-        return status;
     if (node != TIDE_NO_PREFERRED_NODE && node >= topology->node_count)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
                          topology->node_count - 1);
+    return TIDE_SUCCESS;
+}
+
+static tide_status large_check(uint32_t type, uint32_t protection, tide_address base, uint64_t bytes)
+{
+    if (!(type & TIDE_MEM_LARGE_PAGES))
+        return TIDE_SUCCESS;
+    if (base % TIDE_LARGE_PAGE_BYTES != 0 || bytes % TIDE_LARGE_PAGE_BYTES != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, base,
+                         "large pages at 0x%lx, %lu bytes; both must be multiples of %u", base, bytes,
+                         TIDE_LARGE_PAGE_BYTES);
+    if (protection != TIDE_PAGE_READWRITE)
+        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, base,
+                         "protection 0x%x; large pages can only be read and written (0x%x)", protection,
+                         TIDE_PAGE_READWRITE);
+    return TIDE_SUCCESS;
+}
+
+static tide_status parameters_check(const tide_alloc_parameters *parameters, tide_address base, uint64_t bytes,
+                                    uint32_t type, uint32_t protection)
+{
+    const uint64_t granularity = TIDE_ALLOCATION_GRANULARITY_BYTES;
+
+    if (base % ((type & TIDE_MEM_RESERVE) ? granularity : TIDE_PAGE_BYTES) != 0 || bytes % TIDE_PAGE_BYTES != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, base,
+                         "base 0x%lx, %lu bytes; the base must be a multiple of %lu and the size one of %u", base,
+                         bytes, granularity, TIDE_PAGE_BYTES);
+    if ((type & TIDE_MEM_RESERVE_PLACEHOLDER) && protection != TIDE_PAGE_NOACCESS)
+        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x; that of a placeholder is 0x%x",
+                         protection, TIDE_PAGE_NOACCESS);
+    if ((type & TIDE_MEM_REPLACE_PLACEHOLDER) && base == 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "base 0; a placeholder is replaced at its address");
+    if (parameters == NULL)
+        return TIDE_SUCCESS;
+    if (parameters->struct_bytes < sizeof *parameters)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes %zu of the parameters; it must be %zu",
+                         parameters->struct_bytes, sizeof *parameters);
+    const tide_address lowest = parameters->lowest_address, highest = parameters->highest_address;
+    const uint64_t alignment = parameters->alignment_bytes;
+    if (base != 0 && (lowest | highest | alignment) != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, base, "base 0x%lx with address requirements; it must be 0", base);
+    if (lowest % granularity != 0 || (highest != 0 && (highest + 1) % granularity != 0) ||
+        highest > TIDE_HIGHEST_ADDRESS || (highest != 0 && lowest > highest))
+        return error_set(TIDE_INVALID_PARAMETER, 0, lowest,
+                         "addresses from 0x%lx to 0x%lx; the first must be a multiple of %lu, the last one less than "
+                         "one and at most 0x%llx",
+                         lowest, highest, granularity, TIDE_HIGHEST_ADDRESS);
+    if (alignment != 0 && (alignment < granularity || (alignment & (alignment - 1)) != 0))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "an alignment of %lu bytes; it must be a power of two from %lu",
+                         alignment, granularity);
+    return TIDE_SUCCESS;
+}
+
+/* ---- entry points ----------------------------------------------------------------------------------------------- */
+
+static tide_status commit(struct region_retry *retry, struct range range, uint32_t protection)
+{
+    tide_status status;
+
+    do {
+        struct vad *vad = region_lock_range(retry->space, range);
+        if (vad == NULL)
+            return TIDE_CONFLICTING_ADDRESSES;
+        if (vad->kind == VAD_PLACEHOLDER || vad->kind == VAD_LARGE_PAGES)
+            status = error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
+                               "nothing can be committed at 0x%lx: it lies in %s", range.first * TIDE_PAGE_BYTES,
+                               vad->kind == VAD_PLACEHOLDER ? "a placeholder" : "large pages");
+        else
+            status = range_commit(retry, vad, range, pte_protection_of(protection));
+        sync_unlock(&vad->lock);
+    } while (tide_failed(status) && region_retry(retry, &status));
+    return status;
+}
+
+tide_status region_allocate(tide_space *space, struct grace_thread *thread, const struct region_request *request,
+                            tide_address *base, uint64_t *bytes)
+{
+    const tide_alloc_parameters *parameters = request->parameters;
+    const uint32_t node = parameters != NULL ? parameters->node : request->node;
+    uint32_t type = request->type;
+    struct range range = { 0 };
+    struct region_retry retry;
+    tide_status status = type_check(type, request->extended);
+
+    if (!tide_failed(status))
+        status = protection_check(request->protection);
+    if (!tide_failed(status) && request->extended)
+        status = parameters_check(parameters, *base, *bytes, type, request->protection);
+    if (!tide_failed(status))
+        status = large_check(type, request->protection, *base, *bytes);
+    if (!tide_failed(status))
+        status = node_check(space, node);
+    if (tide_failed(status))
+        return status;
+    const bool anywhere = *base == 0;
     if (anywhere)
         type |= TIDE_MEM_RESERVE;
     const bool reserving = (type & TIDE_MEM_RESERVE) != 0;
-    status = check_range(*base, *bytes, reserving ? TIDE_ALLOCATION_GRANULARITY_BYTES : TIDE_PAGE_BYTES, &range);
+    status = range_of(*base, *bytes, reserving ? TIDE_ALLOCATION_GRANULARITY_BYTES : TIDE_PAGE_BYTES, &range);
     if (tide_failed(status))
         return status;
     if (!anywhere && range.first < FIRST_PAGE)
         return error_set(TIDE_INVALID_PARAMETER, 0, *base, "address 0x%lx lies below the lowest address 0x%llx", *base,
                          TIDE_LOWEST_ADDRESS);
+    region_retry_begin(&retry, space, thread);
     if (reserving) {
-        status = reserve(space, &range, anywhere, type, protection, node);
+        struct reservation want = {
+            .range = range,
+            .anywhere = anywhere,
+            .type = type,
+            .protection = request->protection,
+            .node = node,
+            .lowest = FIRST_PAGE,
+            .highest = LAST_PAGE,
+            .alignment = type & TIDE_MEM_LARGE_PAGES ? LARGE_PAGE_PAGES : VAD_UNIT_PAGES,
+            .kind = type & TIDE_MEM_RESERVE_PLACEHOLDER ? VAD_PLACEHOLDER : request->kind,
+        };
+        if (parameters != NULL && parameters->lowest_address / TIDE_PAGE_BYTES > want.lowest)
+            want.lowest = parameters->lowest_address / TIDE_PAGE_BYTES;
+        if (parameters != NULL && parameters->highest_address != 0)
+            want.highest = parameters->highest_address / TIDE_PAGE_BYTES;
+        if (parameters != NULL && parameters->alignment_bytes / TIDE_PAGE_BYTES > want.alignment)
+            want.alignment = parameters->alignment_bytes / TIDE_PAGE_BYTES;
+        status = reserve(&retry, &want);
+        range = want.range;
     } else {
-        const unsigned local = topology_cpu_node(topology, os_cpu_current());
-        uint64_t deadline = 0;
-
-        for (;;) {
-            sync_lock(&space->lock);
-            status = commit_locked(space, range, pte_protection_of(protection), local);
-            sync_unlock(&space->lock);
-            if (status != TIDE_NO_MEMORY)
-                break;
-            status = space_frame_wait(space, thread, local, &deadline);
-            if (tide_failed(status))
-                break;
-        }
+        status = commit(&retry, range, request->protection);
     }
     if (!tide_failed(status)) {
         *base = range.first * TIDE_PAGE_BYTES;
@@ -458,69 +523,346 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide
     return status;
 }
 
-static tide_status free_locked(tide_space *space, tide_address base, uint64_t bytes, uint32_t type, unsigned node)
+tide_status region_protect(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
+                           uint32_t protection, uint32_t *old)
 {
-    struct vad *vad = base > TIDE_HIGHEST_ADDRESS ? NULL : vad_find(&space->vads, base / TIDE_PAGE_BYTES);
-    struct range range = { 0 };
+    struct range range;
+    struct region_retry retry;
+    unsigned before = 0;
+    tide_status status = protection_check(protection);
+
+    if (!tide_failed(status))
+        status = range_of(base, bytes, TIDE_PAGE_BYTES, &range);
+    if (tide_failed(status))
+        return status;
+    region_retry_begin(&retry, space, thread);
+    do {
+        struct vad *vad = region_lock_range(space, range);
+        if (vad == NULL)
+            return TIDE_CONFLICTING_ADDRESSES;
+        status = range_protect(&retry, vad, range, pte_protection_of(protection), &before);
+        sync_unlock(&vad->lock);
+    } while (tide_failed(status) && region_retry(&retry, &status));
+    if (!tide_failed(status))
+        *old = pte_page_protection_of(before);
+    return status;
+}
+
+/* ---- release ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * Leaf tables of a range in which no region lies any more. Faults that are still on their way undo what they did. Space
+ * locked.
+ */
+static void leaves_free(tide_space *space, struct range range)
+{
+    uint64_t page = range.first;
+
+    while (page_table_next_leaf(&space->table, &page, range.last) != NULL) {
+        const struct vad *other = vad_find_first(&space->vads, page, page + TABLE_ENTRIES - 1);
+        if (other == NULL || other->first_page > page + TABLE_ENTRIES - 1)
+            page_table_free_leaf(&space->table, page);
+        page += TABLE_ENTRIES;
+    }
+}
+
+/* Space and VAD locked. */
+static void release_whole(tide_space *space, struct vad *vad)
+{
+    const uint64_t promised = vad->table_charge;
+
+    vad_remove(&space->vads, vad);
+    region_clear(space, vad, VAD_DELETED);
+    leaves_free(space, (struct range){ vad->first_page, vad->last_page });
+    vad->table_charge = 0;
+    tables_promise_drop(space, promised);
+    retire(space, vad);
+}
+
+/* The parts of a region that a release of `range` leaves. */
+struct parts {
+    struct vad *vads[3];
+    unsigned count;
+};
+
+static void parts_free(struct parts *parts)
+{
+    for (unsigned i = 0; i < parts->count; i++)
+        free(parts->vads[i]);
+}
+
+static tide_status part_add(tide_space *space, const struct vad *whole, struct range range, struct parts *parts)
+{
+    struct vad *vad = vad_create(range, whole);
 
     if (vad == NULL)
-        return error_set(TIDE_MEMORY_NOT_ALLOCATED, 0, base, "address 0x%lx lies in no region", base);
-    if (bytes == 0 || type == TIDE_MEM_RELEASE) {
+        return TIDE_INSUFFICIENT_RESOURCES;
+    parts->vads[parts->count++] = vad;
+    if (whole->committed_pages != 0)
+        vad->committed_pages = range_committed(space, whole, range);
+    if (whole->commit_state != 0)
+        vad->table_charge = page_table_missing(&space->table, range.first, range.last);
+    return TIDE_SUCCESS;
+}
+
+/*
+ * Cuts `range` out of a region, or makes it a region of its own if it is kept (placeholders). Space and VAD locked.
+ */
+static tide_status split(struct region_retry *retry, struct vad *vad, struct range range, bool keep)
+{
+    tide_space *space = retry->space;
+    struct parts parts = { .count = 0 };
+    uint64_t tables = 0, kept = 0;
+    tide_status status = TIDE_SUCCESS;
+
+    if (range.first > vad->first_page)
+        status = part_add(space, vad, (struct range){ vad->first_page, range.first - 1 }, &parts);
+    if (keep && !tide_failed(status))
+        status = part_add(space, vad, range, &parts);
+    if (range.last < vad->last_page && !tide_failed(status))
+        status = part_add(space, vad, (struct range){ range.last + 1, vad->last_page }, &parts);
+    for (unsigned i = 0; i < parts.count; i++) {
+        tables += parts.vads[i]->table_charge;
+        kept += parts.vads[i]->committed_pages;
+    }
+    /* Upper tables that two parts lack are promised twice from now on. */
+    if (!tide_failed(status) && tables > vad->table_charge) {
+        status = pages_charge(retry, 0, tables - vad->table_charge);
+        if (!tide_failed(status))
+            tables_promise(space, tables - vad->table_charge);
+    }
+    if (tide_failed(status)) {
+        parts_free(&parts);
+        return status;
+    }
+    const uint64_t surplus = vad->table_charge > tables ? vad->table_charge - tables : 0;
+    const uint64_t gone = vad->committed_pages - kept;
+    for (unsigned i = 0; i < parts.count; i++)
+        if (parts.vads[i]->watch != NULL)
+            parts.vads[i]->watch->users++;
+    vad_replace(&space->vads, &vad, 1, parts.vads, parts.count);
+    (void)sync_swap_32(&vad->commit_state, VAD_REPLACED); /* a full barrier before the pages go */
+    (void)sync_add_32(&vad->commit_generation, 1);
+    if (!keep) {
+        range_clear(space, range);
+        leaves_free(space, range);
+    }
+    pages_uncharge(space, gone);
+    vad->committed_pages = 0;
+    vad->table_charge = 0;
+    tables_promise_drop(space, surplus);
+    retire(space, vad);
+    return TIDE_SUCCESS;
+}
+
+/* A whole region that had replaced a placeholder becomes one again. Space and VAD locked. */
+static tide_status placeholder_restore(tide_space *space, struct vad *vad)
+{
+    const struct range range = { vad->first_page, vad->last_page };
+    const uint64_t promised = vad->table_charge;
+    struct vad *placeholder = vad_create(range, NULL);
+
+    if (placeholder == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    placeholder->kind = VAD_PLACEHOLDER;
+    placeholder->protection = TIDE_PAGE_NOACCESS;
+    vad_replace(&space->vads, &vad, 1, &placeholder, 1);
+    region_clear(space, vad, VAD_REPLACED);
+    vad->table_charge = 0;
+    tables_promise_drop(space, promised);
+    retire(space, vad);
+    return TIDE_SUCCESS;
+}
+
+/* Joins the placeholders that make up exactly the range. Space locked. */
+static tide_status placeholders_join(tide_space *space, struct range range)
+{
+    struct vad *fresh = vad_create(range, NULL);
+    struct vad **old = NULL;
+    uint64_t count = 0, next = range.first;
+    tide_status status = TIDE_SUCCESS;
+
+    if (fresh == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    while (next <= range.last) {
+        struct vad *vad = vad_find(&space->vads, next);
+        struct vad **more = realloc(old, (count + 1) * sizeof(struct vad *));
+
+        if (more != NULL)
+            old = more;
+        if (vad == NULL || vad->kind != VAD_PLACEHOLDER || vad->first_page != next || vad->last_page > range.last)
+            status =
+                error_set(TIDE_CONFLICTING_ADDRESSES, 0, next * TIDE_PAGE_BYTES,
+                          "no placeholder lies from 0x%lx on inside the range 0x%lx to 0x%lx", next * TIDE_PAGE_BYTES,
+                          range.first * TIDE_PAGE_BYTES, range.last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+        else if (more == NULL)
+            status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to list %lu placeholders", count + 1);
+        if (tide_failed(status))
+            goto out;
+        old[count++] = vad;
+        next = vad->last_page + 1;
+    }
+    if (count == 1) {
+        status = error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
+                           "the range 0x%lx to 0x%lx is one placeholder already; there must be two or more",
+                           range.first * TIDE_PAGE_BYTES, range.last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+        goto out;
+    }
+    fresh->kind = VAD_PLACEHOLDER;
+    fresh->protection = TIDE_PAGE_NOACCESS;
+    vad_replace(&space->vads, old, (unsigned)count, &fresh, 1);
+    fresh = NULL;
+    for (uint64_t i = 0; i < count; i++) {
+        /* Whoever holds its lock finds that nothing can be done in it; nobody takes two. */
+        sync_store_32(&old[i]->commit_state, VAD_REPLACED);
+        retire(space, old[i]);
+    }
+out:
+    free(fresh);
+    free(old);
+    return status;
+}
+
+/* The range that a free call means, by the rules and in the order of nt-behaviour 4 rule 8. */
+static tide_status free_range(const struct vad *vad, tide_address base, uint64_t bytes, struct range *range)
+{
+    if (bytes == 0) {
         if (base / TIDE_PAGE_BYTES != vad->first_page)
             return error_set(TIDE_FREE_VM_NOT_AT_BASE, 0, base, "address 0x%lx is not the allocation base 0x%lx", base,
                              vad->first_page * TIDE_PAGE_BYTES);
-        range = (struct range){ vad->first_page, vad->last_page };
-    } else {
-        const tide_status status = check_range(base, bytes, TIDE_PAGE_BYTES, &range);
-        if (tide_failed(status) || range.last > vad->last_page)
-            return error_set(TIDE_UNABLE_TO_FREE_VM, 0, base,
-                             "range 0x%lx, %lu bytes, leaves the region that ends at 0x%lx", base, bytes,
-                             vad->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+        *range = (struct range){ vad->first_page, vad->last_page };
+        return TIDE_SUCCESS;
     }
-    if (type == TIDE_MEM_DECOMMIT)
-        return decommit_locked(space, vad, range, node);
-    release_locked(space, vad);
+    const tide_status status = range_of(base, bytes, TIDE_PAGE_BYTES, range);
+    if (tide_failed(status) || range->last > vad->last_page)
+        return error_set(TIDE_UNABLE_TO_FREE_VM, 0, base,
+                         "range 0x%lx, %lu bytes, leaves the region that ends at 0x%lx", base, bytes,
+                         vad->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
     return TIDE_SUCCESS;
+}
+
+/* Space and VAD locked. */
+static tide_status release_range(struct region_retry *retry, struct vad *vad, struct range range, uint32_t type)
+{
+    const bool whole = range.first == vad->first_page && range.last == vad->last_page;
+
+    if (type & TIDE_MEM_PRESERVE_PLACEHOLDER) {
+        if (vad->kind == VAD_PLACEHOLDER && !whole)
+            return split(retry, vad, range, true);
+        if (vad->kind != VAD_PLACEHOLDER && vad->was_placeholder && whole)
+            return placeholder_restore(retry->space, vad);
+        return error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
+                         "range 0x%lx, %lu bytes, is neither a part of a placeholder nor a whole region that replaced "
+                         "one",
+                         range.first * TIDE_PAGE_BYTES, range_pages(range) * TIDE_PAGE_BYTES);
+    }
+    if (whole) {
+        release_whole(retry->space, vad);
+        return TIDE_SUCCESS;
+    }
+    if (vad->kind == VAD_LARGE_PAGES)
+        return error_set(TIDE_UNABLE_TO_FREE_VM, 0, range.first * TIDE_PAGE_BYTES,
+                         "large pages are released as a whole, from 0x%lx on, %lu bytes",
+                         vad->first_page * TIDE_PAGE_BYTES, (vad->last_page - vad->first_page + 1) * TIDE_PAGE_BYTES);
+    return split(retry, vad, range, false);
+}
+
+static tide_status release_try(struct region_retry *retry, tide_address base, uint64_t bytes, uint32_t type,
+                               struct range *range)
+{
+    tide_space *space = retry->space;
+    tide_status status;
+
+    sync_lock(&space->lock);
+    if (type & TIDE_MEM_COALESCE_PLACEHOLDERS) {
+        status = range_of(base, bytes, TIDE_PAGE_BYTES, range);
+        if (!tide_failed(status))
+            status = placeholders_join(space, *range);
+        goto out;
+    }
+    struct vad *vad = base > TIDE_HIGHEST_ADDRESS ? NULL : vad_find(&space->vads, base / TIDE_PAGE_BYTES);
+    if (vad == NULL) {
+        status = error_set(TIDE_MEMORY_NOT_ALLOCATED, 0, base, "address 0x%lx lies in no region", base);
+        goto out;
+    }
+    sync_lock(&vad->lock);
+    status = free_range(vad, base, bytes, range);
+    if (!tide_failed(status))
+        status = release_range(retry, vad, *range, type);
+    sync_unlock(&vad->lock);
+out:
+    sync_unlock(&space->lock);
+    return status;
+}
+
+static tide_status decommit_try(struct region_retry *retry, tide_address base, uint64_t bytes, struct range *range)
+{
+    struct vad *vad = base > TIDE_HIGHEST_ADDRESS ? NULL : region_lock(retry->space, base / TIDE_PAGE_BYTES);
+
+    if (vad == NULL)
+        return error_set(TIDE_MEMORY_NOT_ALLOCATED, 0, base, "address 0x%lx lies in no region", base);
+    tide_status status = free_range(vad, base, bytes, range);
+    if (!tide_failed(status))
+        status = range_decommit(retry, vad, *range);
+    sync_unlock(&vad->lock);
+    return status;
+}
+
+static tide_status free_call(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
+                             uint32_t type, struct range *range)
+{
+    struct region_retry retry;
+    tide_status status;
+
+    region_retry_begin(&retry, space, thread);
+    do {
+        retry.wanted_pages = 0;
+        status = type == TIDE_MEM_DECOMMIT ? decommit_try(&retry, base, bytes, range)
+                                           : release_try(&retry, base, bytes, type, range);
+    } while (tide_failed(status) && region_retry(&retry, &status));
+    return status;
 }
 
 tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
                         uint32_t type)
 {
-    const unsigned local = topology_cpu_node(space->partition->topology, os_cpu_current());
-    uint64_t deadline = 0;
-    tide_status status;
+    const uint32_t placeholders = TIDE_MEM_PRESERVE_PLACEHOLDER | TIDE_MEM_COALESCE_PLACEHOLDERS;
+    struct range range;
+
+    if (type != TIDE_MEM_DECOMMIT && type != TIDE_MEM_RELEASE &&
+        type != (TIDE_MEM_RELEASE | TIDE_MEM_PRESERVE_PLACEHOLDER) &&
+        type != (TIDE_MEM_RELEASE | TIDE_MEM_COALESCE_PLACEHOLDERS))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "free type 0x%x; known are decommit 0x%x and release 0x%x, this with one of 0x%x", type,
+                         TIDE_MEM_DECOMMIT, TIDE_MEM_RELEASE, placeholders);
+    if (type == TIDE_MEM_RELEASE && bytes != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, base, "a release of %lu bytes; the size of a release must be 0",
+                         bytes);
+    if ((type & placeholders) != 0 && type != TIDE_MEM_DECOMMIT &&
+        (base % TIDE_PAGE_BYTES != 0 || bytes % TIDE_PAGE_BYTES != 0 || bytes == 0))
+        return error_set(TIDE_INVALID_PARAMETER, 0, base,
+                         "placeholders at 0x%lx, %lu bytes; both must be multiples of %u, the size not 0", base, bytes,
+                         TIDE_PAGE_BYTES);
+    return free_call(space, thread, base, bytes, type, &range);
+}
+
+tide_status region_free_native(tide_space *space, struct grace_thread *thread, tide_address *base, uint64_t *bytes,
+                               uint32_t type)
+{
+    struct range range;
 
     if (type != TIDE_MEM_DECOMMIT && type != TIDE_MEM_RELEASE)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "free type 0x%x; known are decommit 0x%x and release 0x%x", type,
                          TIDE_MEM_DECOMMIT, TIDE_MEM_RELEASE);
-    if (type == TIDE_MEM_RELEASE && bytes != 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, base, "a release of %lu bytes; the size of a release must be 0",
-                         bytes);
-    for (;;) {
-        sync_lock(&space->lock);
-        status = free_locked(space, base, bytes, type, local);
-        sync_unlock(&space->lock);
-        if (status != TIDE_NO_MEMORY)
-            return status;
-        status = space_frame_wait(space, thread, local, &deadline);
-        if (tide_failed(status))
-            return status;
+    const tide_status status = free_call(space, thread, *base, *bytes, type, &range);
+    if (!tide_failed(status)) {
+        *base = range.first * TIDE_PAGE_BYTES;
+        *bytes = range_pages(range) * TIDE_PAGE_BYTES;
     }
+    return status;
 }
 
 /* ---- query ------------------------------------------------------------------------------------------------------ */
-
-/* State and protection of one page of a region. */
-static void page_describe(const tide_space *space, const struct vad *vad, uint64_t page, uint32_t *state,
-                          uint32_t *protection)
-{
-    const uint64_t *pte = page_table_find(&space->table, page);
-    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
-    const unsigned software = seen.bits != 0 ? pte_protection(seen) : vad->commit_state & ~VAD_DELETED;
-
-    *protection = pte_page_protection_of(software);
-    *state = *protection != 0 ? TIDE_MEM_COMMIT : TIDE_MEM_RESERVE;
-}
 
 tide_status region_query(tide_space *space, tide_address address, tide_region *region)
 {
@@ -531,29 +873,31 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
                          address, TIDE_HIGHEST_ADDRESS);
     *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
     sync_lock(&space->lock);
-    const struct vad *vad = vad_find_first(&space->vads, page, page);
+    struct vad *vad = vad_find_first(&space->vads, page, page);
     if (vad == NULL || vad->first_page > page) {
         region->state = TIDE_MEM_FREE;
         region->bytes = ((vad == NULL ? LAST_PAGE + 1 : vad->first_page) - page) * TIDE_PAGE_BYTES;
     } else {
         uint64_t end = page + 1;
-        uint32_t state, protection;
 
+        sync_lock(&vad->lock);
+        const unsigned protection = range_protection(space, vad, page);
         region->allocation_base = vad->first_page * TIDE_PAGE_BYTES;
         region->allocation_protection = vad->protection;
         region->type = TIDE_MEM_PRIVATE;
-        page_describe(space, vad, page, &region->state, &region->protection);
+        region->protection = pte_page_protection_of(protection);
+        region->state = protection != 0 ? TIDE_MEM_COMMIT : TIDE_MEM_RESERVE;
         while (end <= vad->last_page) {
             uint64_t leaf_page = end;
             if (page_table_next_leaf(&space->table, &leaf_page, vad->last_page) == NULL)
                 leaf_page = vad->last_page + 1;
             /* Pages without a leaf are all alike: look at the first and step over the rest. */
-            page_describe(space, vad, end, &state, &protection);
-            if (state != region->state || protection != region->protection)
+            if (pte_page_protection_of(range_protection(space, vad, end)) != region->protection)
                 break;
             end = leaf_page > end ? leaf_page : end + 1;
         }
         region->bytes = (end - page) * TIDE_PAGE_BYTES;
+        sync_unlock(&vad->lock);
     }
     sync_unlock(&space->lock);
     return TIDE_SUCCESS;

@@ -5,11 +5,15 @@
  */
 #include "spaces/space.h"
 #include "base/error.h"
+#include "base/random.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { DEFAULT_MINIMUM_PAGES = 50, DEFAULT_MAXIMUM_PAGES = 345 };
+
+/* Bits of randomness in units of 64 KiB: where searches for a free range begin (nt-behaviour 21, high entropy). */
+enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 
 /* Sleep between two looks for a frame. Frames that come free signal an event; sections that end do not. */
 #define FRAME_WAIT_SLICE_NS 2000000u
@@ -42,6 +46,26 @@ void space_peak_update(tide_space *space)
         ;
 }
 
+void space_virtual_peak_update(tide_space *space)
+{
+    if (space->vads.pages > space->peak_virtual_pages)
+        sync_store_relaxed_64(&space->peak_virtual_pages, space->vads.pages);
+}
+
+/* Random starts of the searches for free ranges, from the engine's seed and the number of the space. */
+static void starts_choose(tide_space *space, uint64_t seed)
+{
+    const uint64_t random = random_mix(seed + space->id * 0x9E3779B97F4A7C15ull);
+    const uint64_t lowest = TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES, highest = TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES;
+
+    space->bottom_up_start = lowest;
+    space->top_down_start = highest;
+    if (seed != 0) {
+        space->bottom_up_start += (random & ((1u << BOTTOM_UP_BITS) - 1)) * VAD_UNIT_PAGES;
+        space->top_down_start -= (random >> (64 - TOP_DOWN_BITS)) * VAD_UNIT_PAGES;
+    }
+}
+
 tide_status space_create(struct partition *partition, struct grace_thread *thread, tide_space **out)
 {
     const unsigned cpus = partition->topology->cpu_count;
@@ -59,6 +83,9 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     }
     memset(space, 0, sizeof *space);
     memset(counters, 0, cpus * sizeof *counters);
+    status = commit_init(&space->commit, TIDE_NO_COMMIT_LIMIT, cpus);
+    if (tide_failed(status))
+        goto out;
     space->partition = partition;
     space->counters = counters;
     space->cpu_count = cpus;
@@ -80,9 +107,11 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
             goto out;
     }
     space->tables_charged = 1;
+    sync_lock_init(&space->tables_lock, SYNC_RANK_space_tables);
     sync_lock(&partition->lock);
     space->id = ++partition->next_space_id;
     vad_tree_init(&space->vads, space->id);
+    starts_choose(space, partition->aslr_seed);
     space->next = partition->spaces;
     if (space->next != NULL)
         space->next->previous = space;
@@ -95,6 +124,8 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
 out:
     if (charged)
         commit_return(&partition->commit, 1);
+    if (space != NULL)
+        commit_destroy(&space->commit);
     free(space);
     free(counters);
     return status;
@@ -130,11 +161,9 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++)
         partition->retired.values[c] += space_counter(space, (enum space_counter)c) - counted[c];
     sync_unlock(&partition->lock);
-    while ((vad = space->retired) != NULL) {
-        space->retired = vad->retired_next;
-        free(vad);
-    }
+    region_retired_free_all(&space->retired);
     space->magic = 0;
+    commit_destroy(&space->commit);
     free(space->counters);
     free(space);
 }

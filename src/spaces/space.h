@@ -26,16 +26,21 @@ struct tide_space {
     uint64_t id;                 /* [I] */
     struct page_table table;
     struct vad_tree vads;
-    uint32_t priority;                        /* [A] memory priority of pages faulted from now on */
-    uint32_t has_preferred_nodes;             /* [A] some region names a node */
-    uint32_t hard_maximum;                    /* [A] the working set has a hard maximum */
-    unsigned cpu_count;                       /* [I] */
-    struct space_counters *counters;          /* [I] one per CPU */
-    struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank space: regions, commit, decommit */
-    uint64_t committed_pages;                 /* [L:space]; [A] for statistics */
-    uint64_t tables_charged;                  /* [L:space] pages charged for tables */
-    uint64_t tables_promised;                 /* [L:space] sum of the regions' table_charge */
-    struct vad *retired;                      /* [L:space] removed VADs in their grace period, newest first */
+    uint64_t bottom_up_start;     /* [I] page at which a search for a free range begins, so that addresses are random */
+    uint64_t top_down_start;      /* [I] the same from the top: last page of the range */
+    uint32_t priority;            /* [A] memory priority of pages faulted from now on */
+    uint32_t has_preferred_nodes; /* [A] some region names a node */
+    uint32_t has_write_watch;     /* [A] some region has write watch */
+    uint32_t hard_maximum;        /* [A] the working set has a hard maximum */
+    unsigned cpu_count;           /* [I] */
+    struct space_counters *counters;                 /* [I] one per CPU */
+    struct commit commit;                            /* private commit, and its limit (charge.c) */
+    struct sync_lock lock SYNC_CACHE_ALIGNED;        /* rank space: the VAD tree */
+    struct vad *retired;                             /* [L:space] removed VADs in their grace period, newest first */
+    uint64_t peak_virtual_pages;                     /* [L:space] */
+    struct sync_lock tables_lock SYNC_CACHE_ALIGNED; /* rank space_tables */
+    uint64_t tables_charged;                         /* [L:space_tables] pages charged for tables */
+    uint64_t tables_promised;                        /* [L:space_tables] tables that may still be made */
     struct working_set working_set;
     uint64_t pins;               /* [A] */
     tide_space *next, *previous; /* [L:engine] */
@@ -56,6 +61,8 @@ static inline void space_count(tide_space *space, enum space_counter counter, ui
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
 /* Valid pages: everything that came by a fault less everything removed. Exact when quiet. */
 uint64_t space_working_set_pages(const tide_space *space);
+/* The highest virtual size: after each reservation, with the space locked. */
+void space_virtual_peak_update(tide_space *space);
 /* Moves the peak up to the present size. Called before pages leave, so that the peak is not missed. */
 void space_peak_update(tide_space *space);
 
@@ -84,7 +91,7 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
  * Sets the protection of a committed page in whatever form its PTE is; a zero PTE becomes demand zero. Waits while it
  * is busy.
  */
-void page_protect(tide_space *space, uint64_t *pte, unsigned protection);
+void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool watched);
 /*
  * Makes a clean page whose PTE the caller has claimed dirty: its slot is released, unless a write is in flight, which
  * then does so.
@@ -121,15 +128,49 @@ void working_set_make_room(tide_space *space);
 
 /* ---- regions (region.c): what tide_virtual_* do, with arguments checked by the caller against NULL -------------- */
 
-TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thread *thread, tide_address *base,
-                                            uint64_t *bytes, uint32_t type, uint32_t protection, uint32_t node);
+/* What is to be allocated. */
+struct region_request {
+    uint32_t type;
+    uint32_t protection;
+    uint32_t node;
+    bool extended;                           /* VirtualAlloc2: nothing is rounded, placeholders are known */
+    const tide_alloc_parameters *parameters; /* extended; may be NULL */
+    enum vad_kind kind;                      /* VAD_PRIVATE or VAD_STACK */
+};
+TIDE_MUST_CHECK tide_status region_allocate(tide_space *space, struct grace_thread *thread,
+                                            const struct region_request *request, tide_address *base, uint64_t *bytes);
 TIDE_MUST_CHECK tide_status region_free(tide_space *space, struct grace_thread *thread, tide_address base,
                                         uint64_t bytes, uint32_t type);
+TIDE_MUST_CHECK tide_status region_free_native(tide_space *space, struct grace_thread *thread, tide_address *base,
+                                               uint64_t *bytes, uint32_t type);
+TIDE_MUST_CHECK tide_status region_protect(tide_space *space, struct grace_thread *thread, tide_address base,
+                                           uint64_t bytes, uint32_t protection, uint32_t *old);
+TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address, tide_region *region);
 /*
  * A fault made `made` tables for a region that was decommitted or released meanwhile. They are charged here, beyond the
  * limit if need be: a few pages, which the engine's reserve covers, until the space next settles its charge.
  */
 void region_tables_charge(tide_space *space, unsigned made);
-TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address, tide_region *region);
+/* Frees a list of VADs that nobody can stand on any more. */
+void region_retired_free_all(struct vad **link);
+
+/* ---- stacks (stack.c) ------------------------------------------------------------------------------------------- */
+
+TIDE_MUST_CHECK tide_status stack_create(tide_space *space, struct grace_thread *thread, uint64_t reserve_bytes,
+                                         uint64_t commit_bytes, tide_stack *stack);
+/*
+ * The guard page of a stack was touched, with no lock and no claim held: it becomes an ordinary page, and the next lower
+ * one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
+ */
+TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t page);
+
+/* ---- write watch (watch.c) -------------------------------------------------------------------------------------- */
+
+/* A write to a page is about to be allowed; its PTE is claimed. */
+void watch_mark(struct write_watch *watch, uint64_t page);
+TIDE_MUST_CHECK tide_status watch_get(tide_space *space, struct grace_thread *thread, uint32_t flags, tide_address base,
+                                      uint64_t bytes, tide_address *addresses, uint64_t *count);
+TIDE_MUST_CHECK tide_status watch_reset(tide_space *space, struct grace_thread *thread, tide_address base,
+                                        uint64_t bytes);
 
 #endif

@@ -204,7 +204,8 @@ void vad_tree_init(struct vad_tree *tree, uint64_t seed)
     *tree = (struct vad_tree){ .random = seed };
 }
 
-void vad_insert(struct vad_tree *tree, struct vad *vad)
+/* Inside a change. */
+static void insert_changing(struct vad_tree *tree, struct vad *vad)
 {
     const struct vad *next = vad_find_first(tree, vad->first_page, vad->last_page);
 
@@ -213,20 +214,37 @@ void vad_insert(struct vad_tree *tree, struct vad *vad)
     vad->left = NULL;
     vad->right = NULL;
     vad->priority = random_next(&tree->random);
-    change_begin(tree);
     insert_below(&tree->root, vad);
-    change_end(tree);
     tree->count++;
     tree->pages += vad->last_page - vad->first_page + 1;
 }
 
-void vad_remove(struct vad_tree *tree, struct vad *vad)
+static void remove_changing(struct vad_tree *tree, struct vad *vad)
 {
-    change_begin(tree);
     remove_below(&tree->root, vad);
-    change_end(tree);
     tree->count--;
     tree->pages -= vad->last_page - vad->first_page + 1;
+}
+
+void vad_insert(struct vad_tree *tree, struct vad *vad)
+{
+    vad_replace(tree, NULL, 0, &vad, 1);
+}
+
+void vad_remove(struct vad_tree *tree, struct vad *vad)
+{
+    vad_replace(tree, &vad, 1, NULL, 0);
+}
+
+void vad_replace(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+                 unsigned fresh_count)
+{
+    change_begin(tree);
+    for (unsigned i = 0; i < old_count; i++)
+        remove_changing(tree, old[i]);
+    for (unsigned i = 0; i < fresh_count; i++)
+        insert_changing(tree, fresh[i]);
+    change_end(tree);
 }
 
 /* ---- lookup, without a lock ------------------------------------------------------------------------------------- */
@@ -289,9 +307,10 @@ struct vad *vad_next(const struct vad_tree *tree, const struct vad *vad)
     return vad->last_page == UINT64_MAX ? NULL : vad_find_first(tree, vad->last_page + 1, UINT64_MAX);
 }
 
-/* A search for `length` free units from a unit in [lowest, highest] on. */
+/* A search for `length` free units from a unit in [lowest, highest] on that is a multiple of `alignment`. */
 struct gap_request {
-    uint64_t length, lowest, highest;
+    uint64_t length, lowest, highest, alignment;
+    uint64_t surely; /* a gap of this length holds `length` units at any alignment */
     bool top_down;
 };
 
@@ -300,9 +319,11 @@ static bool gap_fit(const struct gap_request *request, uint64_t start, uint64_t 
 {
     if (gap_length(start, end) < request->length)
         return false;
-    const uint64_t low = max_u64(start, request->lowest);
-    const uint64_t high = end - request->length < request->highest ? end - request->length : request->highest;
-    if (low > high)
+    const uint64_t at_least = max_u64(start, request->lowest);
+    const uint64_t at_most = end - request->length < request->highest ? end - request->length : request->highest;
+    const uint64_t low = (at_least + request->alignment - 1) & ~(request->alignment - 1);
+    const uint64_t high = at_most & ~(request->alignment - 1);
+    if (low > high || high < at_least)
         return false;
     *base = request->top_down ? high : low;
     return true;
@@ -315,8 +336,8 @@ static bool gap_search(const struct gap_request *request, const struct vad *vad,
     if (vad == NULL)
         return gap_fit(request, start, end, base);
     if (start > request->highest || end <= request->lowest ||
-        (vad->subtree_gap < request->length && gap_length(start, unit_of(vad->subtree_first)) < request->length &&
-         gap_length(unit_of(vad->subtree_last) + 1, end) < request->length))
+        (vad->subtree_gap < request->surely && gap_length(start, unit_of(vad->subtree_first)) < request->surely &&
+         gap_length(unit_of(vad->subtree_last) + 1, end) < request->surely))
         return false;
 
     const uint64_t left_end = unit_of(vad->first_page);
@@ -328,24 +349,32 @@ static bool gap_search(const struct gap_request *request, const struct vad *vad,
            gap_search(request, vad->right, right_start, end, base);
 }
 
-bool vad_find_gap(const struct vad_tree *tree, uint64_t pages, uint64_t lowest, uint64_t highest, bool top_down,
-                  uint64_t *first_page)
+bool vad_find_gap(const struct vad_tree *tree, const struct vad_gap *gap, uint64_t *first_page)
 {
-    ASSERT_ALWAYS(pages > 0);
-    if (lowest > highest || pages - 1 > highest - lowest)
+    ASSERT_ALWAYS(gap->pages > 0 && gap->alignment >= VAD_UNIT_PAGES && (gap->alignment & (gap->alignment - 1)) == 0);
+    if (gap->lowest > gap->highest || gap->pages - 1 > gap->highest - gap->lowest)
         return false;
 
-    const struct gap_request request = {
-        .length = unit_of(pages - 1) + 1,
-        .lowest = unit_of(lowest) + (lowest % VAD_UNIT_PAGES != 0),
-        .highest = unit_of(highest - (pages - 1)),
-        .top_down = top_down,
+    struct gap_request request = {
+        .length = unit_of(gap->pages - 1) + 1,
+        .lowest = unit_of(gap->lowest) + (gap->lowest % VAD_UNIT_PAGES != 0),
+        .highest = unit_of(gap->highest - (gap->pages - 1)),
+        .alignment = gap->alignment / VAD_UNIT_PAGES,
+        .top_down = gap->top_down,
     };
     uint64_t base;
-    if (request.lowest > request.highest || !gap_search(&request, tree->root, 0, UNIT_END, &base))
+    if (request.lowest > request.highest)
         return false;
-    *first_page = base * VAD_UNIT_PAGES;
-    return true;
+    /* First only where the length alone tells that it fits; then wherever it may. */
+    request.surely = request.length + request.alignment - 1;
+    bool found = gap_search(&request, tree->root, 0, UNIT_END, &base);
+    if (!found && request.alignment > 1) {
+        request.surely = request.length;
+        found = gap_search(&request, tree->root, 0, UNIT_END, &base);
+    }
+    if (found)
+        *first_page = base * VAD_UNIT_PAGES;
+    return found;
 }
 
 /* ---- verification ----------------------------------------------------------------------------------------------- */

@@ -13,32 +13,47 @@ enum { PTE_SPINS = 300 };
 static const struct {
     uint32_t page;
     unsigned software;
-} protections[] = {
-    { TIDE_PAGE_NOACCESS, PTE_NOACCESS },         { TIDE_PAGE_READONLY, PTE_READONLY },
-    { TIDE_PAGE_READWRITE, PTE_READWRITE },       { TIDE_PAGE_EXECUTE, PTE_EXECUTE },
-    { TIDE_PAGE_EXECUTE_READ, PTE_EXECUTE_READ }, { TIDE_PAGE_EXECUTE_READWRITE, PTE_EXECUTE_READWRITE },
+} accesses[] = {
+    { TIDE_PAGE_READONLY, PTE_READONLY },
+    { TIDE_PAGE_READWRITE, PTE_READWRITE },
+    { TIDE_PAGE_EXECUTE, PTE_EXECUTE },
+    { TIDE_PAGE_EXECUTE_READ, PTE_EXECUTE_READ },
+    { TIDE_PAGE_EXECUTE_READWRITE, PTE_EXECUTE_READWRITE },
+}, modifiers[] = {
+    { 0, 0 },
+    { TIDE_PAGE_GUARD, PTE_GUARD },
+    { TIDE_PAGE_NOCACHE, PTE_NOCACHE },
+    { TIDE_PAGE_WRITECOMBINE, PTE_WRITECOMBINE },
 };
 
 unsigned pte_protection_of(uint32_t page_protection)
 {
-    for (unsigned i = 0; i < sizeof protections / sizeof protections[0]; i++)
-        if (protections[i].page == page_protection)
-            return protections[i].software;
+    const uint32_t all = TIDE_PAGE_GUARD | TIDE_PAGE_NOCACHE | TIDE_PAGE_WRITECOMBINE;
+
+    if (page_protection == TIDE_PAGE_NOACCESS)
+        return PTE_NOACCESS;
+    for (unsigned m = 0; m < sizeof modifiers / sizeof modifiers[0]; m++)
+        for (unsigned a = 0; a < sizeof accesses / sizeof accesses[0]; a++)
+            if ((page_protection & all) == modifiers[m].page && (page_protection & ~all) == accesses[a].page)
+                return accesses[a].software | modifiers[m].software;
     return 0;
 }
 
 uint32_t pte_page_protection_of(unsigned protection)
 {
-    for (unsigned i = 0; i < sizeof protections / sizeof protections[0]; i++)
-        if (protections[i].software == protection)
-            return protections[i].page;
+    if (protection == PTE_NOACCESS || protection == PTE_OFFERED)
+        return TIDE_PAGE_NOACCESS;
+    for (unsigned m = 0; m < sizeof modifiers / sizeof modifiers[0]; m++)
+        for (unsigned a = 0; a < sizeof accesses / sizeof accesses[0]; a++)
+            if (protection == (accesses[a].software | modifiers[m].software))
+                return accesses[a].page | modifiers[m].page;
     return 0;
 }
 
 /* A zeroed frame as a table that `entry` will name, or FRAME_NONE. */
 static frame_t table_frame(struct page_table *table, unsigned node, uint64_t *entry)
 {
-    const frame_t frame = frames_allocate(table->frames, node, FRAMES_ZERO, 0);
+    const frame_t frame = frames_allocate_table(table->frames, node);
 
     if (!frame_is_none(frame)) {
         struct pfn *pfn = frame_pfn(table->frames, frame);

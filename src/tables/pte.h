@@ -19,14 +19,19 @@
  * VALID|WRITE|ACCESSED|DIRTY. As on x86 the dirty bit doubles as permission: the first write to a clean page takes
  * the slow path, which releases the page's slot.
  *
- * Protection is NT's 5-bit software protection (nt-behaviour 5).
+ * PTE_WRITE follows from the protection but in regions with write watch: there it is missing until the first write
+ * since the last reset (spaces/watch.c).
+ *
+ * Protection is NT's 5-bit software protection (nt-behaviour 5): the lower three bits say what is allowed, the upper
+ * two are modifiers, of which a page has one at most. In soft spaces no-cache and write-combine are kept and reported,
+ * and mean nothing else.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TABLES_PTE_H
 #define TABLES_PTE_H
 
-#include <pagetide/space.h>
+#include <pagetide/virtual.h>
 
 #include "frames/pfn.h"
 #include "stores/stores.h"
@@ -40,6 +45,8 @@ typedef struct pte_t {
 #define PTE_DIRTY (1ull << 2)
 #define PTE_READ (1ull << 3)
 #define PTE_WRITE (1ull << 4)
+#define PTE_LARGE (1ull << 10)   /* valid form: part of a large page; in no working set, never trimmed */
+#define PTE_LOCKED (1ull << 11)  /* valid form: locked in the working set */
 #define PTE_TAG_MASK (7ull << 1) /* invalid forms */
 #define PTE_WAITED (1ull << 4)   /* busy form */
 #define PTE_READING (1ull << 10) /* busy form: a page read is under way */
@@ -72,6 +79,12 @@ enum pte_protection {
     PTE_WRITECOPY = 5,
     PTE_EXECUTE_READWRITE = 6,
     PTE_EXECUTE_WRITECOPY = 7,
+    PTE_ACCESS_MASK = 7,
+    PTE_NOCACHE = 0x08,      /* modifier */
+    PTE_OFFERED = 0x08,      /* alone, without access: offered, was PTE_READWRITE */
+    PTE_GUARD = 0x10,        /* modifier: the first access is told, and takes it away */
+    PTE_WRITECOMBINE = 0x18, /* modifier */
+    PTE_MODIFIER_MASK = 0x18,
     PTE_PROTECTION_DECOMMITTED = 0x10,
     PTE_NOACCESS = 0x18
 };
@@ -115,14 +128,29 @@ static inline struct stores_slot pte_slot(pte_t pte)
                                  .slot = (uint32_t)(pte.bits >> PTE_SLOT_SHIFT) };
 }
 
+static inline bool pte_protection_is_guard(unsigned protection)
+{
+    return (protection & PTE_MODIFIER_MASK) == PTE_GUARD && (protection & PTE_ACCESS_MASK) != 0;
+}
+
 static inline bool pte_protection_reads(unsigned protection)
 {
-    return protection != PTE_EXECUTE && protection != PTE_PROTECTION_NONE && protection < 8;
+    const unsigned access = protection & PTE_ACCESS_MASK;
+
+    return access != PTE_PROTECTION_NONE && access != PTE_EXECUTE && !pte_protection_is_guard(protection);
 }
 
 static inline bool pte_protection_writes(unsigned protection)
 {
-    return protection == PTE_READWRITE || protection == PTE_EXECUTE_READWRITE;
+    const unsigned access = protection & PTE_ACCESS_MASK;
+
+    return (access == PTE_READWRITE || access == PTE_EXECUTE_READWRITE) && !pte_protection_is_guard(protection);
+}
+
+/* Pages that no trim may take. */
+static inline bool pte_is_fixed(pte_t pte)
+{
+    return (pte.bits & (PTE_LARGE | PTE_LOCKED)) != 0;
 }
 
 static inline pte_t pte_make(enum pte_tag tag, unsigned protection)
@@ -160,7 +188,10 @@ static inline bool pte_cas(uint64_t *pte, pte_t expected, pte_t desired)
     return sync_cas_64(pte, expected.bits, desired.bits);
 }
 
-/* TIDE_PAGE_ value <-> software protection; 0 for a value that private memory does not know. */
+/*
+ * TIDE_PAGE_ value, with at most one modifier, <-> software protection; 0 for a value that private memory does not
+ * know. An offered page reads as no access.
+ */
 unsigned pte_protection_of(uint32_t page_protection);
 uint32_t pte_page_protection_of(unsigned protection);
 

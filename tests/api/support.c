@@ -124,6 +124,7 @@ int fixture_setup(void **state)
     pthread_mutex_init(&fixture->device.lock, NULL);
     pthread_cond_init(&fixture->device.moved, NULL);
     tide_config_init(&fixture->config);
+    fixture->config.disable_aslr = true;
     fixture->config.workers = TIDE_WORKERS_MANUAL;
     fixture->config.cpu_cache_pages = TIDE_NO_CPU_CACHE;
     fixture->config.list_shards = 1;

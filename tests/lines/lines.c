@@ -389,6 +389,7 @@ static bool run_open(struct run *run)
         return FAILED(run, "no folder %s can be made", run->folder);
     snprintf(run->page_file, sizeof run->page_file, "%s/pages", run->folder);
     tide_config_init(&config);
+    config.disable_aslr = true;
     config.memory_bytes = (uint64_t)(row->aged ? FRAMES_AGED : FRAMES) * TIDE_PAGE_BYTES;
     config.topology_synthetic = "numa:1 core:2 pu:1"; /* one node with all CPUs, whatever machine this is */
     config.workers = TIDE_WORKERS_MANUAL;

@@ -973,6 +973,7 @@ static void open_engine(struct run *run)
     const tide_page_file_config file = { .path = run->path, .minimum_bytes = (64 + draw(run, 1024)) * PG };
     tide_config config;
     tide_config_init(&config);
+    config.disable_aslr = true;
     config.memory_bytes = run->frames * PG;
     config.topology_synthetic = topology;
     config.page_files = &file;

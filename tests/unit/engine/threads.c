@@ -21,6 +21,7 @@ static tide_engine *open_engine(void)
     tide_config config;
 
     tide_config_init(&config);
+    config.disable_aslr = true;
     config.memory_bytes = FRAMES * (uint64_t)TIDE_PAGE_BYTES;
     config.workers = TIDE_WORKERS_MANUAL;
     config.disable_huge_pages = true;

@@ -85,6 +85,7 @@ static int scene_open(void **state)
     const tide_page_file_config file = { .path = scene->path,
                                          .minimum_bytes = (SLOTS + 1) * (uint64_t)TIDE_PAGE_BYTES };
     tide_config_init(&config);
+    config.disable_aslr = true;
     config.memory_bytes = FRAMES * (uint64_t)TIDE_PAGE_BYTES;
     config.page_files = &file;
     config.page_file_count = 1;

@@ -203,6 +203,7 @@ static void races_are_decided_the_same_way_whoever_yields(void **state)
     hook_set(true);
     assert_int_equal(close(mkstemp(path)), 0);
     tide_config_init(&config);
+    config.disable_aslr = true;
     config.memory_bytes = FRAMES * TIDE_PAGE_BYTES;
     config.page_files = &file;
     config.page_file_count = 1;
@@ -263,6 +264,7 @@ static void a_fault_of_an_old_region_harms_no_new_one(void **state)
 
         hook_set(true);
         tide_config_init(&config);
+        config.disable_aslr = true;
         config.memory_bytes = 512 * TIDE_PAGE_BYTES;
         assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
         assert_int_equal(tide_space_create(crew.engine, &crew.space), TIDE_SUCCESS);

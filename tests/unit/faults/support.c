@@ -107,6 +107,7 @@ int scene_setup(void **state)
     pthread_mutex_init(&scene->device.lock, NULL);
     pthread_cond_init(&scene->device.moved, NULL);
     tide_config_init(&scene->config);
+    scene->config.disable_aslr = true;
     scene->config.workers = TIDE_WORKERS_MANUAL;
     scene->config.cpu_cache_pages = TIDE_NO_CPU_CACHE;
     scene->config.list_shards = 1;

@@ -43,6 +43,17 @@ static void assert_tree_sound(const struct vad_tree *tree)
         fail_msg("%s", why);
 }
 
+/* A gap at the alignment of a region. */
+static bool gap_of(const struct vad_tree *tree, uint64_t pages, uint64_t lowest, uint64_t highest, bool top_down,
+                   uint64_t *first_page)
+{
+    const struct vad_gap gap = {
+        .pages = pages, .lowest = lowest, .highest = highest, .alignment = VAD_UNIT_PAGES, .top_down = top_down
+    };
+
+    return vad_find_gap(tree, &gap, first_page);
+}
+
 static struct vad *vad_new(uint64_t first, uint64_t last)
 {
     struct vad *vad = calloc(1, sizeof *vad);
@@ -169,13 +180,13 @@ static void regions_at_both_ends_of_the_page_numbers(void **state)
     assert_null(vad_find(&tree, UINT64_MAX - 16));
     assert_ptr_equal(vad_next(&tree, low), high);
     assert_null(vad_next(&tree, high));
-    assert_true(vad_find_gap(&tree, 1, 0, UINT64_MAX, false, &base));
+    assert_true(gap_of(&tree, 1, 0, UINT64_MAX, false, &base));
     assert_int_equal(base, 16);
-    assert_true(vad_find_gap(&tree, 1, 0, UINT64_MAX, true, &base));
+    assert_true(gap_of(&tree, 1, 0, UINT64_MAX, true, &base));
     assert_int_equal(base, UINT64_MAX - 31);
-    assert_true(vad_find_gap(&tree, UINT64_MAX - 31, 0, UINT64_MAX, true, &base));
+    assert_true(gap_of(&tree, UINT64_MAX - 31, 0, UINT64_MAX, true, &base));
     assert_int_equal(base, 16);
-    assert_false(vad_find_gap(&tree, UINT64_MAX - 30, 0, UINT64_MAX, false, &base));
+    assert_false(gap_of(&tree, UINT64_MAX - 30, 0, UINT64_MAX, false, &base));
     tree_free(&tree);
 }
 
@@ -253,7 +264,7 @@ static void a_hundred_thousand_random_regions_never_overlap(void **state)
         uint64_t first = lowest + random_below(&random, highest - lowest - 64) / 16 * 16;
         const struct vad *in_the_way = vad_find_first(&tree, first, first + pages - 1);
         if (in_the_way != NULL && in_the_way->first_page <= first + pages - 1)
-            assert_true(vad_find_gap(&tree, pages, lowest, highest, false, &first));
+            assert_true(gap_of(&tree, pages, lowest, highest, false, &first));
         vad_insert(&tree, regions[i] = vad_new(first, first + pages - 1));
     }
     assert_tree_sound(&tree);
@@ -265,7 +276,7 @@ static void a_hundred_thousand_random_regions_never_overlap(void **state)
         const uint64_t pages = 1 + random_below(&random, 64);
         const uint64_t from = i % 3 == 0 ? lowest : lowest + random_below(&random, highest - lowest - 64);
         uint64_t first;
-        assert_true(vad_find_gap(&tree, pages, from, highest, i % 4 == 0, &first));
+        assert_true(gap_of(&tree, pages, from, highest, i % 4 == 0, &first));
         assert_true(first >= from && first + pages - 1 <= highest && first % 16 == 0);
         vad_insert(&tree, regions[i] = vad_new(first, first + pages - 1)); /* asserts that it is free */
     }
@@ -290,16 +301,16 @@ static void gap_search_among_a_hundred_thousand_regions(void **state)
         /* Nothing of 4 units between two missing ones, in either direction, though both sides have it. */
         const uint64_t hole = 64ull * (MANY / 100) * (i % 99) + 64 * 7;
         const uint64_t next = hole + 64ull * (MANY / 100);
-        assert_false(vad_find_gap(&tree, 64, hole + 64, next - 1, i % 2 == 0, &base));
-        assert_true(vad_find_gap(&tree, 64, hole + 64, end - 1, false, &base));
+        assert_false(gap_of(&tree, 64, hole + 64, next - 1, i % 2 == 0, &base));
+        assert_true(gap_of(&tree, 64, hole + 64, end - 1, false, &base));
         assert_int_equal(base, next - 48);
-        assert_true(vad_find_gap(&tree, 64, 0, next - 49, true, &base));
+        assert_true(gap_of(&tree, 64, 0, next - 49, true, &base));
         assert_int_equal(base, hole);
-        assert_false(vad_find_gap(&tree, 7 * 16 + 1, 0, end - 1, i % 2 == 0, &base));
+        assert_false(gap_of(&tree, 7 * 16 + 1, 0, end - 1, i % 2 == 0, &base));
     }
-    assert_true(vad_find_gap(&tree, 7 * 16, middle, end + 1000, false, &base));
+    assert_true(gap_of(&tree, 7 * 16, middle, end + 1000, false, &base));
     assert_int_equal(base, middle + 7 * 64 - 48);
-    assert_true(vad_find_gap(&tree, 7 * 16 + 1, middle, end + 1000, false, &base));
+    assert_true(gap_of(&tree, 7 * 16 + 1, middle, end + 1000, false, &base));
     assert_int_equal(base, end - 48);
     tree_free(&tree);
 }
@@ -364,7 +375,7 @@ static void gap_search_matches_brute_force(void **state)
             const bool top_down = i / 2 % 2 == 0;
             uint64_t got = UINT64_MAX, expected = UINT64_MAX;
 
-            const bool found = vad_find_gap(&tree, pages, lowest, highest, top_down, &got);
+            const bool found = gap_of(&tree, pages, lowest, highest, top_down, &got);
             if (found != brute_find_gap(&tree, pages, lowest, highest, top_down, &expected) || got != expected)
                 fail_msg("seed %lu: %lu pages in %lu-%lu %s: got %ld, expected %ld", seed, pages, lowest, highest,
                          top_down ? "top down" : "bottom up", (long)got, (long)expected);
@@ -386,19 +397,19 @@ static void the_rest_of_a_unit_is_lost(void **state)
     vad_tree_init(&tree, 3);
     vad_insert(&tree, vad_new(16, 16));
     vad_insert(&tree, vad_new(64, 80));
-    assert_true(vad_find_gap(&tree, 1, 16, 1000, false, &base));
+    assert_true(gap_of(&tree, 1, 16, 1000, false, &base));
     assert_int_equal(base, 32);
-    assert_true(vad_find_gap(&tree, 32, 16, 1000, false, &base));
+    assert_true(gap_of(&tree, 32, 16, 1000, false, &base));
     assert_int_equal(base, 32);
-    assert_true(vad_find_gap(&tree, 33, 16, 1000, false, &base));
+    assert_true(gap_of(&tree, 33, 16, 1000, false, &base));
     assert_int_equal(base, 96);
-    assert_false(vad_find_gap(&tree, 33, 16, 96 + 31, false, &base));
-    assert_true(vad_find_gap(&tree, 33, 16, 96 + 32, false, &base));
-    assert_true(vad_find_gap(&tree, 5, 17, 95, true, &base));
+    assert_false(gap_of(&tree, 33, 16, 96 + 31, false, &base));
+    assert_true(gap_of(&tree, 33, 16, 96 + 32, false, &base));
+    assert_true(gap_of(&tree, 5, 17, 95, true, &base));
     assert_int_equal(base, 48);
-    assert_false(vad_find_gap(&tree, 1, 17, 31, false, &base)); /* no unit begins in it */
-    assert_false(vad_find_gap(&tree, 1, 31, 17, false, &base));
-    assert_false(vad_find_gap(&tree, UINT64_MAX, 1, UINT64_MAX, false, &base));
+    assert_false(gap_of(&tree, 1, 17, 31, false, &base)); /* no unit begins in it */
+    assert_false(gap_of(&tree, 1, 31, 17, false, &base));
+    assert_false(gap_of(&tree, UINT64_MAX, 1, UINT64_MAX, false, &base));
     tree_free(&tree);
 }
 

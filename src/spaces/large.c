@@ -1,0 +1,76 @@
+/*
+ * Large pages: 512 frames that lie together, as 512 valid PTEs that no trim takes (nt-behaviour 7 rule 1).
+ *
+ * There is no PTE form of its own for 2 MiB: what a large page is worth in a soft space is that it is there and stays,
+ * and that it is contiguous, for I/O and for the TLB behind it. It is found and zeroed at the call, before any lock of
+ * the space is taken.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "spaces/region_impl.h"
+
+static frame_t run_take(struct frames *frames, unsigned node)
+{
+    const unsigned *order = frames->topology->nodes[node].order;
+
+    for (int standby = 0; standby < 2; standby++) {
+        for (unsigned i = 0; i < frames->node_count; i++) {
+            const frame_t first = frames_take_run(frames, order[i], standby != 0);
+            if (!frame_is_none(first))
+                return first;
+        }
+        /* What CPUs keep, and what only waits for its grace period, may complete a block. */
+        if (standby == 0) {
+            (void)grace_advance(&frames->grace);
+            frames_drain_caches(frames);
+        }
+    }
+    return FRAME_NONE;
+}
+
+tide_status large_frames_take(tide_space *space, uint64_t count, unsigned node, frame_t *first)
+{
+    struct frames *frames = space_frames(space);
+
+    for (uint64_t i = 0; i < count; i++) {
+        first[i] = run_take(frames, node);
+        if (frame_is_none(first[i])) {
+            large_frames_give_back(space, first, i);
+            return error_set(TIDE_NO_MEMORY, 0, 0,
+                             "%lu of %lu large pages found: no other %u frames lie together and are free", i, count,
+                             FRAMES_RUN);
+        }
+        for (uint32_t f = 0; f < FRAMES_RUN; f++) {
+            const frame_t frame = { first[i].number + f };
+            if (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED)
+                frame_zero_streaming(frame_memory(frames, frame));
+        }
+    }
+    return TIDE_SUCCESS;
+}
+
+void large_frames_give_back(tide_space *space, const frame_t *first, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        for (uint32_t f = 0; f < FRAMES_RUN; f++)
+            frames_give_back(space_frames(space), (frame_t){ first[i].number + f }, true);
+}
+
+void large_pages_install(tide_space *space, const struct vad *vad, const frame_t *first)
+{
+    struct frames *frames = space_frames(space);
+
+    for (uint64_t page = vad->first_page; page <= vad->last_page; page++) {
+        const uint64_t index = page - vad->first_page;
+        const frame_t frame = { first[index / FRAMES_RUN].number + (uint32_t)(index % FRAMES_RUN) };
+        struct pfn *pfn = frame_pfn(frames, frame);
+        uint64_t *pte = page_table_find(&space->table, page);
+
+        pfn->pte = pte;
+        sync_store_relaxed_64(&pfn->original, 0);
+        frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
+                                                   ((uint64_t)FRAME_USE_LARGE_PAGE << PFN_USE_SHIFT),
+                                               sync_load_relaxed_32(&space->priority)));
+        sync_store_64(pte, pte_make_valid(frame, PTE_READWRITE, true).bits | PTE_LARGE);
+    }
+}

@@ -1,0 +1,101 @@
+/*
+ * Inside spaces/: what the files on regions share.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef SPACES_REGION_IMPL_H
+#define SPACES_REGION_IMPL_H
+
+#include "base/error.h"
+#include "spaces/space.h"
+
+#define FIRST_PAGE (TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES)
+#define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)
+
+struct range {
+    uint64_t first, last; /* pages, inclusive */
+};
+
+static inline uint64_t range_pages(struct range range)
+{
+    return range.last - range.first + 1;
+}
+
+/* Rounds outwards, the base to `granularity`. TIDE_INVALID_PARAMETER for no bytes, or beyond the address space. */
+TIDE_MUST_CHECK tide_status range_of(tide_address base, uint64_t bytes, uint64_t granularity, struct range *range);
+
+/* ---- regions and their locks (region.c) ------------------------------------------------------------------------- */
+
+/*
+ * The region that holds a page, locked, or NULL. Inside the engine. It cannot go, split or change its pages' commit
+ * and protection until it is unlocked; its pages fault as ever.
+ */
+struct vad *region_lock(tide_space *space, uint64_t page);
+
+/* The same for a range that must lie in it; NULL with the last error set to TIDE_CONFLICTING_ADDRESSES. */
+struct vad *region_lock_range(tide_space *space, struct range range);
+
+/*
+ * Can a call that failed with `status`, holding nothing now, be tried again? It waited for a frame (TIDE_NO_MEMORY), or
+ * the page files grew (TIDE_COMMITMENT_LIMIT). Else *status is what the call returns.
+ */
+struct region_retry {
+    tide_space *space;
+    struct grace_thread *thread;
+    unsigned node;         /* of the running CPU: for page tables */
+    uint64_t deadline_ns;  /* of waiting for frames */
+    uint64_t wanted_pages; /* charge that did not fit the engine's limit; 0 if none failed so */
+};
+void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);
+bool region_retry(struct region_retry *retry, tide_status *status);
+
+/* ---- charges (charge.c) ----------------------------------------------------------------------------------------- */
+
+/*
+ * Charges pages to the space and the engine, and tables to the engine, all or nothing. May be called under the locks
+ * of the space and of a region.
+ */
+TIDE_MUST_CHECK tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t tables);
+/* Gives the charge of pages back. */
+void pages_uncharge(tide_space *space, uint64_t pages);
+/* Tables that were charged are kept for the space until the promise is dropped: then, as many as do not exist go back. */
+void tables_promise(tide_space *space, uint64_t tables);
+void tables_promise_drop(tide_space *space, uint64_t tables);
+
+/* ---- ranges of pages (range.c). All with the region locked. ------------------------------------------------------ */
+
+/* Calls for each PTE of a range whose leaf exists. */
+typedef void pte_visit(tide_space *space, uint64_t *pte, void *context);
+void range_visit(tide_space *space, struct range range, pte_visit *visit, void *context);
+
+/* How many pages of a range are committed. Waits for claimed PTEs. */
+uint64_t range_committed(tide_space *space, const struct vad *vad, struct range range);
+/* Deletes every page of a range, leaving 0 in its PTEs. No charge is given back. */
+void range_clear(tide_space *space, struct range range);
+/* Deletes every page of a region and gives their charge back. `state` is the new commit_state. */
+void region_clear(tide_space *space, struct vad *vad, uint32_t state);
+/* Makes all leaf tables of a range, which somebody has paid for. TIDE_NO_MEMORY: there was no frame. */
+TIDE_MUST_CHECK tide_status leaves_make(tide_space *space, struct range range, unsigned node);
+TIDE_MUST_CHECK tide_status range_commit(struct region_retry *retry, struct vad *vad, struct range range,
+                                         unsigned protection);
+TIDE_MUST_CHECK tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct range range);
+TIDE_MUST_CHECK tide_status range_protect(struct region_retry *retry, struct vad *vad, struct range range,
+                                          unsigned protection, unsigned *old);
+/* Software protection of one page, 0 if it is not committed. */
+unsigned range_protection(const tide_space *space, const struct vad *vad, uint64_t page);
+
+/* ---- large pages (large.c) -------------------------------------------------------------------------------------- */
+
+/* Frames for `count` large pages, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. */
+TIDE_MUST_CHECK tide_status large_frames_take(tide_space *space, uint64_t count, unsigned node, frame_t *first);
+void large_frames_give_back(tide_space *space, const frame_t *first, uint64_t count);
+/* Makes them the pages of a region whose leaf tables exist and that nobody sees yet. */
+void large_pages_install(tide_space *space, const struct vad *vad, const frame_t *first);
+
+/* ---- write watch (watch.c) -------------------------------------------------------------------------------------- */
+
+/* Its first_page is set when the region's is known. */
+TIDE_MUST_CHECK tide_status watch_create(struct range range, struct write_watch **watch);
+void watch_put(struct write_watch *watch); /* space locked; NULL is allowed */
+
+#endif
