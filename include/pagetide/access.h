@@ -45,6 +45,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch(tide_space *space, tide_addre
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t bytes,
                                                          tide_access_kind kind);
 
+#define TIDE_ACCESS_DIRECTORIES 8u /**< gigabytes whose page directories a section remembers */
+
 /**
  * An open access section: between begin and end, pointers got from it stay good, whatever the trimmer and the writers
  * do, and the calls cost no shared write. Keep it short: frames that left a working set meanwhile cannot be reused
@@ -53,10 +55,13 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide
 typedef struct tide_access {
     tide_space *space;
     void *thread;
-    const uint64_t *table; /* page directory of the last 1 GiB translated, or NULL */
-    tide_address table_base;
     char *memory;
     tide_status status;
+    /* Page directories met, of 1 GiB each: that of gigabyte g in entry g % TIDE_ACCESS_DIRECTORIES. */
+    struct {
+        uint64_t tag; /* g + 1; 0 for none */
+        const uint64_t *table;
+    } directories[TIDE_ACCESS_DIRECTORIES];
 } tide_access;
 
 /** Begins an access section on a space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INSUFFICIENT_RESOURCES. */

@@ -121,13 +121,11 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
     if (!grace_section_begin(thread, space))
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
                          "%u access sections are open in this thread; that is the most", GRACE_SPACES_MAX);
-    *access = (tide_access){
-        .space = space, .thread = thread, .table_base = UINT64_MAX, .memory = space_frames(space)->memory
-    };
+    *access = (tide_access){ .space = space, .thread = thread, .memory = space_frames(space)->memory };
     return TIDE_SUCCESS;
 }
 
-/* The last page directory used is no longer, or not yet, the right one; or the page needs a fault. */
+/* The page needs a fault, or its tables are not there yet. */
 __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, tide_address address,
                                                           tide_access_kind kind)
 {
@@ -136,20 +134,41 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
 
     grace_enter(thread);
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
-    access->table =
-        tide_failed(access->status) ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
-    access->table_base = access->table == NULL ? UINT64_MAX : address >> 30;
     grace_leave(thread);
     thread->pointers |= !tide_failed(access->status);
     return tide_failed(access->status) ? NULL : pointer_of(space_frames(access->space), valid, address);
 }
 
-/* The PTE of an address by the section's page directory, or NULL if that is another one or has no table there. */
-static inline const uint64_t *section_pte(const tide_access *access, tide_address address)
+/*
+ * Remembers the page directory of an address, if there is one. The section keeps the space's tables, and directories
+ * stay as long as their space.
+ */
+__attribute__((noinline)) static const uint64_t *directory_find(tide_access *access, tide_address address)
 {
-    if (__builtin_expect(address >> 30 != access->table_base, 0))
-        return NULL;
-    const uint64_t entry = sync_load_64(&access->table[(address >> 21) & (TABLE_ENTRIES - 1)]);
+    const uint64_t gigabyte = address >> 30;
+    const uint64_t *table =
+        address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
+
+    if (table != NULL) {
+        ((struct grace_thread *)access->thread)->pointers = 1; /* the section gives some without asking again */
+        access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag = gigabyte + 1;
+        access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table = table;
+    }
+    return table;
+}
+
+/* The PTE of an address, or NULL if it has no table. */
+static inline const uint64_t *section_pte(tide_access *access, tide_address address)
+{
+    const uint64_t gigabyte = address >> 30;
+    const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
+
+    if (__builtin_expect(access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag != gigabyte + 1, 0)) {
+        table = directory_find(access, address);
+        if (table == NULL)
+            return NULL;
+    }
+    const uint64_t entry = sync_load_64(&table[(address >> 21) & (TABLE_ENTRIES - 1)]);
     if (__builtin_expect(entry == 0, 0))
         return NULL;
     const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & PTE_FRAME_MASK));
@@ -222,7 +241,7 @@ void tide_access_end(tide_access *access)
     if (access->status == TIDE_ACCESS_SECTION_TOO_LONG)
         (void)grace_advance(thread->grace); /* what it held back should be free when it begins again */
     access->thread = NULL;
-    access->table_base = UINT64_MAX;
+    memset(access->directories, 0, sizeof access->directories);
 }
 
 /* ---- pins ------------------------------------------------------------------------------------------------------- */
