@@ -140,17 +140,19 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
 }
 
 /*
- * Remembers the page directory of an address, if there is one. The section keeps the space's tables, and directories
- * stay as long as their space.
+ * Remembers the page directory of an address, if there is one, so that the next pointers come without asking anybody.
+ * Only once the thread's sections have given a pointer: one that has given none does not hold back the grace period
+ * while it waits (grace_sections_suspend()), so it must not give one unseen. Directories stay as long as their space.
  */
 __attribute__((noinline)) static const uint64_t *directory_find(tide_access *access, tide_address address)
 {
+    const struct grace_thread *thread = access->thread;
     const uint64_t gigabyte = address >> 30;
-    const uint64_t *table =
-        address > TIDE_HIGHEST_ADDRESS ? NULL : page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
 
+    if (thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS)
+        return NULL;
+    const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     if (table != NULL) {
-        ((struct grace_thread *)access->thread)->pointers = 1; /* the section gives some without asking again */
         access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag = gigabyte + 1;
         access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table = table;
     }

@@ -118,9 +118,6 @@ static void lists_check(struct verify *verify, unsigned node)
                 violated(verify, "I6: %s counts %lu frames and links %lu", where, shard->count, count);
         }
     }
-    const struct frames_table_run *run = &frames->nodes[node].table_run;
-    for (uint32_t i = 0; i < run->left; i++)
-        listed_check(verify, run->next + i, FRAME_LIST_ZEROED, "the run of frames kept for page tables");
     for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && node == 0; c++) {
         const struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
 

@@ -220,9 +220,6 @@ void frames_drain_caches(struct frames *frames)
 {
     enum { DRAIN_TRIES = 64 };
 
-    for (unsigned n = 0; n < frames->node_count; n++)
-        frames_table_run_drain(frames, n);
-
     for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && frames->cache_batch != 0; c++) {
         struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
 

@@ -288,7 +288,6 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         status = node_thresholds(node, config, n);
         if (tide_failed(status))
             goto out;
-        sync_lock_init(&node->table_run.lock, SYNC_RANK_table_run);
         sync_event_init(&node->zero_page.event);
         sync_event_init(&node->writer.event);
         sync_event_init(&node->trimmer.event);

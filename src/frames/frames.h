@@ -60,13 +60,6 @@ struct frames_bell {
 /* Frames in a run: as many as a page of 2 MiB has. A run begins at a multiple of that. */
 enum { FRAMES_RUN = 512 };
 
-/* Zeroed frames that lie together and wait to become page tables (contiguous.c). */
-struct frames_table_run {
-    struct sync_lock lock; /* rank table_run */
-    uint32_t next;         /* [L:table_run] */
-    uint32_t left;         /* [L:table_run]; [A] for sums: counted as zeroed */
-} SYNC_CACHE_ALIGNED;
-
 struct frames_node {
     uint32_t first;                              /* [I] */
     uint32_t count;                              /* [I] */
@@ -77,7 +70,6 @@ struct frames_node {
     uint64_t zero_trigger;                       /* [I] free pages that wake the zero-page thread */
     struct frame_shard *lists[FRAME_LIST_COUNT]; /* [I] list_shards each */
     uint32_t run_hint;                           /* [A] block at which the next search for a run begins */
-    struct frames_table_run table_run;
     struct frames_bell zero_page;
     struct frames_bell writer;
     struct frames_bell trimmer;
@@ -185,18 +177,12 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
  */
 void frames_free(struct frames *frames, frame_t frame);
 /*
- * FRAMES_RUN frames that lie together, the first a multiple of FRAMES_RUN: for large pages and for page tables. On this
- * node alone. From the zeroed and free lists; with `standby` also clean pages are repurposed for it. They stay in state
+ * FRAMES_RUN frames that lie together, the first a multiple of FRAMES_RUN. On this node alone. From the zeroed and free lists; with `standby` also clean pages are repurposed for it. They stay in state
  * ZEROED or FREE, on no list, and belong to the caller alone, who zeroes those that need it. FRAME_NONE if no block of
  * the node is free as a whole. O(frames of the node) at worst, in short critical sections.
  */
 frame_t frames_take_run(struct frames *frames, unsigned node, bool standby);
-/*
- * A zeroed frame for a page table, from a run if the node can spare one: tables that lie together keep the TLB small
- * for whoever walks them. Else as frames_allocate().
- */
-frame_t frames_allocate_table(struct frames *frames, unsigned node);
-/* Returns all frames in CPU caches, and those kept for page tables, to the lists. */
+/* Returns all frames in CPU caches to the lists. */
 void frames_drain_caches(struct frames *frames);
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */

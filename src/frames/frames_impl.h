@@ -55,9 +55,6 @@ static inline bool frame_is_listed(const struct frames *frames, frame_t frame)
     return frame_pfn(frames, frame)->next != frame.number;
 }
 
-/* Gives back what the node's run of table frames has left. */
-void frames_table_run_drain(struct frames *frames, unsigned node);
-
 /* All three with the shard locked. */
 void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame);

@@ -286,7 +286,6 @@ void frames_counts(const struct frames *frames, unsigned node, struct frames_cou
     }
     for (unsigned p = 0; p < 8; p++)
         counts->standby += counts->lists[FRAME_LIST_STANDBY + p];
-    counts->cached_zeroed += sync_load_relaxed_32(&frames->nodes[node].table_run.left);
     counts->available = counts->lists[FRAME_LIST_ZEROED] + counts->lists[FRAME_LIST_FREE] + counts->cached_zeroed +
                         counts->cached_free + counts->standby;
     counts->transition = sync_load_relaxed_64(&frames->nodes[node].in_transition);

@@ -53,7 +53,7 @@ uint32_t pte_page_protection_of(unsigned protection)
 /* A zeroed frame as a table that `entry` will name, or FRAME_NONE. */
 static frame_t table_frame(struct page_table *table, unsigned node, uint64_t *entry)
 {
-    const frame_t frame = frames_allocate_table(table->frames, node);
+    const frame_t frame = frames_allocate(table->frames, node, FRAMES_ZERO, 0);
 
     if (!frame_is_none(frame)) {
         struct pfn *pfn = frame_pfn(table->frames, frame);

@@ -20,10 +20,13 @@
  * - Tables: the first touch of 2 MiB makes a leaf table. That writes its entry in the upper table, which neighbours
  *   share, and the space's count of tables. Once in 512 faults, on top of demand zero.
  *
+ * - Commit and decommit of one page, of untouched pages: nothing. A thread works in a region of its own, in one space
+ *   or in many; charges come from the credits of its CPU.
+ *
  * That the instrument sees what it should is tested too: each fault must be seen to write its PTE, its PFN record, its
  * counter and its thread's record, and in an engine with a single shard the refills must be seen to meet on it.
  *
- * Some rows are reported and not judged. A commit and a decommit of one page are no faults. A soft fault that writes to
+ * Some rows are reported and not judged. Deleting a page puts its frame on a free list. A soft fault that writes to
  * a clean page gives its page-file slot back, and slot maps have a lock for each 65,536 slots. Where lists are in
  * random order and two CPUs take from one shard, neighbouring records go to different CPUs.
  *
@@ -49,7 +52,7 @@
 
 enum {
     CPUS = 2,
-    THREADS_MAX = 8,
+    THREADS_MAX = 64,
     LEAVES = 16, /* leaf tables that all threads' parts fill */
     SHARDS = 16,
     BATCH = 32, /* the default cpu_cache_pages */
@@ -99,7 +102,10 @@ static const struct row rows[] = {
     { "demand zero, aged, one shard", "private", DEMAND_ZERO, .aged = true, .threads = 2, .shards = 1,
       .reported_only = true },
     { "soft, standby, written", "private", SOFT_STANDBY_WRITE, .threads = 2, .shards = SHARDS, .reported_only = true },
-    { "commit, decommit", "private", COMMIT, .threads = 2, .shards = SHARDS, .reported_only = true },
+    { "commit, decommit", "private", COMMIT, .threads = 2, .shards = SHARDS },
+    { "commit, decommit", "one space", COMMIT, .in_one_space = true, .threads = 2, .shards = SHARDS },
+    { "commit, decommit", "private", COMMIT, .threads = 64, .shards = SHARDS },
+    { "commit, decommit", "one space", COMMIT, .in_one_space = true, .threads = 64, .shards = SHARDS },
     { "commit, (touch,) decommit", "private", COMMIT_TOUCHED, .threads = 2, .shards = SHARDS, .reported_only = true },
 };
 enum { ROWS = sizeof rows / sizeof rows[0] };
@@ -402,20 +408,28 @@ static bool run_open(struct run *run)
     return call(run, tide_engine_open(&config, &run->engine), "open") && (!row->aged || lists_age(run));
 }
 
-/* Spaces and the threads' parts: one region for each space, that all its threads' parts lie in. */
+/*
+ * Spaces and the threads' parts: one region for each space, that all its threads' parts lie in. To commit, each thread
+ * has a region of its own, since a region has a lock.
+ */
 static bool run_reserve(struct run *run)
 {
     const struct row *row = run->row;
     const uint32_t type = TIDE_MEM_RESERVE | (is_commit(row->work) ? 0 : TIDE_MEM_COMMIT);
 
     run->space_count = row->in_one_space ? 1 : row->threads;
-    run->part_pages = LEAVES / row->threads * (uint64_t)TABLE_ENTRIES;
-    for (unsigned i = 0; i < run->space_count; i++) {
-        tide_address base = PARTS_BASE;
-        uint64_t bytes = run->part_pages * TIDE_PAGE_BYTES * (row->threads / run->space_count);
+    run->part_pages = is_commit(row->work) ? TABLE_ENTRIES : LEAVES / row->threads * (uint64_t)TABLE_ENTRIES;
+    for (unsigned i = 0; i < run->space_count; i++)
+        if (!call(run, tide_space_create(run->engine, &run->spaces[i]), "space"))
+            return false;
+    const uint64_t parts = is_commit(row->work) ? 1 : row->threads / run->space_count; /* in a region */
+    for (unsigned i = 0; i < row->threads; i += (unsigned)parts) {
+        uint64_t bytes = run->part_pages * TIDE_PAGE_BYTES * parts;
+        tide_address base = PARTS_BASE + (row->in_one_space ? i * run->part_pages * TIDE_PAGE_BYTES : 0);
 
-        if (!call(run, tide_space_create(run->engine, &run->spaces[i]), "space") ||
-            !call(run, tide_virtual_alloc(run->spaces[i], &base, &bytes, type, TIDE_PAGE_READWRITE), "reserve"))
+        if (!call(run,
+                  tide_virtual_alloc(run->spaces[row->in_one_space ? 0 : i], &base, &bytes, type, TIDE_PAGE_READWRITE),
+                  "reserve"))
             return false;
     }
     for (unsigned i = 0; i < row->threads; i++) {
@@ -425,7 +439,7 @@ static bool run_reserve(struct run *run)
         member->index = i;
         member->space = run->spaces[row->in_one_space ? 0 : i];
         member->base = PARTS_BASE + (row->in_one_space ? i * run->part_pages * TIDE_PAGE_BYTES : 0);
-        if (!recorder_init(&member->recorder, 1u << 18))
+        if (!recorder_init(&member->recorder, is_commit(row->work) ? 1u << 16 : 1u << 18))
             return FAILED(run, "no memory for a recorder");
     }
     return true;
@@ -580,6 +594,8 @@ static uint64_t allowed(const struct row *row, enum place place, uint64_t faults
 
     if (row->reported_only)
         return UINT64_MAX;
+    if (is_commit(row->work))
+        return 0;
     switch (place) {
     case PLACE_SHARD:
         return is_soft(row->work) && meet ? faults : refills;
