@@ -31,11 +31,14 @@ RIVAL = {
     "access_pointer": "raw_pointer", "access_pointers": "raw_pointer",
     "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
+    "commit": "kernel_protect", "kernel_protect": "kernel_protect",
+    "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
-           "access_read", "raw_pointer", "access_chase", "raw_chase"]
+           "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "reserve_1000",
+           "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
 NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_pointers",
@@ -215,6 +218,12 @@ def make_targets(rows, replay):
             "%.1f")
     at_most("overhead of the engine, tables aside: share of memory", 1.2,
             max((100 * row["overhead_share"] for row in engines), default=None), "%.3f", " %")
+    for space in ("private", "shared"):
+        at_least("commit and decommit, %s: 2 threads over 1" % space, 1.9,
+                 quotient(rate("commit", space, 2), rate("commit", space, 1)))
+    for name in ("reserve", "query", "fault"):
+        at_most("%s: cost with 100,000 regions over that with 1,000" % name, 2,
+                quotient(rate(name + "_1000", "private", 1), rate(name + "_100000", "private", 1)))
     if replay:
         good = sum(1 for row in replay if row.get("at_least_lru"))
         add("replay: hits at least LRU's, traces and budgets", "all of %d" % len(replay), good, good == len(replay),
@@ -321,12 +330,13 @@ CHARTS = [
     ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
     ("Resident access", "accesses a second",
      ["access_pointer", "access_pointers", "access_read", "access_chase", "raw_pointer", "raw_chase"]),
+    ("Commit and decommit of a page", "pairs of calls a second", ["commit", "kernel_protect"]),
 ]
 # Index of the colour; rivals are grey and dashed.
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
          "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
-         "access_pointers": "c4", "access_chase": "c3", "raw_chase": "r2"}
+         "access_pointers": "c4", "access_chase": "c3", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
 
 
 def short_number(value):

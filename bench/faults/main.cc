@@ -18,7 +18,7 @@ namespace {
 
 const char kUsage[] =
     "usage: tide-bench --step=STEP [options] [Google Benchmark's own --benchmark_... options]\n"
-    "  --step=faults|frames|disk|resident   what to measure\n"
+    "  --step=faults|frames|disk|resident|calls   what to measure\n"
     "  --quick                              smaller and fewer passes\n"
     "  --rounds=N                           repetitions of each case, 1 to 1000 (3 if quick, else 5)\n"
     "  --classes=REGEX                      only classes that match (their rivals run with them)\n"
@@ -130,8 +130,10 @@ int main(int argc, char **argv)
         add_disk_cases();
     else if (step == "resident")
         add_resident_cases();
+    else if (step == "calls")
+        add_calls_cases();
     else
-        refuse("--step must be faults, frames, disk or resident, not \"" + step + "\"");
+        refuse("--step must be faults, frames, disk, resident or calls, not \"" + step + "\"");
     if (case_count() == 0) {
         printf("  nothing to run\n");
         return 0;
@@ -143,6 +145,7 @@ int main(int argc, char **argv)
     close_memory_engine();
     close_disk_engine();
     close_resident_engine();
+    close_calls_engine();
     benchmark::Shutdown();
     return any_case_failed() ? 1 : 0;
 }

@@ -20,6 +20,9 @@
 
 #define LARGE_PAGE_PAGES (TIDE_LARGE_PAGE_BYTES / TIDE_PAGE_BYTES)
 
+/* Retired VADs of a space from which on its releases move the grace period themselves. */
+enum { RETIRED_MANY = 32 };
+
 /* ---- finding and locking ---------------------------------------------------------------------------------------- */
 
 struct vad *region_lock(tide_space *space, uint64_t page)
@@ -104,33 +107,49 @@ static struct vad *vad_create(struct range range, const struct vad *like)
     return vad;
 }
 
+static void vad_free(struct vad *vad)
+{
+    watch_put(vad->watch);
+    free(vad);
+}
+
 /* Frees VADs whose grace period has passed. Space locked. */
 static void retired_free(tide_space *space)
 {
-    struct vad **link = &space->retired;
+    struct grace *grace = &space_frames(space)->grace;
 
-    /* Newest first: once one has passed, all behind it have. */
-    while (*link != NULL && !grace_passed(&space_frames(space)->grace, (*link)->retired_epoch))
-        link = &(*link)->retired_next;
-    region_retired_free_all(link);
+    /* With nobody else to move it on, the grace period would never pass. */
+    if (space->retired_count >= RETIRED_MANY)
+        (void)grace_advance(grace);
+    while (space->retired != NULL && grace_passed(grace, space->retired->retired_epoch)) {
+        struct vad *vad = space->retired;
+
+        space->retired = vad->retired_next;
+        space->retired_count--;
+        vad_free(vad);
+    }
 }
 
-void region_retired_free_all(struct vad **link)
+void region_retired_free_all(tide_space *space)
 {
-    for (struct vad *vad = *link, *next; vad != NULL; vad = next) {
+    for (struct vad *vad = space->retired, *next; vad != NULL; vad = next) {
         next = vad->retired_next;
-        watch_put(vad->watch);
-        free(vad);
+        vad_free(vad);
     }
-    *link = NULL;
+    space->retired = NULL;
 }
 
 /* A VAD that left the tree. Space locked. */
 static void retire(tide_space *space, struct vad *vad)
 {
     vad->retired_epoch = grace_now(&space_frames(space)->grace);
-    vad->retired_next = space->retired;
-    space->retired = vad;
+    vad->retired_next = NULL;
+    if (space->retired == NULL)
+        space->retired = vad;
+    else
+        space->retired_last->retired_next = vad;
+    space->retired_last = vad;
+    space->retired_count++;
     retired_free(space);
 }
 

@@ -161,7 +161,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++)
         partition->retired.values[c] += space_counter(space, (enum space_counter)c) - counted[c];
     sync_unlock(&partition->lock);
-    region_retired_free_all(&space->retired);
+    region_retired_free_all(space);
     space->magic = 0;
     commit_destroy(&space->commit);
     free(space->counters);

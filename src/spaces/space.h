@@ -36,7 +36,8 @@ struct tide_space {
     struct space_counters *counters;                 /* [I] one per CPU */
     struct commit commit;                            /* private commit, and its limit (charge.c) */
     struct sync_lock lock SYNC_CACHE_ALIGNED;        /* rank space: the VAD tree */
-    struct vad *retired;                             /* [L:space] removed VADs in their grace period, newest first */
+    struct vad *retired, *retired_last;              /* [L:space] removed VADs in their grace period, oldest first */
+    uint64_t retired_count;                          /* [L:space] */
     uint64_t peak_virtual_pages;                     /* [L:space] */
     struct sync_lock tables_lock SYNC_CACHE_ALIGNED; /* rank space_tables */
     uint64_t tables_charged;                         /* [L:space_tables] pages charged for tables */
@@ -151,8 +152,8 @@ TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address
  * limit if need be: a few pages, which the engine's reserve covers, until the space next settles its charge.
  */
 void region_tables_charge(tide_space *space, unsigned made);
-/* Frees a list of VADs that nobody can stand on any more. */
-void region_retired_free_all(struct vad **link);
+/* Frees the VADs that left the tree, whatever their grace period: nobody uses the space any more. */
+void region_retired_free_all(tide_space *space);
 
 /* ---- stacks (stack.c) ------------------------------------------------------------------------------------------- */
 
