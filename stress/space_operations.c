@@ -297,7 +297,7 @@ void op_working_set(struct stress_thread *thread)
     case 2:
     case 3:
         expect(thread,
-               tide_working_set_set_limits(place.space, 20, 32 + draw(thread, thread->run->options.frames),
+               tide_working_set_set_limits(place.space, 20, 32 + draw(thread, thread->run->options.frames * 7 / 8 - 32),
                                            TIDE_WORKING_SET_HARD_MAXIMUM),
                TIDE_SUCCESS, "tide_working_set_set_limits", 0);
         break;
@@ -307,7 +307,7 @@ void op_working_set(struct stress_thread *thread)
     case 7:
     case 8:
     case 9:
-        expect(thread, tide_working_set_set_limits(place.space, 50, 345, 0), TIDE_SUCCESS,
+        expect(thread, tide_working_set_set_limits(place.space, 20, 32, TIDE_WORKING_SET_SOFT_MAXIMUM), TIDE_SUCCESS,
                "tide_working_set_set_limits", 0);
         break;
     case 10:

@@ -9,9 +9,11 @@
 
 #include <pagetide/access.h>
 #include <pagetide/engine.h>
+#include <pagetide/priority.h>
 #include <pagetide/space.h>
 #include <pagetide/statistics.h>
 #include <pagetide/virtual.h>
 #include <pagetide/status.h>
+#include <pagetide/working_set.h>
 
 #endif

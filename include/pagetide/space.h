@@ -1,6 +1,6 @@
 /**
  * @file
- * Soft address spaces: their life, working-set limits, priorities, commit limits. What is in them: virtual.h.
+ * Soft address spaces: their life and commit limits. What is in them: virtual.h; how much of it in memory: working_set.h.
  *
  * A soft space has virtual addresses that only the engine translates. Addresses run from TIDE_LOWEST_ADDRESS up to
  * TIDE_HIGHEST_ADDRESS, as in a 64-bit Windows process.
@@ -33,32 +33,6 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_create(tide_engine *engine, t
  * @return TIDE_SUCCESS; TIDE_DEVICE_BUSY while an access section or pin on it is open (nothing changes).
  */
 TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
-
-/* Working-set limit flags: QUOTA_LIMITS_HARDWS_*. */
-#define TIDE_WORKING_SET_HARD_MINIMUM 0x1u
-#define TIDE_WORKING_SET_HARD_MAXIMUM 0x4u
-
-/**
- * Sets the working-set limits in pages: SetProcessWorkingSetSizeEx. Soft limits unless the flags say otherwise: with
- * memory to spare a set may pass its maximum; at a hard maximum each new page replaces one of the space's own, and at a
- * hard minimum the trimmer stops. Default 50 and 345, soft.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (maximum below minimum, maximum under 13, unknown flags). A minimum
- *   below 20 is raised to 20.
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_pages,
-                                                                    uint64_t maximum_pages, uint32_t flags);
-
-/** Removes every page from the working set: EmptyWorkingSet. Content stays, on the modified and standby lists. */
-TIDE_EXPORT tide_status tide_working_set_empty(tide_space *space);
-
-/** Removes up to @p pages pages, oldest first. @param[out] trimmed pages removed; may be NULL. */
-TIDE_EXPORT tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *trimmed);
-
-/**
- * Memory priority of the pages that the space faults from now on: ProcessMemoryPriority. 0 to 5, default 5 (normal).
- * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER.
- */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_set_priority(tide_space *space, unsigned priority);
 
 #define TIDE_NO_COMMIT_LIMIT UINT64_MAX
 

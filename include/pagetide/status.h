@@ -41,6 +41,7 @@ typedef int32_t tide_status;
 /* Errors. */
 #define TIDE_GUARD_PAGE_VIOLATION TIDE_STATUS_CODE(0x80000001)
 #define TIDE_NOT_SUPPORTED TIDE_STATUS_CODE(0xC00000BB)
+#define TIDE_BUFFER_TOO_SMALL TIDE_STATUS_CODE(0xC0000023) /**< nothing is lost: come again with a larger one */
 #define TIDE_ACCESS_VIOLATION TIDE_STATUS_CODE(0xC0000005)
 #define TIDE_IN_PAGE_ERROR TIDE_STATUS_CODE(0xC0000006) /**< the backing read failed; tide_error.io_error says why */
 #define TIDE_INVALID_HANDLE TIDE_STATUS_CODE(0xC0000008)
@@ -76,6 +77,12 @@ typedef int32_t tide_status;
  * ERROR_BUSY, and MEM_RESET_UNDO by failing. A warning of pagetide's own.
  */
 #define TIDE_CONTENTS_LOST TIDE_STATUS_CODE(0xA0000001)
+
+/* Win32 errors that have no NTSTATUS of their own: NTSTATUS_FROM_WIN32 of 400 to 403. */
+#define TIDE_THREAD_MODE_ALREADY_BACKGROUND TIDE_STATUS_CODE(0xC0070190)
+#define TIDE_THREAD_MODE_NOT_BACKGROUND TIDE_STATUS_CODE(0xC0070191)
+#define TIDE_PROCESS_MODE_ALREADY_BACKGROUND TIDE_STATUS_CODE(0xC0070192)
+#define TIDE_PROCESS_MODE_NOT_BACKGROUND TIDE_STATUS_CODE(0xC0070193)
 
 /** True for errors and warnings (the sign bit of an NTSTATUS). */
 static inline bool tide_failed(tide_status status)

@@ -265,6 +265,9 @@ static uint64_t space_verify(struct verify *verify, tide_space *space)
     if (valid != space_working_set_pages(space))
         violated(verify, "I12: space %lu has %lu valid PTEs and a working set of %lu", space->id, valid,
                  space_working_set_pages(space));
+    if (valid > working_set_most(space))
+        violated(verify, "I12: space %lu has %lu valid PTEs over its hard maximum of %lu", space->id, valid,
+                 working_set_most(space));
     return counted + space->tables_charged;
 }
 

@@ -61,6 +61,7 @@ unsigned fault_node(struct fault *fault)
 
 static tide_status frame_wait(struct fault *fault, unsigned node)
 {
+    fault_settle(fault);
     const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->deadline_ns);
 
     return tide_failed(status) ? status : FAULT_AGAIN;
@@ -155,8 +156,8 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 
     if (!fault_allowed(fault, protection))
         return fault_refused(fault, pte, seen, vad, protection);
-    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
-        working_set_make_room(space);
+    if (fault_admit(fault) == FAULT_AGAIN)
+        return FAULT_AGAIN;
     if (pte == NULL) {
         unsigned made = 0;
         pte = page_table_make(&space->table, fault->page, node, &made);
@@ -175,7 +176,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
     pfn->pte = pte;
     sync_store_relaxed_64(&pfn->original, 0);
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
-                                           sync_load_relaxed_32(&space->priority)));
+                                           fault_priority(fault)));
     pte_t valid = pte_make_valid(frame, protection, true);
     const bool watched = fault_may_be_watched(fault);
     /*
@@ -233,13 +234,13 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     const unsigned protection = pte_protection(seen);
     const frame_t frame = pte_frame(seen);
     struct pfn *pfn = frame_pfn(frames, frame);
-    const unsigned priority = sync_load_relaxed_32(&space->priority);
+    const unsigned priority = fault_priority(fault);
     enum space_counter counter = SPACE_STANDBY;
 
     if (!fault_allowed(fault, protection))
         return fault_refused(fault, pte, seen, NULL, protection);
-    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
-        working_set_make_room(space);
+    if (fault_admit(fault) == FAULT_AGAIN)
+        return FAULT_AGAIN;
     if (!pte_cas(pte, seen, pte_busy_form(seen)))
         return FAULT_AGAIN;
     /* The claim keeps the frame this page's: nobody can repurpose it now. Only the writer may still move it. */
@@ -352,9 +353,10 @@ static tide_status resolve(struct fault *fault)
 
     if (__builtin_expect(fault->address - TIDE_LOWEST_ADDRESS > TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS, 0))
         return fault_violation(fault, "it lies outside of the address space");
-    do
+    do {
         status = step(fault);
-    while (status == FAULT_AGAIN);
+        fault_settle(fault);
+    } while (status == FAULT_AGAIN);
     return fault->guard && !tide_failed(status) ? TIDE_PAGE_FAULT_GUARD_PAGE : status;
 }
 

@@ -18,6 +18,7 @@ struct fault {
     uint32_t commit_generation; /* of the region, when its commit state was read */
     bool collided;              /* counted as such: once, however often it waits */
     bool guard;                 /* a stack grew for it */
+    bool admitted;              /* room was asked for at a hard maximum; settled at the end of each step */
     tide_status result;         /* class of fault taken so far */
     pte_t valid;                /* the outcome */
 };
@@ -30,10 +31,43 @@ static inline bool fault_allowed(const struct fault *fault, unsigned protection)
     return fault->kind == TIDE_ACCESS_WRITE ? pte_protection_writes(protection) : pte_protection_reads(protection);
 }
 
+/* The priority that the page gets: the thread's, or else the space's. */
+static inline unsigned fault_priority(const struct fault *fault)
+{
+    return __builtin_expect(fault->thread->priority != 0, 0) ? fault->thread->priority - 1
+                                                             : sync_load_relaxed_32(&fault->space->priority);
+}
+
+/* Called before a page comes in. FAULT_AGAIN: there was no room, and the fault waited for it outside of the engine. */
+static inline tide_status fault_admit(struct fault *fault)
+{
+    if (__builtin_expect(sync_load_relaxed_32(&fault->space->hard_maximum) == 0, 1))
+        return TIDE_SUCCESS;
+    fault->admitted = working_set_admit(fault->space);
+    if (fault->admitted)
+        return TIDE_SUCCESS;
+    working_set_room_wait(fault->space, fault->thread);
+    return FAULT_AGAIN;
+}
+
+/* After the page was counted, and before the engine is left without it. */
+static inline void fault_settle(struct fault *fault)
+{
+    if (__builtin_expect(fault->admitted, 0)) {
+        fault->admitted = false;
+        working_set_settle(fault->space);
+    }
+}
+
 /* Counts a resolved fault and whether its frame is on the preferred node. */
 static inline void fault_count(struct fault *fault, enum space_counter counter, frame_t frame, unsigned node)
 {
     space_count(fault->space, counter, 1);
+    if (__builtin_expect(sync_load_relaxed_32(&fault->space->watched) != 0, 0))
+        working_set_watch_note(fault->space, fault->thread, fault->address,
+                               counter == SPACE_DEMAND_ZERO ? TIDE_PAGE_FAULT_DEMAND_ZERO
+                               : counter == SPACE_HARD      ? TIDE_PAGE_FAULT_PAGING_FILE
+                                                            : TIDE_PAGE_FAULT_TRANSITION);
     if (__builtin_expect(!frame_is_on_node(space_frames(fault->space), frame, node), 0))
         space_count(fault->space, SPACE_REMOTE, 1);
 }

@@ -117,7 +117,7 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
         cluster->seen[at] = neighbours_seen[i];
         cluster->frames[at] = neighbours[i];
     }
-    const unsigned priority = sync_load_relaxed_32(&fault->space->priority);
+    const unsigned priority = fault_priority(fault);
     for (unsigned i = 0; i < cluster->count; i++)
         frames_read_begin(space_frames(fault->space), cluster->frames[i], &cluster->pte[i],
                           cluster->seen[i].bits & ~PTE_PROTECTION_MASK, priority);
@@ -195,10 +195,11 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
 
     if (!fault_allowed(fault, pte_protection(seen)))
         return fault_refused(fault, pte, seen, NULL, pte_protection(seen));
-    if (__builtin_expect(sync_load_relaxed_32(&space->hard_maximum) != 0, 0))
-        working_set_make_room(space);
+    if (fault_admit(fault) == FAULT_AGAIN)
+        return FAULT_AGAIN;
     const frame_t frame = frames_allocate(space_frames(space), node, FRAMES_ANY, 0);
     if (frame_is_none(frame)) {
+        fault_settle(fault);
         const tide_status status = space_frame_wait(space, fault->thread, node, &fault->deadline_ns);
         return tide_failed(status) ? status : FAULT_AGAIN;
     }

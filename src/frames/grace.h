@@ -59,6 +59,10 @@ struct grace_thread {
     uint64_t vad_space_id; /* never used again, unlike the address of a space */
     struct vad *vad;
     uint64_t vad_sequence;
+    /* Memory priority of the pages that the thread faults, one more than it, or 0 for the space's. [T] */
+    uint32_t priority;
+    uint32_t own_priority;     /* the same without background mode */
+    bool background;           /* [T] in background mode */
     struct grace_thread *next; /* [L:grace] all records of the engine */
 } SYNC_CACHE_ALIGNED;
 

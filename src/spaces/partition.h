@@ -64,6 +64,8 @@ struct partition {
     tide_space *spaces;            /* [L:engine] */
     uint64_t space_count;          /* [L:engine] */
     uint64_t next_space_id;        /* [L:engine] */
+    uint64_t hard_minimum_pages;   /* [L:engine] sum over the spaces that have a hard minimum */
+    uint32_t priorities_used;      /* [A] some page may have another priority than the normal one; never taken back */
     struct space_counters retired; /* [L:engine] of destroyed spaces */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors; /* [A] I/O paths only */

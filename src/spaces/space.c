@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_MINIMUM_PAGES = 50, DEFAULT_MAXIMUM_PAGES = 345 };
-
 /* Bits of randomness in units of 64 KiB: where searches for a free range begin (nt-behaviour 21, high entropy). */
 enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 
@@ -29,11 +27,12 @@ uint64_t space_counter(const tide_space *space, enum space_counter counter)
 
 uint64_t space_working_set_pages(const tide_space *space)
 {
-    /* Removals first: a page that comes and goes in between is then counted as here, never as a negative. */
-    const uint64_t removed = space_counter(space, SPACE_REMOVED);
+    /* Removals last: what goes in between makes the result too small, never too large. */
     const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
                           space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
                           space_counter(space, SPACE_HARD);
+    const uint64_t removed = space_counter(space, SPACE_REMOVED);
+
     return came > removed ? came - removed : 0;
 }
 
@@ -89,11 +88,9 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->partition = partition;
     space->counters = counters;
     space->cpu_count = cpus;
-    space->priority = 5;
+    space->priority = TIDE_PRIORITY_NORMAL;
     sync_lock_init(&space->lock, SYNC_RANK_space);
-    sync_lock_init(&space->working_set.lock, SYNC_RANK_working_set);
-    space->working_set.minimum = DEFAULT_MINIMUM_PAGES;
-    space->working_set.maximum = DEFAULT_MAXIMUM_PAGES;
+    working_set_init(space);
     status = commit_charge(&partition->commit, 1);
     if (tide_failed(status))
         goto out;
@@ -146,6 +143,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     if (space->next != NULL)
         space->next->previous = space->previous;
     partition->space_count--;
+    if (space->working_set.flags & TIDE_WORKING_SET_HARD_MINIMUM)
+        partition->hard_minimum_pages -= space->working_set.minimum;
     /* What it counted so far is there without a gap for whoever adds up all spaces; the rest follows at the end. */
     for (unsigned c = 0; c < SPACE_COUNTER_COUNT; c++) {
         counted[c] = space_counter(space, (enum space_counter)c);
@@ -162,6 +161,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
         partition->retired.values[c] += space_counter(space, (enum space_counter)c) - counted[c];
     sync_unlock(&partition->lock);
     region_retired_free_all(space);
+    working_set_watch_end(space);
     space->magic = 0;
     commit_destroy(&space->commit);
     free(space->counters);

@@ -6,6 +6,9 @@
 #ifndef SPACES_SPACE_H
 #define SPACES_SPACE_H
 
+#include <pagetide/priority.h>
+#include <pagetide/working_set.h>
+
 #include "spaces/partition.h"
 #include "spaces/vad.h"
 
@@ -16,8 +19,22 @@ struct working_set {
     uint64_t minimum;      /* [A] pages; written under the lock */
     uint64_t maximum;      /* [A] written under the lock */
     uint32_t flags;        /* [A] TIDE_WORKING_SET_HARD_* */
+    uint32_t passed;       /* [A] with everything locked a page was let past the hard maximum; until it fits again */
     uint64_t hand;         /* [L:working_set] page at which the next trim begins */
     uint64_t peak;         /* [A] highest size seen: looked at before each removal and at each query */
+    /* At a hard maximum only. Admission is in working_set.c. */
+    uint64_t bound;         /* [L:working_set] the set and `coming` together are no more than this */
+    uint64_t coming;        /* [A] pages admitted that may not be counted yet */
+    uint32_t waiters;       /* [A] threads that wait for `coming` to fall */
+    struct sync_event room; /* signalled when it does and somebody waits */
+    unsigned priority;      /* [L:working_set] of the space, when it is not in background mode */
+};
+
+/* The faults of a watched space (watch of working sets: NT's WsWatch). */
+struct working_set_watch {
+    struct sync_lock lock;            /* rank working_set_watch */
+    uint64_t capacity, count, lost;   /* [L:working_set_watch] */
+    tide_working_set_change *changes; /* [L:working_set_watch] NULL: not watched */
 };
 
 struct tide_space {
@@ -32,6 +49,8 @@ struct tide_space {
     uint32_t has_preferred_nodes; /* [A] some region names a node */
     uint32_t has_write_watch;     /* [A] some region has write watch */
     uint32_t hard_maximum;        /* [A] the working set has a hard maximum */
+    uint32_t watched;             /* [A] faults are noted in `watch` */
+    uint32_t background;          /* [A] in background mode; written under the working set's lock */
     unsigned cpu_count;           /* [I] */
     struct space_counters *counters;                 /* [I] one per CPU */
     struct commit commit;                            /* private commit, and its limit (charge.c) */
@@ -43,6 +62,7 @@ struct tide_space {
     uint64_t tables_charged;                         /* [L:space_tables] pages charged for tables */
     uint64_t tables_promised;                        /* [L:space_tables] tables that may still be made */
     struct working_set working_set;
+    struct working_set_watch watch;
     uint64_t pins;               /* [A] */
     tide_space *next, *previous; /* [L:engine] */
 };
@@ -60,7 +80,11 @@ static inline void space_count(tide_space *space, enum space_counter counter, ui
 }
 
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
-/* Valid pages: everything that came by a fault less everything removed. Exact when quiet. */
+/*
+ * Valid pages: everything that came by a fault less everything removed. Exact when quiet; else as many as there were at
+ * some moment, or fewer by what was removed meanwhile: so never above a hard maximum, and who keeps a minimum by it
+ * keeps at least that.
+ */
 uint64_t space_working_set_pages(const tide_space *space);
 /* The highest virtual size: after each reservation, with the space locked. */
 void space_virtual_peak_update(tide_space *space);
@@ -101,31 +125,73 @@ void page_dirty_claimed(tide_space *space, frame_t frame);
 
 /* ---- working sets (working_set.c) ------------------------------------------------------------------------------- */
 
-enum { WORKING_SET_AGES = PTE_AGE_MAX + 1 };
+/*
+ * The order in which pages are taken: by rank, the highest first. A page's rank is its age - in a space in background
+ * mode half way from there to the highest - and, between pages of one age, its lack of priority.
+ */
+enum { WORKING_SET_PRIORITIES = 8, WORKING_SET_RANKS = (PTE_AGE_MAX + 1) * WORKING_SET_PRIORITIES };
 
-/* Pages by age, on one node. */
-struct working_set_ages {
-    uint64_t pages[WORKING_SET_AGES];
+/* Pages by rank that a trim could take, on one node, accessed ones not among them. */
+struct working_set_ranks {
+    uint64_t pages[WORKING_SET_RANKS];
 };
 
+/* The least and the largest limit that can be set. */
+enum { WORKING_SET_LEAST_MINIMUM = 20, WORKING_SET_LEAST_MAXIMUM = 13 };
+uint64_t working_set_largest(const struct partition *partition);
+/* The limits of a new space. */
+void working_set_init(tide_space *space);
+
 /*
- * One pass of ageing over the space: accessed pages become younger and unaccessed again, others older. Adds to `ages`
- * the pages on `node` (TIDE_NO_PREFERRED_NODE: on all).
+ * One pass of ageing over the space's pages on `node` (TIDE_NO_PREFERRED_NODE: on all): accessed pages become younger
+ * and unaccessed again, others older. If `ranks` is not NULL, adds them to it. Returns the sum of the ages of these
+ * pages, one more for each: the space's claim to be trimmed, large if the set is large and long idle.
  */
-void working_set_age(tide_space *space, unsigned node, struct working_set_ages *ages);
-/* Which pages a trim takes. */
+uint64_t working_set_age(tide_space *space, unsigned node, struct working_set_ranks *ranks);
+/* The same figures, of pages not accessed since the last pass, and no page becomes older or younger. */
+uint64_t working_set_look(tide_space *space, unsigned node, struct working_set_ranks *ranks);
+/* The highest rank such that the pages of it and above are at least `need`; 0 if all are fewer. */
+unsigned working_set_rank_for(const struct working_set_ranks *ranks, uint64_t need);
+/* Which pages a trim takes. Fixed ones (pte_is_fixed()) never. */
 struct working_set_choice {
     unsigned node;     /* pages on this node; TIDE_NO_PREFERRED_NODE: on all */
-    unsigned age;      /* of at least this age */
-    bool accessed_too; /* also those accessed since the last ageing, whatever their age */
+    unsigned rank;     /* of at least this rank, and not accessed since the last ageing */
+    bool accessed_too; /* also those accessed, whatever their rank */
     bool clean_only;   /* not those that would have to be written */
+    uint64_t keep;     /* so many pages stay in the working set, also if two trim it at once */
 };
 /* Removes up to `budget` pages from the working set, from the hand on, once around at most. Returns the count. */
 uint64_t working_set_trim(tide_space *space, struct working_set_choice choice, uint64_t budget);
-/* Local replacement: removes one page, giving each accessed page on the way a second chance. True if one went. */
-bool working_set_replace(tide_space *space);
-/* At a hard maximum, makes room for one more page. */
-void working_set_make_room(tide_space *space);
+/* Removes up to `budget` pages, highest rank first, then accessed ones. Ages the set once. Returns the count. */
+uint64_t working_set_trim_oldest(tide_space *space, uint64_t budget);
+
+/*
+ * At a hard maximum: asks for room for one more page, replacing pages of the space if need be. True: the page may come
+ * in; working_set_settle() follows when it has come in and was counted, or will not come. False: everything that could
+ * make room is in motion in other threads; the caller waits (working_set_room_wait()) and looks at its page again.
+ * The caller is inside the engine, has read space->hard_maximum there, and holds no claim.
+ */
+TIDE_MUST_CHECK bool working_set_admit(tide_space *space);
+void working_set_settle(tide_space *space);
+/* Leaves the engine meanwhile. */
+void working_set_room_wait(tide_space *space, struct grace_thread *thread);
+/*
+ * Sets limits that were checked. In a stopped world, unless no hard maximum is set: then nobody is between
+ * working_set_admit() and working_set_settle(), and the set is trimmed to the maximum before anybody goes on.
+ */
+void working_set_limits_set(tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t flags);
+/* How many pages the set may have when the world is stopped: the hard maximum, if it has one and was never passed. */
+uint64_t working_set_most(const tide_space *space);
+
+/* ---- watching working sets (ws_watch.c) ------------------------------------------------------------------------- */
+
+/* Slow path of a fault: notes it, if the space is still watched. */
+void working_set_watch_note(tide_space *space, const struct grace_thread *thread, tide_address address,
+                            tide_status fault);
+TIDE_MUST_CHECK tide_status working_set_watch_begin(tide_space *space, uint64_t capacity);
+void working_set_watch_end(tide_space *space);
+TIDE_MUST_CHECK tide_status working_set_watch_take(tide_space *space, tide_working_set_change *changes, uint64_t *count,
+                                                   uint64_t *lost);
 
 /* ---- regions (region.c): what tide_virtual_* do, with arguments checked by the caller against NULL -------------- */
 

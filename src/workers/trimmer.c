@@ -2,15 +2,25 @@
  * Working-set trimmer, the balance-set manager's part in memory (nt-behaviour 15.2).
  *
  * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others
- * older. When the node's available pages fall below `low` it ages once more - under pressure time passes faster - and
- * trims: the age that yields what is missing up to `high` is read off the histogram, and pages at least that old go,
- * first from spaces above their minimum, then from all but hard minimums. What is on the modified list counts as on
- * its way, since the writer brings it; if the page files are full it does not, and only clean pages are taken: dirty
- * ones could go nowhere.
+ * older. When the node's available pages fall below `low` it trims up to `high`, and ages once more for each `high` -
+ * `low` pages that it took: under pressure time passes faster, by what is needed and not by how often it looks. What
+ * is on the modified list counts as on its way, since the writer brings it; if the page files are full it does not, and
+ * only clean pages are taken: dirty ones could go nowhere.
+ *
+ * Who gives. Pages go by rank over all spaces (spaces/space.h): the oldest first, of one age those of lower priority
+ * first, and those of a space in background mode as if they had been idle for longer. The rank that yields what is
+ * missing is read off a histogram: all pages above it go, and of just that rank as many as are still missing, from the
+ * spaces in order of their claims - in background mode before others, then the largest and longest idle first. This in
+ * rounds, each only for what is still missing: first from what spaces have above their minimums, by lower and lower
+ * ranks; then below soft minimums in the same way; then pages accessed since they were aged. Hard minimums, locked pages
+ * and large pages are never touched.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "workers/workers_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 static bool page_files_full(struct partition *partition)
 {
@@ -39,43 +49,122 @@ bool trimmer_due(const struct worker *worker)
     return shortage(worker) != 0;
 }
 
-static void age_all(struct worker *worker, struct working_set_ages *ages)
+/* A space and its claim to be trimmed. */
+struct trimmer_candidate {
+    tide_space *space;
+    uint64_t claim;
+    bool background;
+};
+
+static int candidate_compare(const void *a, const void *b)
+{
+    const struct trimmer_candidate *x = a, *y = b;
+
+    if (x->background != y->background)
+        return x->background ? -1 : 1;
+    return x->claim > y->claim ? -1 : x->claim < y->claim;
+}
+
+/* Room for so many candidates; without memory for it the trimmer makes do with what it has. */
+static void candidates_reserve(struct worker *worker, uint64_t spaces)
+{
+    if (spaces <= worker->candidate_capacity)
+        return;
+    struct trimmer_candidate *more = realloc(worker->candidates, 2 * spaces * sizeof *more);
+    if (more == NULL)
+        return;
+    worker->candidates = more;
+    worker->candidate_capacity = 2 * spaces;
+}
+
+/* Ages all spaces, with the list of spaces locked. */
+static void age_all(struct worker *worker)
+{
+    for (tide_space *space = worker->workers->partition->spaces; space != NULL; space = space->next)
+        (void)working_set_age(space, worker->node, NULL);
+    worker->last_ageing_ns = workers_clock_ns(worker->workers);
+    worker->trimmed_since_ageing = 0;
+}
+
+/* Gathers the spaces that have something to give, in the order in which they are to, and their pages by rank. */
+static unsigned candidates_gather(struct worker *worker, struct working_set_ranks *ranks)
 {
     struct partition *partition = worker->workers->partition;
+    unsigned count = 0;
 
-    sync_lock(&partition->lock);
-    for (tide_space *space = partition->spaces; space != NULL; space = space->next)
-        working_set_age(space, worker->node, ages);
-    sync_unlock(&partition->lock);
-    worker->last_ageing_ns = workers_clock_ns(worker->workers);
+    memset(ranks, 0, sizeof *ranks);
+    candidates_reserve(worker, partition->space_count);
+    for (tide_space *space = partition->spaces; space != NULL; space = space->next) {
+        const uint64_t claim = working_set_look(space, worker->node, ranks);
+
+        if (count < worker->candidate_capacity)
+            worker->candidates[count++] =
+                (struct trimmer_candidate){ space, claim, sync_load_relaxed_32(&space->background) != 0 };
+    }
+    if (count > 1)
+        qsort(worker->candidates, count, sizeof *worker->candidates, candidate_compare);
+    return count;
 }
 
-/* The highest age such that the pages of it and above are at least `need`. */
-static unsigned age_for(const struct working_set_ages *ages, uint64_t need)
+/* Once over all candidates. `below_minimum`: soft minimums do not count. */
+static uint64_t trim_pass(struct worker *worker, unsigned count, struct working_set_choice choice, bool below_minimum,
+                          uint64_t need)
 {
-    uint64_t pages = 0;
-    unsigned age = WORKING_SET_AGES;
+    uint64_t done = 0;
 
-    while (age > 0 && pages < need)
-        pages += ages->pages[--age];
-    return age;
+    for (unsigned i = 0; i < count && done < need; i++) {
+        tide_space *space = worker->candidates[i].space;
+        const bool hard = (sync_load_relaxed_32(&space->working_set.flags) & TIDE_WORKING_SET_HARD_MINIMUM) != 0;
+
+        choice.keep = hard || !below_minimum ? sync_load_relaxed_64(&space->working_set.minimum) : 0;
+        done += working_set_trim(space, choice, need - done);
+    }
+    return done;
 }
 
-/* One round over all spaces. `below_minimum`: soft minimums do not count. */
-static uint64_t trim_round(struct partition *partition, struct working_set_choice choice, bool below_minimum,
+/* Passes of lower and lower ranks, from the one that yields enough if no minimum stands against it. */
+static uint64_t trim_round(struct worker *worker, unsigned count, struct working_set_choice choice, bool below_minimum,
                            uint64_t need)
 {
     uint64_t done = 0;
 
-    sync_lock(&partition->lock);
-    for (tide_space *space = partition->spaces; space != NULL && done < need; space = space->next) {
-        const uint64_t pages = space_working_set_pages(space);
-        const bool hard = (sync_load_relaxed_32(&space->working_set.flags) & TIDE_WORKING_SET_HARD_MINIMUM) != 0;
-        const uint64_t keep = hard || !below_minimum ? sync_load_relaxed_64(&space->working_set.minimum) : 0;
-
-        if (pages > keep)
-            done += working_set_trim(space, choice, need - done < pages - keep ? need - done : pages - keep);
+    choice.rank++;
+    done += trim_pass(worker, count, choice, below_minimum, need);
+    for (choice.rank--; done < need; choice.rank /= 2) {
+        done += trim_pass(worker, count, choice, below_minimum, need - done);
+        if (choice.rank == 0)
+            break;
     }
+    return done;
+}
+
+static uint64_t trim(struct worker *worker, uint64_t need)
+{
+    struct partition *partition = worker->workers->partition;
+    const struct frames_node *node = &partition->frames->nodes[worker->node];
+    struct working_set_ranks ranks;
+    struct working_set_choice choice = { .node = worker->node, .clean_only = page_files_full(partition) };
+    uint64_t done = 0;
+
+    /* No space goes away meanwhile. */
+    sync_lock(&partition->lock);
+    const bool much = worker->trimmed_since_ageing >= node->high - node->low;
+    if (much)
+        age_all(worker);
+    unsigned count = candidates_gather(worker, &ranks);
+    choice.rank = working_set_rank_for(&ranks, need);
+    if (choice.rank == 0 && !much) {
+        /* Too few that were not accessed: which of the others were, of late? */
+        age_all(worker);
+        count = candidates_gather(worker, &ranks);
+        choice.rank = working_set_rank_for(&ranks, need);
+    }
+    for (int below_minimum = 0; below_minimum < 2 && done < need; below_minimum++)
+        done += trim_round(worker, count, choice, below_minimum != 0, need - done);
+    choice.accessed_too = true;
+    if (done < need)
+        done += trim_pass(worker, count, choice, true, need - done);
+    worker->trimmed_since_ageing += done;
     sync_unlock(&partition->lock);
     return done;
 }
@@ -84,39 +173,17 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
 {
     struct workers *workers = worker->workers;
     struct partition *partition = workers->partition;
-    struct working_set_ages ages = { { 0 } };
-    uint64_t need = shortage(worker);
-    uint64_t done = 0;
+    const uint64_t need = shortage(worker);
 
     if (need == 0) {
-        if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns)
-            age_all(worker, &ages);
+        if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns) {
+            sync_lock(&partition->lock);
+            age_all(worker);
+            sync_unlock(&partition->lock);
+        }
         return 0;
     }
-    if (need > budget)
-        need = budget;
-    age_all(worker, &ages);
-    struct working_set_choice choice = { .node = worker->node,
-                                         .age = age_for(&ages, need),
-                                         .clean_only = page_files_full(partition) };
-    /* The older ones, then as many of just that age as are still missing. */
-    if (choice.age < PTE_AGE_MAX) {
-        choice.age++;
-        done = trim_round(partition, choice, false, need);
-        choice.age--;
-    }
-    if (done < need)
-        done += trim_round(partition, choice, false, need - done);
-    /* Not enough that old above the minimums: younger ones, then below soft minimums by age, then accessed ones. */
-    static const struct {
-        bool young, below_minimum, accessed;
-    } rounds[] = { { true, false, false }, { false, true, false }, { true, true, false }, { true, true, true } };
-    const unsigned age = choice.age;
-    for (unsigned round = 0; round < sizeof rounds / sizeof rounds[0] && done < need; round++) {
-        choice.age = rounds[round].young ? 0 : age;
-        choice.accessed_too = rounds[round].accessed;
-        done += trim_round(partition, choice, rounds[round].below_minimum, need - done);
-    }
+    const uint64_t done = trim(worker, need < budget ? need : budget);
     frames_check_thresholds(partition->frames, worker->node);
     return done;
 }

@@ -48,6 +48,7 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         worker->node = i / TIDE_WORKER_COUNT;
         sync_lock_init(&worker->lock, SYNC_RANK_worker);
         worker->last_ageing_ns = workers_clock_ns(workers);
+        worker->trimmed_since_ageing = UINT64_MAX / 2; /* so the first shortage ages */
         if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
             !tide_failed(status))
             status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
@@ -251,6 +252,7 @@ void workers_destroy(struct workers *workers)
             pthread_join(worker->thread, NULL);
         }
         stores_queue_destroy(worker->queue);
+        free(worker->candidates);
     }
     free(workers->workers);
     free(workers);

@@ -17,18 +17,22 @@
 #include <pthread.h>
 
 struct workers;
+struct trimmer_candidate;
 
 struct worker {
-    struct workers *workers;     /* [I] */
-    tide_worker kind;            /* [I] */
-    unsigned node;               /* [I] */
-    struct sync_lock lock;       /* rank worker: one step at a time */
-    struct stores_queue *queue;  /* [L:worker] the writer's */
-    uint64_t last_ageing_ns;     /* [L:worker] the trimmer's */
-    uint64_t cpu_ns;             /* [A] CPU time of all its steps */
-    struct grace_thread *record; /* [I] the thread's, if there are threads */
-    pthread_t thread;            /* [I] if there are threads */
-    bool started;                /* [I] */
+    struct workers *workers;              /* [I] */
+    tide_worker kind;                     /* [I] */
+    unsigned node;                        /* [I] */
+    struct sync_lock lock;                /* rank worker: one step at a time */
+    struct stores_queue *queue;           /* [L:worker] the writer's */
+    uint64_t last_ageing_ns;              /* [L:worker] the trimmer's */
+    struct trimmer_candidate *candidates; /* [L:worker] the trimmer's: spaces in the order of their claims */
+    uint64_t candidate_capacity;          /* [L:worker] */
+    uint64_t trimmed_since_ageing;        /* [L:worker] the trimmer's: pages */
+    uint64_t cpu_ns;                      /* [A] CPU time of all its steps */
+    struct grace_thread *record;          /* [I] the thread's, if there are threads */
+    pthread_t thread;                     /* [I] if there are threads */
+    bool started;                         /* [I] */
 } SYNC_CACHE_ALIGNED;
 
 struct workers {

@@ -289,6 +289,10 @@ static void null_arguments_are_refused(void **state)
     tide_node_statistics node_statistics;
     tide_statistics statistics = { .struct_bytes = sizeof(statistics) };
     tide_space_statistics space_statistics = { .struct_bytes = sizeof(space_statistics) };
+    tide_working_set_change change;
+    uint64_t count = 1;
+    uint32_t flags;
+    unsigned priority;
 
     const struct {
         const char *call;
@@ -307,7 +311,18 @@ static void null_arguments_are_refused(void **state)
         { "tide_working_set_set_limits", tide_working_set_set_limits(NULL, 50, 345, 0) },
         { "tide_working_set_empty", tide_working_set_empty(NULL) },
         { "tide_working_set_trim", tide_working_set_trim(NULL, 1, NULL) },
+        { "tide_working_set_get_limits", tide_working_set_get_limits(NULL, &bytes, &bytes, &flags) },
+        { "tide_working_set_watch_begin", tide_working_set_watch_begin(NULL, 1) },
+        { "tide_working_set_watch_end", tide_working_set_watch_end(NULL) },
+        { "tide_working_set_changes_get", tide_working_set_changes_get(NULL, &change, &count, NULL) },
         { "tide_space_set_priority", tide_space_set_priority(NULL, 5) },
+        { "tide_space_get_priority", tide_space_get_priority(NULL, &priority) },
+        { "tide_space_background_begin", tide_space_background_begin(NULL) },
+        { "tide_space_background_end", tide_space_background_end(NULL) },
+        { "tide_thread_set_priority", tide_thread_set_priority(NULL, 5) },
+        { "tide_thread_get_priority", tide_thread_get_priority(NULL, &priority) },
+        { "tide_thread_background_begin", tide_thread_background_begin(NULL) },
+        { "tide_thread_background_end", tide_thread_background_end(NULL) },
         { "tide_read", tide_read(NULL, base, &word, sizeof(word)) },
         { "tide_write", tide_write(NULL, base, &word, sizeof(word)) },
         { "tide_touch", tide_touch(NULL, base, TIDE_ACCESS_READ) },
@@ -345,6 +360,13 @@ static void null_arguments_are_refused(void **state)
         { "tide_space_statistics_get", tide_space_statistics_get(space, NULL) },
         { "tide_page_query", tide_page_query(space, base, NULL) },
         { "tide_node_info_get", tide_node_info_get(fixture->engine, 0, NULL) },
+        { "tide_working_set_get_limits without minimum", tide_working_set_get_limits(space, NULL, &count, &flags) },
+        { "tide_working_set_get_limits without maximum", tide_working_set_get_limits(space, &count, NULL, &flags) },
+        { "tide_working_set_get_limits without flags", tide_working_set_get_limits(space, &count, &count, NULL) },
+        { "tide_working_set_changes_get without count", tide_working_set_changes_get(space, &change, NULL, NULL) },
+        { "tide_working_set_changes_get unwatched", tide_working_set_changes_get(space, &change, &count, NULL) },
+        { "tide_space_get_priority", tide_space_get_priority(space, NULL) },
+        { "tide_thread_get_priority", tide_thread_get_priority(fixture->engine, NULL) },
     };
     for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++) {
         if (parameters[i].status != TIDE_INVALID_PARAMETER)
@@ -773,7 +795,33 @@ static void limits_nodes_and_enumerations_are_checked(void **state)
     assert_refused(tide_working_set_set_limits(space, 1, 12, 0), TIDE_INVALID_PARAMETER, 12, 13, "maximum under 13");
     assert_refused(tide_working_set_set_limits(space, 50, 345, 0x8000), TIDE_INVALID_PARAMETER, 0x8000, 0,
                    "unknown flag");
+    assert_refused(tide_working_set_set_limits(space, 0, 100, 0), TIDE_INVALID_PARAMETER, 0, 1, "minimum 0");
+    assert_refused(tide_working_set_set_limits(space, 50, FRAMES * 7 / 8 + 1, 0), TIDE_INVALID_PARAMETER,
+                   FRAMES * 7 / 8 + 1, FRAMES * 7 / 8, "maximum too large");
+    assert_refused(tide_working_set_set_limits(space, 50, UINT64_MAX, 0), TIDE_INVALID_PARAMETER, UINT64_MAX,
+                   FRAMES * 7 / 8, "maximum without end");
+    assert_refused(tide_working_set_set_limits(space, UINT64_MAX, 100, 0), TIDE_INVALID_PARAMETER, UINT64_MAX, 100,
+                   "minimum without end");
+    assert_refused(tide_working_set_set_limits(space, 50, 100, 0x3), TIDE_INVALID_PARAMETER, 0x3, 0,
+                   "hard and soft minimum");
+    assert_refused(tide_working_set_set_limits(space, 50, 100, 0xC), TIDE_INVALID_PARAMETER, 0xC, 0,
+                   "hard and soft maximum");
+    assert_refused(tide_working_set_set_limits(space, UINT64_MAX, UINT64_MAX, 0x10), TIDE_INVALID_PARAMETER, 0x10, 0,
+                   "unknown flag when emptying");
+    assert_refused(tide_working_set_watch_begin(space, 0), TIDE_INVALID_PARAMETER, 0, TIDE_WORKING_SET_WATCH_MAX,
+                   "watch without records");
+    assert_refused(tide_working_set_watch_begin(space, TIDE_WORKING_SET_WATCH_MAX + 1), TIDE_INVALID_PARAMETER,
+                   TIDE_WORKING_SET_WATCH_MAX + 1, TIDE_WORKING_SET_WATCH_MAX, "too many records");
+    uint64_t minimum, maximum;
+    uint32_t flags;
+    assert_success(tide_working_set_get_limits(space, &minimum, &maximum, &flags));
+    assert_int_equal(minimum, 50);
+    assert_int_equal(maximum, FRAMES * 7 / 8);
+    assert_int_equal(flags, TIDE_WORKING_SET_SOFT_MINIMUM | TIDE_WORKING_SET_SOFT_MAXIMUM);
     assert_refused(tide_space_set_priority(space, 6), TIDE_INVALID_PARAMETER, 6, 5, "priority 6");
+    assert_refused(tide_space_set_priority(space, TIDE_PRIORITY_DEFAULT), TIDE_INVALID_PARAMETER, TIDE_PRIORITY_DEFAULT,
+                   5, "no priority");
+    assert_refused(tide_thread_set_priority(fixture->engine, 7), TIDE_INVALID_PARAMETER, 7, 5, "priority 7");
     assert_refused(tide_node_statistics_get(fixture->engine, 2, &statistics), TIDE_INVALID_PARAMETER, 2, 0,
                    "node 2 of 2");
     assert_refused(tide_node_info_get(fixture->engine, 7, &info), TIDE_INVALID_PARAMETER, 7, 0, "node 7 of 2");

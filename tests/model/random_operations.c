@@ -622,15 +622,16 @@ static void op_working_set(struct run *run, struct tested_space *space)
                    (unsigned long long)space_statistics(run, space).working_set_pages);
         break;
     case 1:
-        pages = 32 + draw(run, run->frames);
+        pages = 32 + draw(run, run->frames - run->frames / 8 - 32);
         note(run, "hard maximum %llu (space %d)", (unsigned long long)pages, index);
         expect(run, tide_working_set_set_limits(space->space, 20, pages, TIDE_WORKING_SET_HARD_MAXIMUM), TIDE_SUCCESS,
                "tide_working_set_set_limits");
-        space->hard_maximum = pages > before ? pages : before;
+        space->hard_maximum = pages;
         break;
     case 2:
         note(run, "soft limits (space %d)", index);
-        expect(run, tide_working_set_set_limits(space->space, 20, 13 + draw(run, 512) + 20, 0), TIDE_SUCCESS,
+        pages = 33 + draw(run, run->frames - run->frames / 8 - 33);
+        expect(run, tide_working_set_set_limits(space->space, 20, pages, TIDE_WORKING_SET_SOFT_MAXIMUM), TIDE_SUCCESS,
                "tide_working_set_set_limits");
         space->hard_maximum = UINT64_MAX;
         break;
