@@ -194,14 +194,20 @@ static bool zeroed_any(const struct frames *frames)
     return (sync_load_64(&frames->nodes[0].background_zeroed) | sync_load_64(&frames->nodes[1].background_zeroed)) != 0;
 }
 
+/* What a test is about: pages that were found again, pages that were lost, and the background thread at work. */
+static bool met_all(const struct worker *worker)
+{
+    return worker->hits != 0 && worker->losses != 0 && zeroed_any(worker->frames);
+}
+
 static void *worker_main(void *context)
 {
     struct worker *worker = context;
     struct grace_thread *thread = grace_thread_get(&worker->frames->grace);
 
-    /* On a busy machine the background thread may not have had its turn yet: then go on, for it is to be met. */
-    for (unsigned i = 0;
-         worker->failure == NULL && (i < OPERATIONS || (i < 100 * OPERATIONS && !zeroed_any(worker->frames))); i++) {
+    /* On a busy machine the background thread may not have had its turn yet: then go on until it was met. */
+    for (unsigned i = 0; worker->failure == NULL && (i < OPERATIONS || (i < 100 * OPERATIONS && !met_all(worker)));
+         i++) {
         struct page *page = &worker->pages[random_below(&worker->seed, PAGES_PER_THREAD)];
         const uint64_t choice = random_below(&worker->seed, 8);
 
