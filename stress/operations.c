@@ -27,6 +27,7 @@ static const struct {
     { "working set", 6, op_working_set },
     { "query", 30, op_query },
     { "statistics", 10, op_statistics },
+    { "counters", 8, op_counters },
     { "engine empty", 2, op_engine_empty },
     { "worker step", 2, op_worker_step },
 };

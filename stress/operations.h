@@ -31,6 +31,9 @@ void op_statistics(struct stress_thread *thread);
 void op_engine_empty(struct stress_thread *thread);
 void op_worker_step(struct stress_thread *thread);
 
+/* counter_operations.c */
+void op_counters(struct stress_thread *thread);
+
 /* Success of a call that writes modified pages; with injected errors, also TIDE_IO_ERROR. */
 void expect_writer(struct stress_thread *thread, tide_status status, const char *what);
 

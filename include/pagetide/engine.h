@@ -89,6 +89,16 @@ typedef struct tide_config {
     uint64_t aslr_seed;              /**< of the random addresses of regions: the same seed gives the same addresses to
                                        the same calls [drawn from the operating system at each open] */
     bool disable_aslr;               /**< regions are placed from the lowest address up [false] */
+
+    /** Memory events (events.h), over all nodes: below this many available pages low memory is set [frames / 32 up to
+     * 1 GiB, then a 128th of the rest, 64 MiB at most] */
+    uint64_t low_memory_event_pages;
+    /** from this many available pages on high memory is set [3 x low] */
+    uint64_t high_memory_event_pages;
+    /** below this share of the commit limit low commit is set [50] */
+    unsigned low_commit_event_percent;
+    /** from this share on high commit is set; of the limit with all page files at their maximum, maximum commit [90] */
+    unsigned high_commit_event_percent;
 } tide_config;
 
 #define TIDE_NO_CPU_CACHE 0xFFFFFFFFu

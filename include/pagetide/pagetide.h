@@ -9,6 +9,8 @@
 
 #include <pagetide/access.h>
 #include <pagetide/engine.h>
+#include <pagetide/events.h>
+#include <pagetide/pressure.h>
 #include <pagetide/priority.h>
 #include <pagetide/space.h>
 #include <pagetide/statistics.h>

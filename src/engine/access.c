@@ -327,6 +327,7 @@ void tide_pin_destroy(tide_pin *pin)
         if (thread != NULL)
             grace_leave(thread);
     }
+    frames_events_freed(space_frames(pin->space));
     (void)sync_add_64(&pin->space->pins, (uint64_t)-1);
     free(pin);
 }

@@ -243,6 +243,9 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
                              engine->partition.topology->cpu_count);
     }
     if (!tide_failed(status))
+        status = commit_events_init(&engine->partition.commit, config->low_commit_event_percent,
+                                    config->high_commit_event_percent);
+    if (!tide_failed(status))
         status = workers_create(&engine->partition, config, &engine->workers);
     if (!tide_failed(status))
         status = workers_start(engine->workers);
@@ -358,6 +361,8 @@ tide_status tide_clock_advance(tide_engine *engine, uint64_t milliseconds)
         status = error_set(TIDE_INVALID_PARAMETER, 0, 0, "the engine has worker threads and the real clock");
     if (!tide_failed(status))
         (void)sync_add_64(&engine->workers->virtual_ns, milliseconds * 1000000u);
+    if (!tide_failed(status))
+        partition_events_look(&engine->partition);
     return status;
 }
 
@@ -406,5 +411,6 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         grace_io_end(thread);
         grace_leave(thread);
     }
+    partition_events_look(&engine->partition);
     return write_status(error);
 }

@@ -53,5 +53,7 @@ tide_status space_check(const tide_space *space);
  * last error set.
  */
 struct grace_thread *engine_call_begin(tide_space *space, tide_status *status);
+/* Fault counters of one space (statistics.c). */
+void space_faults_fill(const tide_space *space, tide_fault_counters *faults);
 
 #endif

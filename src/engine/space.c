@@ -36,8 +36,11 @@ tide_status tide_space_destroy(tide_space *space)
         return error_set(TIDE_DEVICE_BUSY, 0, 0, "an access section on the space is open; there must be 0");
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
+        struct frames *frames = space_frames(space);
+
         space_destroy(space, thread);
         grace_leave(thread);
+        frames_events_freed(frames);
     }
     return status;
 }

@@ -34,6 +34,41 @@ static void space_counters_sum(const tide_space *space, uint64_t *values)
         values[c] += space_counter(space, (enum space_counter)c);
 }
 
+void space_faults_fill(const tide_space *space, tide_fault_counters *faults)
+{
+    uint64_t values[SPACE_COUNTER_COUNT] = { 0 };
+
+    space_counters_sum(space, values);
+    faults_fill(values, faults);
+}
+
+/* Where the frames are: one reading of each node's lists, from which everything is made, so that it agrees. */
+static void places_fill(const struct frames *frames, tide_statistics *statistics)
+{
+    uint64_t elsewhere = 0;
+
+    for (unsigned n = 0; n < frames->node_count; n++) {
+        struct frames_counts counts;
+
+        frames_counts(frames, n, &counts);
+        statistics->zeroed_pages += counts.lists[FRAME_LIST_ZEROED] + counts.cached_zeroed;
+        statistics->free_pages += counts.lists[FRAME_LIST_FREE] + counts.cached_free;
+        for (unsigned p = 0; p < 8; p++)
+            statistics->standby_pages[p] += counts.lists[FRAME_LIST_STANDBY + p];
+        statistics->modified_pages += counts.lists[FRAME_LIST_MODIFIED] + counts.lists[FRAME_LIST_MODIFIED_NO_WRITE];
+        statistics->bad_pages += counts.lists[FRAME_LIST_BAD];
+        statistics->transition_pages += counts.transition;
+        statistics->available_pages += counts.available;
+    }
+    for (unsigned p = 0; p < 8; p++)
+        *(p < 4   ? &statistics->standby_reserve_pages
+          : p < 6 ? &statistics->standby_normal_pages
+                  : &statistics->standby_core_pages) += statistics->standby_pages[p];
+    elsewhere =
+        statistics->available_pages + statistics->modified_pages + statistics->bad_pages + statistics->transition_pages;
+    statistics->active_pages = frames->total > elsewhere ? frames->total - elsewhere : 0;
+}
+
 tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
 {
     const tide_status status = engine_check(engine);
@@ -50,6 +85,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     struct frames *frames = partition->frames;
     memset(statistics, 0, sizeof *statistics);
     statistics->struct_bytes = sizeof *statistics;
+    statistics->timestamp_ns = workers_clock_ns(engine->workers);
     statistics->node_count = frames->node_count;
     statistics->cpu_count = frames->cpu_count;
     sync_lock(&partition->lock);
@@ -73,15 +109,17 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
         for (unsigned p = 0; p < 8; p++)
             statistics->repurposed[p] += sync_load_relaxed_64(&frames->cpus[c].repurposed[p]);
     }
-    for (unsigned n = 0; n < frames->node_count; n++) {
+    for (unsigned n = 0; n < frames->node_count; n++)
         statistics->background_zeroed += sync_load_relaxed_64(&frames->nodes[n].background_zeroed);
-        statistics->available_pages += frames_available(frames, n);
-    }
+    places_fill(frames, statistics);
+    for (unsigned p = 0; p < 8; p++)
+        statistics->transition_pages_repurposed += statistics->repurposed[p];
     statistics->frame_waits = sync_load_relaxed_64(&frames->waits);
     statistics->total_pages = frames->total;
     statistics->commit_total_pages = commit_total(&partition->commit);
     statistics->commit_limit_pages = sync_load_relaxed_64(&partition->commit.limit);
     statistics->commit_peak_pages = commit_peak(&partition->commit);
+    statistics->commit_limit_maximum_pages = commit_maximum_limit(&partition->commit);
     stores_statistics_get(partition->stores, &stores);
     statistics->page_file_total_slots = stores.total_slots;
     statistics->page_file_used_slots = stores.used_slots;
@@ -135,7 +173,6 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
 tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *statistics)
 {
     const tide_status status = space_check(space);
-    uint64_t values[SPACE_COUNTER_COUNT] = { 0 };
 
     if (tide_failed(status))
         return status;
@@ -144,19 +181,136 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
                          statistics == NULL ? 0 : statistics->struct_bytes);
     memset(statistics, 0, sizeof *statistics);
     statistics->struct_bytes = sizeof *statistics;
-    space_counters_sum(space, values);
-    faults_fill(values, &statistics->faults);
+    space_faults_fill(space, &statistics->faults);
     space_peak_update(space);
     statistics->working_set_pages = space_working_set_pages(space);
     statistics->peak_working_set_pages = sync_load_relaxed_64(&space->working_set.peak);
     statistics->table_pages = sync_load_relaxed_64(&space->table.table_pages);
+    statistics->id = space->id;
+    statistics->timestamp_ns = workers_clock_ns(engine_of(space)->workers);
     sync_lock(&space->lock);
     statistics->private_pages = commit_total(&space->commit);
+    statistics->peak_private_pages = commit_peak(&space->commit);
+    statistics->peak_virtual_bytes = space->peak_virtual_pages * TIDE_PAGE_BYTES;
     statistics->virtual_bytes = space->vads.pages * TIDE_PAGE_BYTES;
     statistics->regions = space->vads.count;
     sync_unlock(&space->lock);
     return TIDE_SUCCESS;
 }
+
+/* ---- rates and NT's structures ---------------------------------------------------------------------------------- */
+
+tide_status tide_statistics_rates(const tide_statistics *before, const tide_statistics *after, tide_rates *rates)
+{
+    if (before == NULL || after == NULL || rates == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a snapshot or the place for the rates is NULL");
+    if (before->struct_bytes != sizeof *before || after->struct_bytes != sizeof *after)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "struct_bytes must be %zu and is %zu in the earlier and %zu in the later snapshot",
+                         sizeof *before, before->struct_bytes, after->struct_bytes);
+    if (after->timestamp_ns <= before->timestamp_ns)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "the later snapshot was taken at %lu ns, the earlier at %lu ns: there must be time between",
+                         after->timestamp_ns, before->timestamp_ns);
+    const double seconds = (double)(after->timestamp_ns - before->timestamp_ns) / 1e9;
+    const struct {
+        const char *name;
+        uint64_t before, after;
+        double *rate;
+    } rows[] = {
+        { "page faults", before->faults.page_faults, after->faults.page_faults, &rates->page_faults },
+        { "demand zero faults", before->faults.demand_zero, after->faults.demand_zero, &rates->demand_zero_faults },
+        { "transition faults", before->faults.transition, after->faults.transition, &rates->transition_faults },
+        { "hard faults", before->faults.hard, after->faults.hard, &rates->hard_faults },
+        { "pages input", before->pages_input, after->pages_input, &rates->pages_input },
+        { "page reads", before->page_reads, after->page_reads, &rates->page_reads },
+        { "pages output", before->pages_output, after->pages_output, &rates->pages_output },
+        { "page writes", before->page_writes, after->page_writes, &rates->page_writes },
+        { "pages repurposed", before->transition_pages_repurposed, after->transition_pages_repurposed,
+          &rates->transition_pages_repurposed },
+        { "pages trimmed", before->trimmed, after->trimmed, &rates->pages_trimmed },
+        { "pages zeroed", before->inline_zeroed + before->background_zeroed,
+          after->inline_zeroed + after->background_zeroed, &rates->pages_zeroed },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (rows[i].after < rows[i].before)
+            return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                             "%s were %lu in the earlier snapshot and are %lu in the later: not of one engine",
+                             rows[i].name, rows[i].before, rows[i].after);
+    rates->seconds = seconds;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        *rows[i].rate = (double)(rows[i].after - rows[i].before) / seconds;
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_performance_information_get(tide_engine *engine, tide_performance_information *information)
+{
+    tide_statistics statistics = { .struct_bytes = sizeof statistics };
+    struct grace_report grace;
+
+    if (!tide_failed(engine_check(engine)) && (information == NULL || information->struct_bytes != sizeof *information))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *information,
+                         information == NULL ? 0 : information->struct_bytes);
+    const tide_status status = tide_statistics_get(engine, &statistics);
+    if (tide_failed(status))
+        return status;
+    grace_report(&engine->partition.frames->grace, &grace);
+    *information = (tide_performance_information){
+        .struct_bytes = sizeof *information,
+        .commit_total = statistics.commit_total_pages,
+        .commit_limit = statistics.commit_limit_pages,
+        .commit_peak = statistics.commit_peak_pages,
+        .physical_total = statistics.total_pages,
+        .physical_available = statistics.available_pages,
+        .system_cache =
+            statistics.standby_reserve_pages + statistics.standby_normal_pages + statistics.standby_core_pages,
+        .page_bytes = TIDE_PAGE_BYTES,
+        .space_count = statistics.spaces,
+        .thread_count = grace.threads,
+    };
+    return TIDE_SUCCESS;
+}
+
+/* What can still be charged. */
+static uint64_t commit_room(struct commit *commit)
+{
+    const uint64_t charge = commit_total(commit), limit = sync_load_64(&commit->limit);
+
+    return limit > charge ? limit - charge : 0;
+}
+
+tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory)
+{
+    const tide_status status = space_check(space);
+    uint64_t available = 0;
+
+    if (tide_failed(status))
+        return status;
+    if (memory == NULL || memory->struct_bytes != sizeof *memory)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *memory,
+                         memory == NULL ? 0 : memory->struct_bytes);
+    const struct frames *frames = space_frames(space);
+    struct commit *commit = &space->partition->commit;
+    for (unsigned n = 0; n < frames->node_count; n++)
+        available += frames_available(frames, n);
+    if (available > frames->total) /* frames that moved while they were counted */
+        available = frames->total;
+    const uint64_t of_engine = commit_room(commit), of_space = commit_room(&space->commit);
+    const uint64_t limit = sync_load_64(&commit->limit), own_limit = sync_load_64(&space->commit.limit);
+    sync_lock(&space->lock);
+    const uint64_t reserved = space->vads.pages * TIDE_PAGE_BYTES;
+    sync_unlock(&space->lock);
+    memory->memory_load_percent = (unsigned)((frames->total - available) * 100 / frames->total);
+    memory->total_physical_bytes = frames->total * TIDE_PAGE_BYTES;
+    memory->available_physical_bytes = available * TIDE_PAGE_BYTES;
+    memory->total_commit_bytes = (limit < own_limit ? limit : own_limit) * TIDE_PAGE_BYTES;
+    memory->available_commit_bytes = (of_engine < of_space ? of_engine : of_space) * TIDE_PAGE_BYTES;
+    memory->total_virtual_bytes = TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS + 1;
+    memory->available_virtual_bytes = memory->total_virtual_bytes - reserved;
+    return TIDE_SUCCESS;
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
 
 static void frame_describe(const struct frames *frames, frame_t frame, tide_page_info *info)
 {

@@ -62,6 +62,7 @@ tide_status tide_virtual_free(tide_space *space, tide_address base, uint64_t byt
     if (thread != NULL) {
         status = region_free(space, thread, base, bytes, type);
         grace_leave(thread);
+        frames_events_freed(space_frames(space));
     }
     return status;
 }
@@ -76,6 +77,7 @@ tide_status tide_virtual_free_native(tide_space *space, tide_address *base, uint
     if (thread != NULL) {
         status = region_free_native(space, thread, base, bytes, type);
         grace_leave(thread);
+        frames_events_freed(space_frames(space));
     }
     return status;
 }

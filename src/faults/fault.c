@@ -173,7 +173,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
         return frame_wait(fault, node);
 
     struct pfn *pfn = frame_pfn(frames, frame);
-    pfn->pte = pte;
+    pfn_pte_set(pfn, pte);
     sync_store_relaxed_64(&pfn->original, 0);
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
                                            fault_priority(fault)));

@@ -99,7 +99,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
                 continue; /* a fault has claimed the page and waits for this lock */
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
-            pfn->pte = NULL;
+            pfn_pte_set(pfn, NULL);
             sync_store_relaxed_64(&pfn->original, 0);
             frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
             break;
@@ -341,7 +341,7 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     const unsigned node = frame_node(frames, frame);
     const enum frame_list list = zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
 
-    pfn->pte = NULL;
+    pfn_pte_set(pfn, NULL);
     sync_store_relaxed_64(&pfn->original, 0);
     /*
      * A frame that was free when it was taken and has been zeroed inline stays zeroed; it was never seen, so no stamp
@@ -467,12 +467,20 @@ uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
         numbers = few;
     if (numbers == few)
         room = FEW;
-    while (done < budget &&
-           (got = free_take(frames, node, budget - done < room ? budget - done : room, numbers)) != 0) {
+    while (done < budget) {
+        const uint64_t wanted = budget - done < room ? budget - done : room;
+
+        /* They are on their way to the zeroed list, and no shortage: see events.c. */
+        (void)sync_add_64(&frames->nodes[node].zeroing, wanted);
+        got = free_take(frames, node, wanted, numbers);
+        (void)sync_add_64(&frames->nodes[node].zeroing, got - wanted);
+        if (got == 0)
+            break;
         numbers_sort(&frames->nodes[node], numbers, got);
         for (uint64_t i = 0; i < got; i++)
             frame_zero_streaming(frame_memory(frames, (frame_t){ numbers[i] }));
         zeroed_insert(frames, node, numbers, got);
+        (void)sync_add_64(&frames->nodes[node].zeroing, (uint64_t)0 - got);
         (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
         if (sync_load_relaxed_32(&frames->waiters) != 0)
             sync_event_signal(&frames->available);

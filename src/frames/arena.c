@@ -271,6 +271,7 @@ tide_status frames_create(const struct frames_options *options, struct frames **
     frames->prefer_local_standby = config->prefer_local_standby;
     grace_init(&frames->grace);
     sync_event_init(&frames->available);
+    notifications_init(&frames->events.notifications);
     const size_t nodes_bytes = frames->node_count * sizeof *frames->nodes;
     frames->nodes = aligned_alloc(SYNC_CACHE_LINE_BYTES, nodes_bytes);
     if (frames->nodes == NULL) {
@@ -292,6 +293,9 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         sync_event_init(&node->writer.event);
         sync_event_init(&node->trimmer.event);
     }
+    status = frames_events_init(frames, config);
+    if (tide_failed(status))
+        goto out;
     frames->memory_bytes = round_up((size_t)frames->end * TIDE_PAGE_BYTES, HUGE_PAGE_BYTES);
     frames->pfn_bytes = round_up((size_t)frames->end * sizeof(struct pfn), TIDE_PAGE_BYTES);
     frames->memory = os_memory_reserve(frames->memory_bytes, HUGE_PAGE_BYTES);
@@ -321,6 +325,7 @@ void frames_destroy(struct frames *frames)
     if (frames == NULL)
         return;
     grace_destroy(&frames->grace);
+    frames_events_destroy(frames);
     os_memory_free(frames->cpus, frames->cpu_bytes);
     if (frames->nodes != NULL)
         os_memory_free(frames->nodes[0].lists[0], frames->list_bytes);

@@ -38,7 +38,7 @@ static bool frame_take(struct frames *frames, struct frame_shard *shard, frame_t
     if (pfn_state(word) == FRAME_STANDBY) {
         if (!frames->detach(pfn, frame))
             return false;
-        pfn->pte = NULL;
+        pfn_pte_set(pfn, NULL);
         sync_store_relaxed_64(&pfn->original, 0);
         shard_remove(frames, shard, frame);
         frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));

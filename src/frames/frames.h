@@ -28,6 +28,7 @@
 
 #include <pagetide/engine.h>
 
+#include "base/notification.h"
 #include "frames/grace.h"
 #include "frames/pfn.h"
 #include "topology/topology.h"
@@ -74,6 +75,7 @@ struct frames_node {
     struct frames_bell writer;
     struct frames_bell trimmer;
     uint64_t background_zeroed SYNC_CACHE_ALIGNED; /* [A] */
+    uint64_t zeroing;                              /* [A] frames off the free list while they are zeroed */
     uint64_t in_transition;                        /* [A] frames in state TRANSITION; moved on I/O and pin paths only */
 };
 
@@ -104,6 +106,14 @@ struct frames_cpu {
  */
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
 
+/* Low and high memory: see events.c. */
+enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH };
+struct frames_events {
+    struct notifications notifications;
+    uint64_t low_pages;  /* [I] below this many available pages: low memory */
+    uint64_t high_pages; /* [I] from this many on: high memory */
+};
+
 struct frames_options {
     const tide_config *config;
     const struct topology *topology;
@@ -125,6 +135,7 @@ struct frames {
     unsigned cpu_count;                                    /* [I] */
     size_t memory_bytes, pfn_bytes, list_bytes, cpu_bytes; /* [I] mapped sizes */
     uint64_t total;                                        /* [I] frames over all nodes */
+    struct frames_events events;                           /* read-mostly */
     uint32_t waiters SYNC_CACHE_ALIGNED;                   /* [A] threads waiting for a frame, nearly always 0 */
     struct sync_event available;                           /* signalled when frames came free and there are waiters */
     uint64_t waits;                                        /* [A] */
@@ -262,6 +273,28 @@ uint64_t frames_available(const struct frames *frames, unsigned node);
 
 /* Compares the node's counts with its thresholds and wakes the workers that have something to do. */
 void frames_check_thresholds(struct frames *frames, unsigned node);
+
+/* TIDE_INVALID_PARAMETER for thresholds that do not fit the frames. */
+TIDE_MUST_CHECK tide_status frames_events_init(struct frames *frames, const tide_config *config);
+void frames_events_destroy(struct frames *frames);
+/* Which memory events are set now, by bit; brings their descriptors in line. */
+uint32_t frames_events_update(struct frames *frames);
+/* From time to time, if anybody watches: finds what nobody looked at after a change. */
+void frames_events_look(struct frames *frames);
+/* On slow paths after pages were taken. The caller holds no lock from rank notification on. */
+static inline void frames_events_check(struct frames *frames)
+{
+    if (notifications_watched(&frames->events.notifications))
+        (void)frames_events_update(frames);
+}
+/* After pages came back, which cannot end high memory. */
+static inline void frames_events_freed(struct frames *frames)
+{
+    if (notifications_watched(&frames->events.notifications) &&
+        (sync_load_32(&frames->events.notifications.state) >> FRAMES_EVENT_HIGH & 1) == 0)
+        (void)frames_events_update(frames);
+}
+
 void frames_bell_ring(struct frames_bell *bell);
 /*
  * Sleeps until rung or `timeout_ns` passed. `due` (unless NULL) is asked after announcing the sleep, so no ring is

@@ -156,6 +156,7 @@ void grace_report(struct grace *grace, struct grace_report *report)
     const unsigned epoch = ck_epoch_value(&grace->epoch);
     report->epoch = epoch;
     for (struct grace_thread *thread = sync_load_ptr(&grace->threads); thread != NULL; thread = thread->next) {
+        report->threads += sync_load_relaxed_32((const uint32_t *)&thread->tid) != 0;
         if (sync_load_relaxed_32(&thread->sections) == 0)
             continue;
         report->open_sections++;

@@ -202,6 +202,7 @@ struct grace_report {
     uint64_t open_sections;
     uint64_t stale_sections;
     uint64_t longest_tid;
+    uint64_t threads; /* records in use: living threads */
 };
 void grace_report(struct grace *grace, struct grace_report *report);
 

@@ -125,7 +125,7 @@ void frames_free(struct frames *frames, frame_t frame)
 
     if (pfn_state(old) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
-    pfn->pte = NULL;
+    pfn_pte_set(pfn, NULL);
     sync_store_relaxed_64(&pfn->original, 0);
     sync_lock(&shard->lock);
     frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
@@ -186,7 +186,7 @@ void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint
 {
     struct pfn *pfn = frame_pfn(frames, frame);
 
-    pfn->pte = pte;
+    pfn_pte_set(pfn, pte);
     sync_store_relaxed_64(&pfn->original, original);
     (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
     frame_state_set(
@@ -307,6 +307,7 @@ void frames_check_thresholds(struct frames *frames, unsigned n)
     const uint64_t modified = frames_list_count(frames, n, FRAME_LIST_MODIFIED);
     struct frames_counts counts;
 
+    frames_events_check(frames);
     if (at_hand >= node->high && modified <= node->modified_trigger)
         return; /* the usual case, without adding up standby */
     frames_counts(frames, n, &counts);

@@ -119,6 +119,17 @@ static inline uint64_t pfn_with_grace(uint64_t word, uint16_t epoch)
     return (word & ~PFN_GRACE_MASK) | ((uint64_t)epoch << PFN_GRACE_SHIFT);
 }
 
+/* The owner, for who may not change the frame and reads it beside one who does (tide_frame_query). */
+static inline uint64_t *pfn_pte(const struct pfn *pfn)
+{
+    return (uint64_t *)(uintptr_t)sync_load_relaxed_64((const uint64_t *)(const void *)&pfn->pte);
+}
+
+static inline void pfn_pte_set(struct pfn *pfn, uint64_t *pte)
+{
+    sync_store_relaxed_64((uint64_t *)(void *)&pfn->pte, (uint64_t)(uintptr_t)pte);
+}
+
 /* Is the edge in states.def? Staying is. */
 bool frame_edge_legal(enum frame_state from, enum frame_state to);
 const char *frame_state_name(enum frame_state state);

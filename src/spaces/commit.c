@@ -44,7 +44,7 @@
 #define CREDIT_CLOSED (1ull << 63)
 
 enum {
-    CREDIT_MAX = 2 * COMMIT_CREDIT_BATCH,
+    CREDIT_MAX = COMMIT_CREDIT_MAX,
     TOTAL_ATTEMPTS = 8, /* to meet a moment in which the global word stands still */
 };
 
@@ -182,29 +182,39 @@ tide_status commit_charge(struct commit *commit, uint64_t pages)
     } else if (global_take(commit, pages, &seen)) {
         if (peak_is_near(commit))
             (void)commit_total(commit);
+        commit_events_check(commit);
         return TIDE_SUCCESS;
     }
-    return charge_slow(commit, pages);
+    const tide_status status = charge_slow(commit, pages);
+    commit_events_check(commit);
+    return status;
 }
 
 void commit_force(struct commit *commit, uint64_t pages)
 {
     (void)sync_add_64(&commit->charged, pages);
+    commit_events_check(commit);
 }
 
 void commit_limit_lower(struct commit *commit, uint64_t pages)
 {
     (void)sync_add_64(&commit->limit, -pages);
+    commit_events_check(commit);
 }
 
 void commit_limit_set(struct commit *commit, uint64_t pages)
 {
     sync_store_64(&commit->limit, pages);
+    commit_events_check(commit);
 }
 
 void commit_return(struct commit *commit, uint64_t pages)
 {
-    global_put(commit, credit_put(credit_current(commit), pages));
+    const uint64_t rest = credit_put(credit_current(commit), pages);
+
+    global_put(commit, rest);
+    if (rest != 0)
+        commit_events_check(commit);
 }
 
 uint64_t commit_total(struct commit *commit)
@@ -235,11 +245,14 @@ tide_status commit_init(struct commit *commit, uint64_t limit_pages, unsigned cp
     commit->limit = limit_pages;
     commit->cpu_count = cpu_count;
     sync_lock_init(&commit->lock, SYNC_RANK_commit);
+    notifications_init(&commit->events.notifications);
     return TIDE_SUCCESS;
 }
 
 void commit_destroy(struct commit *commit)
 {
+    if (commit->credits != NULL)
+        notifications_destroy(&commit->events.notifications);
     free(commit->credits);
     commit->credits = NULL;
 }

@@ -13,15 +13,24 @@
 
 #include <pagetide/status.h>
 
+#include "base/notification.h"
 #include "base/os.h"
 #include "base/sync.h"
 
 /* Pages that a CPU takes ahead; it keeps up to two batches of what is returned to it. */
-enum { COMMIT_CREDIT_BATCH = 64 };
+enum { COMMIT_CREDIT_BATCH = 64, COMMIT_CREDIT_MAX = 2 * COMMIT_CREDIT_BATCH };
 
 struct commit_credit {
     uint64_t word; /* [A] pages charged in the global word and not used; or closed, and then without pages */
 } SYNC_CACHE_ALIGNED;
+
+/* Low, high and maximum commit: see commit_events.c. */
+enum { COMMIT_EVENT_LOW, COMMIT_EVENT_HIGH, COMMIT_EVENT_MAXIMUM };
+struct commit_events {
+    struct notifications notifications;
+    unsigned low_percent;  /* [I] of the limit: low commit below it */
+    unsigned high_percent; /* [I] of the limit, and of the maximum limit: high and maximum commit from it on */
+};
 
 struct commit {
     /* Written by large charges and by refills. */
@@ -33,6 +42,7 @@ struct commit {
     uint64_t limit SYNC_CACHE_ALIGNED; /* [A] may be raised at any time */
     unsigned cpu_count;                /* [I] */
     struct commit_credit *credits;     /* [I] one per CPU */
+    struct commit_events events;
 };
 
 /* TIDE_INSUFFICIENT_RESOURCES if there is no memory for `cpu_count` (> 0) credits. */
@@ -65,5 +75,27 @@ uint64_t commit_total(struct commit *commit);
  * single CPUs took from their credits and returned between two such looks can be missed: at most two batches per CPU.
  */
 uint64_t commit_peak(struct commit *commit);
+
+/* ---- events (commit_events.c) ----------------------------------------------------------------------------------- */
+
+/* The limit that there would be with every page file at its maximum. */
+uint64_t commit_maximum_limit(const struct commit *commit);
+/* After commit_init(). Percentages of the limits, 0 for the default. TIDE_INVALID_PARAMETER. */
+TIDE_MUST_CHECK tide_status commit_events_init(struct commit *commit, unsigned low_percent, unsigned high_percent);
+/* In pages, for the limits of now: low commit is below `low`, high and maximum from theirs on. */
+struct commit_thresholds {
+    uint64_t low, high, maximum;
+};
+void commit_events_thresholds(const struct commit *commit, struct commit_thresholds *thresholds);
+/* Which commit events are set now, by bit; brings their descriptors in line. */
+uint32_t commit_events_update(struct commit *commit);
+/* From time to time, if anybody watches: finds what stayed in the CPUs' credits. */
+void commit_events_look(struct commit *commit);
+/* Wherever the global word or the limit moved. The caller holds no lock from rank notification on. */
+static inline void commit_events_check(struct commit *commit)
+{
+    if (notifications_watched(&commit->events.notifications))
+        (void)commit_events_update(commit);
+}
 
 #endif

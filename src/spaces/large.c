@@ -66,7 +66,7 @@ void large_pages_install(tide_space *space, const struct vad *vad, const frame_t
         struct pfn *pfn = frame_pfn(frames, frame);
         uint64_t *pte = page_table_find(&space->table, page);
 
-        pfn->pte = pte;
+        pfn_pte_set(pfn, pte);
         sync_store_relaxed_64(&pfn->original, 0);
         frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
                                                    ((uint64_t)FRAME_USE_LARGE_PAGE << PFN_USE_SHIFT),

@@ -72,4 +72,11 @@ struct partition {
     } io SYNC_CACHE_ALIGNED;
 };
 
+/* From time to time: brings the descriptors of all memory events in line with what is true now. Holds no lock. */
+static inline void partition_events_look(struct partition *partition)
+{
+    frames_events_look(partition->frames);
+    commit_events_look(&partition->commit);
+}
+
 #endif

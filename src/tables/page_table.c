@@ -58,7 +58,7 @@ static frame_t table_frame(struct page_table *table, unsigned node, uint64_t *en
     if (!frame_is_none(frame)) {
         struct pfn *pfn = frame_pfn(table->frames, frame);
 
-        pfn->pte = entry;
+        pfn_pte_set(pfn, entry);
         sync_store_relaxed_64(&pfn->original, 0);
         frame_state_set(pfn, (uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
                                  ((uint64_t)FRAME_USE_PAGE_TABLE << PFN_USE_SHIFT));

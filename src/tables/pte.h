@@ -115,6 +115,17 @@ static inline unsigned pte_age(pte_t pte)
     return (unsigned)((pte.bits & PTE_AGE_MASK) >> PTE_AGE_SHIFT);
 }
 
+/* Both of a valid form. */
+static inline bool pte_is_locked(pte_t pte)
+{
+    return (pte.bits & PTE_LOCKED) != 0;
+}
+
+static inline bool pte_is_large(pte_t pte)
+{
+    return (pte.bits & PTE_LARGE) != 0;
+}
+
 /* Of a valid or transition form. */
 static inline frame_t pte_frame(pte_t pte)
 {

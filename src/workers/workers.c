@@ -125,6 +125,10 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     grace_leave(thread);
     (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
     sync_unlock(&worker->lock);
+    if (worker->workers->mode == TIDE_WORKERS_MANUAL) /* else the trimmer threads look */
+        partition_events_look(worker->workers->partition);
+    else if (worker->kind == TIDE_WORKER_MODIFIED_WRITER)
+        frames_events_freed(worker->workers->partition->frames);
     return done;
 }
 
@@ -192,6 +196,9 @@ static void *thread_main(void *context)
         uint64_t done = 0;
         int error = 0;
 
+        /* Also while it is held; and not the zero-page thread, which could lose its CPU in the middle of it. */
+        if (worker->kind == TIDE_WORKER_TRIMMER)
+            partition_events_look(workers->partition);
         if (sync_load_32(&workers->held[worker->kind]) == 0)
             done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
         if (done != 0 && error == 0) {
