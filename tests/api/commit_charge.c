@@ -7,6 +7,7 @@
  */
 #include "support.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -355,7 +356,7 @@ static void CC_2_what_is_not_needed_is_given_back(void **state)
     fixture_close(fixture);
 }
 
-/* Slots in use keep the end of the file; only what lies behind them goes. */
+/* Slots in use keep the end of the file; only what lies behind them goes. Bad ones go with it, and come back good. */
 static void CC_2_used_slots_stay(void **state)
 {
     struct fixture *fixture = *state;
@@ -365,8 +366,11 @@ static void CC_2_used_slots_stay(void **state)
     tide_space *space = space_new(fixture);
     const tide_address base = reserve(space, 4000);
     assert_success(commit(space, base, 2000));
+    device_wear(&fixture->device, TIDE_IO_WRITE, EIO, 60, 3, 2);
     stamp_pages(space, base, 2000, 1, 1);
     trim_all(space);
+    assert_between(page_file_now(fixture, 0).bad_slots, 1, 2);
+    device_wear(&fixture->device, TIDE_IO_WRITE, 0, 0, 0, 0);
     write_modified(fixture);
     empty_standby(fixture);
     uint64_t highest = 0, last = 0;
@@ -394,7 +398,9 @@ static void CC_2_used_slots_stay(void **state)
         assert_success(tide_clock_advance(fixture->engine, 10));
     }
     assert_int_equal(page_file_now(fixture, 0).total_slots, 100);
+    assert_int_equal(page_file_now(fixture, 0).bad_slots, 0);
     assert_int_equal(statistics_now(fixture).commit_limit_pages, fixture->at_open.commit_limit_pages);
+    assert_int_equal(statistics_now(fixture).commit_limit_maximum_pages, fixture->at_open.commit_limit_maximum_pages);
     fixture_close(fixture);
 }
 

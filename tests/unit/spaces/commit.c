@@ -565,6 +565,18 @@ static uint64_t moving_word(const struct moving *moving)
     return sync_load_64(&moving->commit.charged);
 }
 
+#ifdef TIDE_SYNC_POINTS
+/* Now and then somebody else runs between two atomic operations. */
+static void yield_now_and_then(const void *address)
+{
+    static _Thread_local uint64_t random = 1;
+
+    (void)address;
+    if (random_below(&random, 16) == 0)
+        sched_yield();
+}
+#endif
+
 static void no_charge_passes_a_limit_that_falls(void **state)
 {
     enum { MOVERS = 3, LEAST = 64, MOST = 1000 };
@@ -575,6 +587,9 @@ static void no_charge_passes_a_limit_that_falls(void **state)
 
     (void)state;
     assert_int_equal(commit_init(&moving.commit, MOST, 4), TIDE_SUCCESS);
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = yield_now_and_then;
+#endif
     for (unsigned i = 0; i < MOVERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, charge_and_return, &moving), 0);
     for (unsigned i = 0; i < 300000 / EFFORT_DIVISOR; i++) {
@@ -599,6 +614,9 @@ static void no_charge_passes_a_limit_that_falls(void **state)
     sync_store_32(&moving.running, 0);
     for (unsigned i = 0; i < MOVERS; i++)
         pthread_join(threads[i], NULL);
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = NULL;
+#endif
     assert_int_equal(moving.mistakes, 0);
     assert_true(cuts > 0);
     assert_int_equal(moving.commit.limit, limit);
