@@ -58,7 +58,8 @@ struct partition {
     struct commit commit;
     partition_reclaim *reclaim;    /* [I] */
     partition_extend *extend;      /* [I] */
-    struct frames_bell extender;   /* rung when the charge comes near the limit (commit.c) */
+    struct frames_bell extender;   /* rung when the charge comes near the limit (commit.c), and for want of slots */
+    uint32_t slots_short;          /* [A] a writer found no slot since the extender looked last */
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */

@@ -427,10 +427,18 @@ void stores_queue_write(struct stores_queue *queue, struct stores_write *const *
     for (unsigned i = 0; i < queue->stores->file_count; i++)
         if (queue->loads[i].pages != 0)
             stores_speed_note(queue->stores, i, queue->loads[i].pages, queue->loads[i].busy_ns);
+    uint32_t failed = 0, written = 0; /* bits by file */
     for (unsigned i = 0; i < count; i++) {
         struct store *const store = &queue->stores->files[writes[i]->first.file];
         (void)sync_add_64(&store->io.writes, 1);
-        if (writes[i]->error == 0)
-            (void)sync_add_64(&store->io.pages_output, writes[i]->count);
+        if (writes[i]->error != 0) {
+            failed |= 1u << writes[i]->first.file;
+            continue;
+        }
+        written |= 1u << writes[i]->first.file;
+        (void)sync_add_64(&store->io.pages_output, writes[i]->count);
     }
+    for (unsigned i = 0; i < queue->stores->file_count; i++)
+        if ((failed & ~written & 1u << i) != 0)
+            stores_failure_note(queue->stores, i);
 }

@@ -6,7 +6,9 @@
  * least, so each file gets work in proportion to its speed, and a file that stalls once is left alone for as long as
  * its stall was worth. A file that was full when asked has its virtual time raised to that of the file chosen instead;
  * otherwise it would get all writes for a while once it has room. Speed is pages over the time in which the file had a
- * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it.
+ * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it. A file that fails
+ * altogether would seem fast, since it costs no time: it counts as twice as slow as the slowest each time, and loses its
+ * turn, so it is tried less and less, and is as fast as it is soon after it works again.
  *
  * Windows. A window's block begins at a multiple of its size in the slots, and page i of the window lies in slot i of
  * the block. So the slot of any page says where the block is, and where a neighbour belongs, without a word about it
@@ -34,9 +36,10 @@
 _Static_assert((int)STORES_CLUSTER_MAX == (int)SLOT_RUN_MAX, "a cluster is a run of slots");
 
 enum {
-    PAGE_NS_INITIAL = 2000, /* speed of a file that has not been measured */
-    SPEED_WEIGHT = 4,       /* a measurement counts for 1 / SPEED_WEIGHT of the estimate */
-    WINDOW_PAGES = 16       /* if the options do not say */
+    PAGE_NS_FAILED_MAX = 10000000, /* a file that fails is not taken for slower than this */
+    PAGE_NS_INITIAL = 2000,        /* speed of a file that has not been measured */
+    SPEED_WEIGHT = 4,              /* a measurement counts for 1 / SPEED_WEIGHT of the estimate */
+    WINDOW_PAGES = 16              /* if the options do not say */
 };
 
 /* Slots of a block: the least power of two that a window fits into. */
@@ -215,6 +218,22 @@ static void raise_virtual_time(struct store *file, uint64_t least)
 
     while (now < least && !sync_cas_value_64(&file->virtual_ns, now, least, &now))
         sync_pause();
+}
+
+void stores_failure_note(struct stores *stores, unsigned file)
+{
+    uint64_t slowest = 0, latest = 0;
+
+    for (unsigned i = 0; i < stores->file_count; i++) {
+        const uint64_t page_ns = sync_load_relaxed_64(&stores->files[i].page_ns);
+        const uint64_t time = sync_load_relaxed_64(&stores->files[i].virtual_ns);
+        slowest = page_ns > slowest ? page_ns : slowest;
+        latest = time > latest ? time : latest;
+    }
+    const uint64_t slower = slowest * 2 < PAGE_NS_FAILED_MAX ? slowest * 2 : PAGE_NS_FAILED_MAX;
+    if (sync_load_relaxed_64(&stores->files[file].page_ns) < slower)
+        sync_store_relaxed_64(&stores->files[file].page_ns, slower);
+    raise_virtual_time(&stores->files[file], latest + slowest);
 }
 
 /* The file with the least virtual time that is not in `full`; file_count if there is none. */

@@ -44,5 +44,7 @@ void stores_slot_to_map(struct stores *stores, struct stores_slot slot);
 
 /* Takes in a measurement: the file was busy `busy_ns` to write `pages` (> 0) pages. Thread-safe. */
 void stores_speed_note(struct stores *stores, unsigned file, uint64_t pages, uint64_t busy_ns);
+/* The file was written to, and nothing reached it. Thread-safe. */
+void stores_failure_note(struct stores *stores, unsigned file);
 
 #endif

@@ -6,8 +6,9 @@
  * callers whose charge was refused, who do not wait for the thread but do the work themselves (workers_extend()); the
  * worker's lock keeps it to one at a time, so a second caller waits for the first and then often finds enough.
  *
- * Growing. Wanted when the true charge is at 90 % of the limit or above, until it is below again. A file grows by its
- * step, or by what is missing if that is more: the space on disk first, then the slots, then the limit. Of several files
+ * Growing. Wanted when the true charge is at 90 % of the limit or above, until it is below again; and by a step when a
+ * writer found no slot, since pages in memory may have slots too, and then the files are full before the charge says so.
+ * A file grows by its step, or by what is missing if that is more: the space on disk first, then the slots, then the limit. Of several files
  * the one that has used the least part of its maximum grows next. A disk that has not so much is asked for half, and
  * half of that. A file that could not grow at all is left alone by the thread for a second, which doubles each time it
  * fails; a caller in need tries all files at once, since its disk may have room again. A request that not even the
@@ -52,13 +53,14 @@ static struct file_look look_at(const struct worker *worker, unsigned file)
 
 /* ---- growing ---------------------------------------------------------------------------------------------------- */
 
-/* Pages by which the limit must rise so that the charge is below 90 % of it. */
-static uint64_t pages_wanted(struct commit *commit)
+/* Pages by which the limit must rise so that the charge is below 90 % of it; at least one if slots are short. */
+static uint64_t pages_wanted(struct partition *partition)
 {
+    struct commit *const commit = &partition->commit;
     const uint64_t charge = commit_total(commit), limit = sync_load_64(&commit->limit);
     const uint64_t enough = charge * 100 / COMMIT_EXTEND_PERCENT + 1;
 
-    return charge != 0 && enough > limit ? enough - limit : 0;
+    return charge != 0 && enough > limit ? enough - limit : sync_load_32(&partition->slots_short);
 }
 
 /*
@@ -231,7 +233,7 @@ bool extender_due(const struct worker *worker)
     const struct workers *workers = worker->workers;
     const uint64_t low_since = sync_load_relaxed_64(&workers->extender.low_since_ns);
 
-    if (pages_wanted(&workers->partition->commit) != 0)
+    if (pages_wanted(workers->partition) != 0)
         return can_grow(worker);
     return low_since != UINT64_MAX && workers_clock_ns(workers) - low_since >= workers->shrink_delay_ns &&
            can_cut(worker) && pages_spare(&workers->partition->commit) != 0;
@@ -240,7 +242,7 @@ bool extender_due(const struct worker *worker)
 uint64_t extender_step(struct worker *worker, struct grace_thread *thread, uint64_t budget)
 {
     struct commit *commit = &worker->workers->partition->commit;
-    const uint64_t wanted = pages_wanted(commit);
+    const uint64_t wanted = pages_wanted(worker->workers->partition);
     const bool due = cut_is_due(worker);
     uint64_t done = 0;
 
@@ -248,6 +250,7 @@ uint64_t extender_step(struct worker *worker, struct grace_thread *thread, uint6
         done = grow(worker, thread, wanted, budget, false);
     else if (due)
         done = cut(worker, thread, budget);
+    sync_store_32(&worker->workers->partition->slots_short, 0);
     commit_extend_arm(commit, can_grow(worker));
     return done;
 }

@@ -158,6 +158,15 @@ static unsigned slots_get(struct worker *worker, const struct writer_batch *batc
     return stores_window_allocate(partition->stores, (unsigned)position, wanted, first);
 }
 
+/* The page files are full: larger ones would do. */
+static void slots_call(struct partition *partition)
+{
+    if (sync_load_32(&partition->slots_short) != 0)
+        return;
+    (void)sync_swap_32(&partition->slots_short, 1); /* a full barrier before the bell is looked at */
+    frames_bell_ring(&partition->extender);
+}
+
 /*
  * Gives a run its slots, in as many writes as it takes. Returns the pages that got one; the others are put back. Less
  * than the run means that the page files are full, unless the batch is.
@@ -171,8 +180,10 @@ static unsigned run_add(struct worker *worker, struct writer_batch *batch, const
         struct stores_slot first;
         const unsigned got = slots_get(worker, batch, run, done, &first);
 
-        if (got == 0)
+        if (got == 0) {
+            slots_call(partition);
             break;
+        }
         struct stores_write *write = &batch->writes[batch->count];
         struct run *part = &batch->runs[batch->count++];
         write->first = first;

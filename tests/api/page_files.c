@@ -43,6 +43,34 @@ static void PW_1_slots_are_given_when_pages_are_written(void **state)
     fixture_close(fixture);
 }
 
+/* Slots can run out long before commit does: then the file grows for the writer, if it can. */
+static void PW_1_a_full_page_file_that_can_grow_does(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_page_file_growing(fixture, 50, 1000);
+    fixture_open(fixture, 400);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, 200);
+    stamp_pages(space, base, 200, 1, 1);
+    trim_all(space);
+    uint64_t done = 0;
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_int_equal(done, 0);
+    write_modified(fixture);
+    assert_int_equal(node_now(fixture, 0).modified, 150);
+    assert_int_equal(page_file_now(fixture, 0).total_slots, 50);
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_true(done >= 150);
+    assert_int_equal(page_file_now(fixture, 0).total_slots, 50 + done);
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_int_equal(done, 0); /* not again for the same want */
+    write_modified(fixture);
+    assert_int_equal(node_now(fixture, 0).modified, 0);
+    empty_standby(fixture);
+    check_pages(space, base, 200, 1, 1);
+    fixture_close(fixture);
+}
+
 /*
  * Pages leave the working set in random order, and the writer gets them in small steps; still neighbours in virtual
  * address get consecutive slots, so that they can be read back together.
@@ -479,6 +507,7 @@ static void PW_a_full_page_file_leaves_pages_modified(void **state)
 
 static const struct CMUnitTest page_files[] = {
     API_TEST(PW_1_slots_are_given_when_pages_are_written),
+    API_TEST(PW_1_a_full_page_file_that_can_grow_does),
     API_TEST(PW_2_neighbours_get_consecutive_slots),
     API_TEST(PW_2_pages_written_alone_get_the_slots_kept_for_them),
     API_TEST(PW_2_reservations_give_way_when_slots_are_short),
