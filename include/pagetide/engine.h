@@ -54,7 +54,8 @@ typedef enum tide_worker {
     TIDE_WORKER_ZERO_PAGE = 0,       /**< zero-page thread (nt-behaviour 12) */
     TIDE_WORKER_MODIFIED_WRITER = 1, /**< modified-page writer (14.1) */
     TIDE_WORKER_TRIMMER = 2,         /**< working-set trimmer, the balance-set manager (15.2) */
-    TIDE_WORKER_EXTENDER = 3,        /**< page-file extender (14.2); one for all nodes, whichever is named */
+    TIDE_WORKER_EXTENDER = 3,        /**< page-file extender (14.2, 16); one for all nodes, whichever is named. A commit
+                                        that does not fit extends by itself, held or not */
     TIDE_WORKER_COUNT = 4
 } tide_worker;
 
