@@ -104,7 +104,7 @@ static void usage(FILE *to, const char *program)
         "  --threads N          [4 x CPUs]\n"
         "  --frames N           memory of the engine in pages [4096]\n"
         "  --spaces N           address spaces [4]\n"
-        "  --pagefile-bytes N   size of the page file, 0 for none [5 x memory]\n"
+        "  --pagefile-bytes N   most that the page file may grow to, 0 for none [5 x memory]\n"
         "  --pagefile PATH      the page file [in a new folder under TMPDIR or /tmp]\n"
         "  --over N             address space to use, as a multiple of the memory [4]\n"
         "  --nodes N            synthetic topology of N nodes, 0 for this machine's [0]\n"
@@ -281,7 +281,12 @@ static int open_engine(struct stress_run *run)
     const struct stress_options *options = &run->options;
     if (!choose_pagefile(run))
         return EXIT_SKIPPED;
-    const tide_page_file_config file = { .path = run->pagefile, .minimum_bytes = options->pagefile_bytes };
+    /* The file begins with a quarter, grows in small steps, and shrinks as soon as it can. */
+    const uint64_t quarter = options->pagefile_bytes / 4 / TIDE_PAGE_BYTES * TIDE_PAGE_BYTES;
+    const tide_page_file_config file = { .path = run->pagefile,
+                                         .minimum_bytes =
+                                             quarter >= 2 * TIDE_PAGE_BYTES ? quarter : options->pagefile_bytes,
+                                         .maximum_bytes = options->pagefile_bytes };
     char topology[64];
     snprintf(topology, sizeof(topology), "numa:%u core:2 pu:1", options->nodes);
     tide_config config;
@@ -290,7 +295,9 @@ static int open_engine(struct stress_run *run)
     config.topology_synthetic = options->nodes > 0 ? topology : NULL;
     config.page_files = &file;
     config.page_file_count = options->pagefile_bytes > 0;
-    /* Each failed write may cost a cluster of slots: allow a sixteenth of the file. */
+    config.page_file_growth_pages = 128;
+    config.page_file_shrink_delay_ms = 50;
+    /* Each failed write may cost a slot, and one of a cluster costs a write for each of its pages. */
     run->write_errors_max = options->pagefile_bytes / TIDE_PAGE_BYTES / 16 / 16;
     if (options->faults > 0) {
         config.io_filter = inject;

@@ -22,7 +22,10 @@ extern "C" {
 
 typedef struct tide_engine tide_engine;
 
-/** One page file. The engine creates it, locks it, gives it its size and removes it at close. */
+/**
+ * One page file. The engine creates it, locks it, gives it its size and removes it at close. It grows when the commit
+ * charge comes near its limit or a commit does not fit, and gives back what it does not use; see docs/architecture.md.
+ */
 typedef struct tide_page_file_config {
     const char *path;       /**< file to create; its folder must exist */
     uint64_t minimum_bytes; /**< size at open, a multiple of the page size, at least two pages (slot 0 is a header) */
@@ -42,7 +45,8 @@ typedef int tide_io_filter(void *context, tide_io_kind kind, unsigned file, uint
 
 /** How the background workers run. */
 typedef enum tide_worker_mode {
-    TIDE_WORKERS_THREADS = 0, /**< threads of the engine: one zero-page, writer and trimmer thread per node */
+    TIDE_WORKERS_THREADS = 0, /**< threads of the engine: one zero-page, writer and trimmer thread per node, and one
+                                 page-file extender if a page file can grow */
     TIDE_WORKERS_MANUAL = 1   /**< no threads: the program calls tide_worker_step(); time is tide_clock_advance() */
 } tide_worker_mode;
 
@@ -50,7 +54,9 @@ typedef enum tide_worker {
     TIDE_WORKER_ZERO_PAGE = 0,       /**< zero-page thread (nt-behaviour 12) */
     TIDE_WORKER_MODIFIED_WRITER = 1, /**< modified-page writer (14.1) */
     TIDE_WORKER_TRIMMER = 2,         /**< working-set trimmer, the balance-set manager (15.2) */
-    TIDE_WORKER_COUNT = 3
+    TIDE_WORKER_EXTENDER = 3,        /**< page-file extender (14.2, 16); one for all nodes, whichever is named. A commit
+                                        that does not fit extends by itself, held or not */
+    TIDE_WORKER_COUNT = 4
 } tide_worker;
 
 /**
@@ -99,6 +105,9 @@ typedef struct tide_config {
     unsigned low_commit_event_percent;
     /** from this share on high commit is set; of the limit with all page files at their maximum, maximum commit [90] */
     unsigned high_commit_event_percent;
+    uint64_t page_file_growth_pages; /**< step by which a page file grows, or more if a commit needs more [1/16 of what
+                                        it may grow in all, at least 256] */
+    unsigned page_file_shrink_delay_ms; /**< how long the commit charge must be low before page files shrink [10000] */
 } tide_config;
 
 #define TIDE_NO_CPU_CACHE 0xFFFFFFFFu
@@ -133,7 +142,7 @@ TIDE_EXPORT tide_status tide_worker_hold(tide_engine *engine, tide_worker worker
 /**
  * Runs bounded work of one worker on one node on the calling thread, whatever the mode and hold.
  * @param budget_pages most pages to handle; 0 means no bound.
- * @param[out] done_pages pages zeroed, written or trimmed; may be NULL.
+ * @param[out] done_pages pages zeroed, written, trimmed, or by which page files grew or shrank; may be NULL.
  * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER, TIDE_INVALID_HANDLE; TIDE_IO_ERROR if a write failed (the pages stay
  *   modified).
  */

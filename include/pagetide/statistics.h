@@ -89,12 +89,17 @@ typedef struct tide_statistics {
     uint64_t modified_pages;   /**< modified-no-write included */
     uint64_t bad_pages;
     uint64_t transition_pages;
-    uint64_t active_pages;                /**< valid pages and page tables: everything else */
-    uint64_t standby_reserve_pages;       /**< Standby Cache Reserve: priorities 0 to 3 */
-    uint64_t standby_normal_pages;        /**< Standby Cache Normal Priority: 4 and 5 */
-    uint64_t standby_core_pages;          /**< Standby Cache Core: 6 and 7 */
-    uint64_t transition_pages_repurposed; /**< sum of repurposed[] */
-    uint64_t commit_limit_maximum_pages;  /**< limit with all page files at their maximum */
+    uint64_t active_pages;                 /**< valid pages and page tables: everything else */
+    uint64_t standby_reserve_pages;        /**< Standby Cache Reserve: priorities 0 to 3 */
+    uint64_t standby_normal_pages;         /**< Standby Cache Normal Priority: 4 and 5 */
+    uint64_t standby_core_pages;           /**< Standby Cache Core: 6 and 7 */
+    uint64_t transition_pages_repurposed;  /**< sum of repurposed[] */
+    uint64_t commit_limit_maximum_pages;   /**< what the limit would be with every page file at its maximum */
+    uint64_t page_file_reserved_slots;     /**< free slots that are kept for neighbours of pages written before */
+    uint64_t page_file_extensions;         /**< times that a page file grew */
+    uint64_t page_file_extension_failures; /**< times that one could not, for want of space on its disk or an error */
+    uint64_t page_file_shrinks;            /**< times that one gave back what it did not use */
+    uint64_t extender_cpu_ns;              /**< CPU time of the page-file extender */
 } tide_statistics;
 
 /** One space. */
@@ -112,6 +117,30 @@ typedef struct tide_space_statistics {
     uint64_t peak_private_pages; /**< PeakPagefileUsage */
     uint64_t peak_virtual_bytes; /**< PeakVirtualSize */
 } tide_space_statistics;
+
+/** One page file. Sizes in slots, which hold a page each; the header is not counted. */
+typedef struct tide_page_file_statistics {
+    size_t struct_bytes;    /**< set by the caller to sizeof(tide_page_file_statistics) */
+    uint64_t total_slots;   /**< Size: what there is now, bad slots included */
+    uint64_t minimum_slots; /**< MinimumSize */
+    uint64_t maximum_slots; /**< MaximumSize */
+    uint64_t used_slots;
+    uint64_t peak_used_slots; /**< PeakUsage */
+    uint64_t reserved_slots;  /**< free, and kept for neighbours of pages written before */
+    uint64_t bad_slots;
+    uint64_t reads;  /**< operations, failed ones included */
+    uint64_t writes; /**< the same */
+    uint64_t pages_input;
+    uint64_t pages_output;
+} tide_page_file_statistics;
+
+/**
+ * Figures of one page file (SystemPageFileInformation; EnumPageFiles).
+ * @param index in the configuration.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (no such file, or a wrong struct_bytes); TIDE_INVALID_HANDLE.
+ */
+TIDE_EXPORT tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index,
+                                                      tide_page_file_statistics *statistics);
 
 TIDE_EXPORT tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics);
 TIDE_EXPORT tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_node_statistics *statistics);

@@ -67,7 +67,8 @@ extern "C" {
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (type, size or address); TIDE_INVALID_PAGE_PROTECTION;
  *   TIDE_CONFLICTING_ADDRESSES (range not free, or commit outside one reservation, or in large pages or a placeholder);
  *   TIDE_NO_MEMORY (no free range of that size; no frame for a table; no 2 MiB of frames together);
- *   TIDE_COMMITMENT_LIMIT.
+ *   TIDE_COMMITMENT_LIMIT (a commit that does not fit waits for page files to grow: they are at their maximum, or their
+ *   disks full).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes,
                                                            uint32_t type, uint32_t protection);

@@ -158,6 +158,11 @@ static bool reclaim(struct partition *partition, struct grace_thread *thread, un
     return workers_reclaim(((tide_engine *)(void *)partition)->workers, thread, node);
 }
 
+static bool extend(struct partition *partition, struct grace_thread *thread, uint64_t pages)
+{
+    return workers_extend(((tide_engine *)(void *)partition)->workers, thread, pages);
+}
+
 /*
  * Frames that the commit limit keeps back so that somebody can always make progress: the writers' reserve and a few
  * to turn over.
@@ -171,6 +176,14 @@ static uint64_t reserve_pages(const struct frames *frames)
     return reserve;
 }
 
+/* The commit limit with page files of so many slots. */
+static uint64_t limit_of(const tide_engine *engine, uint64_t slots)
+{
+    const uint64_t capacity = engine->partition.frames->total + slots;
+
+    return capacity > engine->reserve_pages ? capacity - engine->reserve_pages : 0;
+}
+
 static tide_status partition_open(struct partition *partition, const tide_config *config)
 {
     const struct stores_options stores = {
@@ -180,6 +193,7 @@ static tide_status partition_open(struct partition *partition, const tide_config
         .filter_context = config->io_filter_context,
         .disable_io_uring = config->disable_io_uring,
         .disable_direct_io = config->disable_direct_io,
+        .window_pages = config->cluster_pages,
     };
     tide_status status = topology_create(config->topology_synthetic, config->topology_xml, &partition->topology);
 
@@ -190,6 +204,8 @@ static tide_status partition_open(struct partition *partition, const tide_config
                                            .detach = page_table_detach };
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
+    partition->extend = extend;
+    sync_event_init(&partition->extender.event);
     if (!config->disable_aslr)
         partition->aslr_seed = random_mix(config->aslr_seed != 0 ? config->aslr_seed : os_random()) | 1;
     partition->cluster_pages = config->cluster_pages == 0 ? 16 : config->cluster_pages;
@@ -237,10 +253,13 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
     status = partition_open(&engine->partition, config);
     if (!tide_failed(status)) {
         engine->reserve_pages = reserve_pages(engine->partition.frames);
-        const uint64_t capacity = engine->partition.frames->total + stores_capacity_pages(engine->partition.stores);
-        status = commit_init(&engine->partition.commit,
-                             capacity > engine->reserve_pages ? capacity - engine->reserve_pages : 0,
-                             engine->partition.topology->cpu_count);
+        status =
+            commit_init(&engine->partition.commit, limit_of(engine, stores_capacity_pages(engine->partition.stores)),
+                        engine->partition.topology->cpu_count);
+        if (!tide_failed(status))
+            commit_extension_set(&engine->partition.commit,
+                                 limit_of(engine, stores_maximum_pages(engine->partition.stores)),
+                                 &engine->partition.extender);
     }
     if (!tide_failed(status))
         status = commit_events_init(&engine->partition.commit, config->low_commit_event_percent,

@@ -17,9 +17,12 @@ tide_status tide_space_create(tide_engine *engine, tide_space **out)
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    grace_enter(thread);
-    const tide_status created = space_create(&engine->partition, thread, out);
-    grace_leave(thread);
+    tide_status created;
+    do { /* a space is charged its first table */
+        grace_enter(thread);
+        created = space_create(&engine->partition, thread, out);
+        grace_leave(thread);
+    } while (created == TIDE_COMMITMENT_LIMIT && engine->partition.extend(&engine->partition, thread, 1));
     return created;
 }
 

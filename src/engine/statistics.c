@@ -116,14 +116,23 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
         statistics->transition_pages_repurposed += statistics->repurposed[p];
     statistics->frame_waits = sync_load_relaxed_64(&frames->waits);
     statistics->total_pages = frames->total;
-    statistics->commit_total_pages = commit_total(&partition->commit);
-    statistics->commit_limit_pages = sync_load_relaxed_64(&partition->commit.limit);
+    /* Both of one moment: the limit moves when page files do, and the charge is never seen above it. */
+    for (unsigned attempt = 0; attempt < 16; attempt++) {
+        statistics->commit_limit_pages = sync_load_64(&partition->commit.limit);
+        statistics->commit_total_pages = commit_total(&partition->commit);
+        if (sync_load_64(&partition->commit.limit) == statistics->commit_limit_pages)
+            break;
+    }
     statistics->commit_peak_pages = commit_peak(&partition->commit);
     statistics->commit_limit_maximum_pages = commit_maximum_limit(&partition->commit);
     stores_statistics_get(partition->stores, &stores);
     statistics->page_file_total_slots = stores.total_slots;
     statistics->page_file_used_slots = stores.used_slots;
     statistics->page_file_bad_slots = stores.bad_slots;
+    statistics->page_file_reserved_slots = stores.reserved_slots;
+    statistics->page_file_extensions = sync_load_relaxed_64(&engine->workers->extender.extensions);
+    statistics->page_file_extension_failures = sync_load_relaxed_64(&engine->workers->extender.failures);
+    statistics->page_file_shrinks = sync_load_relaxed_64(&engine->workers->extender.shrinks);
     statistics->pfn_database_bytes = frames->total * sizeof(struct pfn);
     statistics->overhead_bytes = frames->pfn_bytes + frames->list_bytes + frames->cpu_bytes +
                                  frames->node_count * sizeof(struct frames_node) + sizeof *partition->waits +
@@ -131,11 +140,44 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->zero_page_cpu_ns = workers_cpu_ns(engine->workers, TIDE_WORKER_ZERO_PAGE);
     statistics->writer_cpu_ns = workers_cpu_ns(engine->workers, TIDE_WORKER_MODIFIED_WRITER);
     statistics->trimmer_cpu_ns = workers_cpu_ns(engine->workers, TIDE_WORKER_TRIMMER);
+    statistics->extender_cpu_ns = workers_cpu_ns(engine->workers, TIDE_WORKER_EXTENDER);
     grace_report(&frames->grace, &grace);
     statistics->grace_epoch = grace.epoch;
     statistics->open_sections = grace.open_sections;
     statistics->stale_sections = grace.stale_sections;
     statistics->longest_section_tid = grace.longest_tid;
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, tide_page_file_statistics *statistics)
+{
+    const tide_status status = engine_check(engine);
+    struct stores_file_statistics file;
+
+    if (tide_failed(status))
+        return status;
+    struct stores *const stores = engine->partition.stores;
+    if (index >= stores_file_count(stores))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "page file %u; the engine has %u", index,
+                         stores_file_count(stores));
+    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
+                         statistics == NULL ? 0 : statistics->struct_bytes);
+    stores_file_statistics_get(stores, index, &file);
+    *statistics = (tide_page_file_statistics){
+        .struct_bytes = sizeof *statistics,
+        .total_slots = file.slots,
+        .minimum_slots = file.minimum_slots,
+        .maximum_slots = file.maximum_slots,
+        .used_slots = file.used_slots,
+        .peak_used_slots = file.peak_used_slots,
+        .reserved_slots = file.reserved_slots,
+        .bad_slots = file.bad_slots,
+        .reads = file.reads,
+        .writes = file.writes,
+        .pages_input = file.pages_input,
+        .pages_output = file.pages_output,
+    };
     return TIDE_SUCCESS;
 }
 

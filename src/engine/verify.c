@@ -285,7 +285,7 @@ static void clean_check(struct verify *verify, frame_t frame, const struct pfn *
 {
     const struct stores_slot slot = pte_slot((pte_t){ pfn->original });
     const struct iovec page = { verify->page, TIDE_PAGE_BYTES };
-    const int error = stores_read(verify->engine->partition.stores, slot, &page, 1);
+    const int error = stores_peek(verify->engine->partition.stores, slot, &page, 1);
 
     if (error != 0)
         verify->io_error = error;
@@ -395,8 +395,33 @@ static void slots_check(struct verify *verify)
         if (verify->slots[i] == verify->slots[i - 1])
             violated(verify, "I7: slot %u of page file %u has two owners", (uint32_t)verify->slots[i],
                      (unsigned)(verify->slots[i] >> 32));
+    if (!stores_check(verify->engine->partition.stores))
+        violated(verify, "I7: the map of a page file's slots does not agree with its counts");
     if (statistics.used_slots != verify->slot_count)
         violated(verify, "I7: %lu slots are allocated and %lu are named", statistics.used_slots, verify->slot_count);
+}
+
+/*
+ * No step of the extender is half done in a stopped world. An engine so small that its reserve is more than it has is
+ * left out.
+ */
+static void limits_check(struct verify *verify, uint64_t bad_slots)
+{
+    const struct partition *const partition = &verify->engine->partition;
+    const uint64_t outside = verify->engine->reserve_pages + bad_slots, frames = verify->frames->total;
+    const uint64_t limit = sync_load_64(&partition->commit.limit), maximum = sync_load_64(&partition->commit.maximum);
+    const uint64_t slots = stores_capacity_pages(partition->stores), most = stores_maximum_pages(partition->stores);
+
+    if (frames < verify->engine->reserve_pages)
+        return;
+    if (limit + outside != frames + slots)
+        violated(verify, "I8: the limit is %lu pages; there are %lu frames and %lu slots, %lu of them not to be used",
+                 limit, frames, slots, outside);
+    if (maximum + outside != frames + most)
+        violated(
+            verify,
+            "I8: the maximum limit is %lu pages; there can be %lu frames and %lu slots, %lu of them not to be used",
+            maximum, frames, most, outside);
 }
 
 static void verify_stopped(struct verify *verify)
@@ -418,6 +443,7 @@ static void verify_stopped(struct verify *verify)
             violated(verify, "I11: table in frame %u holds %u valid and transition PTEs, and %u frames name it", i,
                      verify->entries[i], verify->tally[i]);
     slots_check(verify);
+    limits_check(verify, stores.bad_slots);
     if (charge != commit_total(&partition->commit))
         violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit),
                  charge);

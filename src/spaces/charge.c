@@ -32,8 +32,9 @@ tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t ta
     commit_return(&space->commit, pages);
     retry->wanted_pages = pages + tables;
     return error_set(status, 0, 0,
-                     "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages",
-                     pages, tables, commit_total(commit), sync_load_64(&commit->limit));
+                     "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages, and "
+                     "%lu with all page files at their maximum",
+                     pages, tables, commit_total(commit), sync_load_64(&commit->limit), sync_load_64(&commit->maximum));
 }
 
 void pages_uncharge(tide_space *space, uint64_t pages)

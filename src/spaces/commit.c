@@ -1,7 +1,7 @@
 /*
  * Commit charge: one global word, a credit per CPU in front of it.
  *
- * How. `charged` counts what is promised and what lies unused in the credits; it moves only by CAS under the limit, so
+ * How. `charged` counts, in its lower bits, what is promised and what lies unused in the credits; it moves only by CAS under the limit, so
  *     true charge = charged - sum of credits  <=  charged  <=  limit        always.
  * A small charge takes from the credit of the CPU it runs on: one CAS on a line that other CPUs leave alone. When the
  * credit does not suffice, the thread takes the lock and charges its pages and one batch more for the next ones. A
@@ -24,6 +24,15 @@
  * In a quiet engine that is exact. Collecting without closing would not do: what one CPU returns after its credit was
  * emptied and another CPU takes before its credit is reached makes a charge fail that fits at every moment.
  *
+ * Why the limit can fall without a charge passing it: a taker compares with a limit that it read a moment ago. So
+ * commit_limit_cut() first charges the pages that it wants to cut, to nobody, which succeeds only if they fit; then it
+ * lowers the limit; then it uncharges them and, by the same atomic addition, counts one cut more in the upper bits of
+ * the word. Let a taker's CAS succeed from a word that it read at R, with a limit that it read after R. If the CAS comes
+ * after the uncharging, R does too, since the count is in the word, and the limit is the new one. If it comes before,
+ * either the cut's own CAS follows and sees it, or the word held the pages to be cut, so that even compared with the old
+ * limit the true charge fits under the new one. The lock keeps everybody who sums or decides exactly from seeing the
+ * pages that are charged to nobody. 65,536 cuts between a taker's read and its CAS do not happen.
+ *
  * Progress: returns never wait. A charge that a credit covers does not either. Others may wait for the lock (large ones
  * that fit only while the charge climbs to a new peak), under which the work is O(CPUs) at most and waits for nobody. A
  * system that stays full pays O(CPUs) for each charge that fails, and one CAS under the lock for each that succeeds.
@@ -36,12 +45,17 @@
 #include "spaces/commit.h"
 
 #include "base/error.h"
+#include "frames/frames.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CREDIT_CLOSED (1ull << 63)
+
+/* The global word: pages, and above them how often the limit was cut. */
+#define CHARGED_CUT (1ull << 48)
+#define CHARGED_PAGES (CHARGED_CUT - 1)
 
 enum {
     CREDIT_MAX = COMMIT_CREDIT_MAX,
@@ -76,23 +90,33 @@ static uint64_t credit_put(struct commit_credit *credit, uint64_t pages)
     return pages;
 }
 
-/* Raises the global word if that keeps it under the limit. On failure `seen` is the value that was too high. */
+uint64_t commit_charged_bound(const struct commit *commit)
+{
+    return sync_load_64(&commit->charged) & CHARGED_PAGES;
+}
+
+/*
+ * Raises the global word if that keeps it under the limit. On failure `seen` is the charge that was too high. The limit
+ * is read after the word: see on top.
+ */
 static bool global_take(struct commit *commit, uint64_t pages, uint64_t *seen)
 {
-    const uint64_t limit = sync_load_64(&commit->limit);
+    for (uint64_t word = sync_load_64(&commit->charged);;) {
+        const uint64_t limit = sync_load_64(&commit->limit);
 
-    *seen = sync_load_64(&commit->charged);
-    while (*seen <= limit && pages <= limit - *seen)
-        if (sync_cas_value_64(&commit->charged, *seen, *seen + pages, seen))
+        *seen = word & CHARGED_PAGES;
+        if (*seen > limit || pages > limit - *seen)
+            return false;
+        if (sync_cas_value_64(&commit->charged, word, word + pages, &word))
             return true;
-    return false;
+    }
 }
 
 static void global_put(struct commit *commit, uint64_t pages)
 {
     if (pages != 0) {
         const uint64_t before = sync_add_64(&commit->charged, -pages);
-        ASSERT_ALWAYS(before >= pages); /* else more was returned than charged */
+        ASSERT_ALWAYS((before & CHARGED_PAGES) >= pages); /* else more was returned than charged */
     }
 }
 
@@ -114,13 +138,13 @@ static uint64_t total_locked(struct commit *commit)
     uint64_t total = 0;
 
     for (unsigned attempt = 0; attempt < TOTAL_ATTEMPTS; attempt++) {
-        const uint64_t charged = sync_load_64(&commit->charged);
+        const uint64_t charged = commit_charged_bound(commit);
         uint64_t credits = 0;
 
         for (unsigned i = 0; i < commit->cpu_count; i++)
             credits += sync_load_64(&commit->credits[i].word);
         total = charged > credits ? charged - credits : 0;
-        if (sync_load_64(&commit->charged) == charged) {
+        if (commit_charged_bound(commit) == charged) {
             peak_raise(commit, total);
             break;
         }
@@ -131,7 +155,14 @@ static uint64_t total_locked(struct commit *commit)
 /* The global word bounds the true charge from above, so the credits are looked at only while the charge climbs. */
 static bool peak_is_near(const struct commit *commit)
 {
-    return sync_load_64(&commit->charged) > sync_load_64(&commit->peak);
+    return commit_charged_bound(commit) > sync_load_64(&commit->peak);
+}
+
+/* Tells the extender, if it wants to know. Two reads of lines that change seldom; no write unless it sleeps. */
+static void near_limit_check(struct commit *commit)
+{
+    if (__builtin_expect(commit_charged_bound(commit) >= sync_load_64(&commit->extend_at), 0))
+        frames_bell_ring(commit->bell);
 }
 
 /* Under the lock, with all credits called in: the decision at the limit. */
@@ -142,14 +173,15 @@ static tide_status charge_exact(struct commit *commit, uint64_t pages)
     for (unsigned i = 0; i < commit->cpu_count; i++)
         global_put(commit, sync_swap_64(&commit->credits[i].word, CREDIT_CLOSED));
     const bool taken = global_take(commit, pages, &charge);
-    peak_raise(commit, sync_load_64(&commit->charged));
+    peak_raise(commit, commit_charged_bound(commit));
     for (unsigned i = 0; i < commit->cpu_count; i++)
         sync_store_64(&commit->credits[i].word, 0);
     if (taken)
         return TIDE_SUCCESS;
     return error_set(TIDE_COMMITMENT_LIMIT, 0, 0,
-                     "cannot commit %" PRIu64 " pages: %" PRIu64 " are charged, the limit is %" PRIu64 " pages", pages,
-                     charge, sync_load_64(&commit->limit));
+                     "cannot commit %" PRIu64 " pages: %" PRIu64 " are charged, the limit is %" PRIu64
+                     " pages, and %" PRIu64 " with all page files at their maximum",
+                     pages, charge, sync_load_64(&commit->limit), sync_load_64(&commit->maximum));
 }
 
 /* The credit was not enough, or the global word is too near the limit for a large charge. */
@@ -169,6 +201,7 @@ static tide_status charge_slow(struct commit *commit, uint64_t pages)
         (void)total_locked(commit);
 out:
     sync_unlock(&commit->lock);
+    near_limit_check(commit);
     return status;
 }
 
@@ -183,6 +216,7 @@ tide_status commit_charge(struct commit *commit, uint64_t pages)
         if (peak_is_near(commit))
             (void)commit_total(commit);
         commit_events_check(commit);
+        near_limit_check(commit);
         return TIDE_SUCCESS;
     }
     const tide_status status = charge_slow(commit, pages);
@@ -199,7 +233,51 @@ void commit_force(struct commit *commit, uint64_t pages)
 void commit_limit_lower(struct commit *commit, uint64_t pages)
 {
     (void)sync_add_64(&commit->limit, -pages);
+    (void)sync_add_64(&commit->maximum, -pages);
     commit_events_check(commit);
+}
+
+void commit_extension_set(struct commit *commit, uint64_t maximum_pages, struct frames_bell *bell)
+{
+    sync_store_64(&commit->maximum, maximum_pages);
+    commit->bell = bell;
+    commit_events_check(commit);
+}
+
+void commit_maximum_raise(struct commit *commit, uint64_t pages)
+{
+    (void)sync_add_64(&commit->maximum, pages);
+    commit_events_check(commit);
+}
+
+void commit_limit_raise(struct commit *commit, uint64_t pages)
+{
+    (void)sync_add_64(&commit->limit, pages);
+    commit_events_check(commit);
+}
+
+bool commit_limit_cut(struct commit *commit, uint64_t pages)
+{
+    uint64_t seen;
+
+    sync_lock(&commit->lock);
+    const bool fits = global_take(commit, pages, &seen);
+    if (fits) {
+        (void)sync_add_64(&commit->limit, -pages);
+        (void)sync_add_64(&commit->charged, CHARGED_CUT - pages);
+    }
+    sync_unlock(&commit->lock);
+    commit_events_check(commit);
+    return fits;
+}
+
+void commit_extend_arm(struct commit *commit, bool armed)
+{
+    const uint64_t limit = sync_load_64(&commit->limit);
+    const uint64_t at = armed ? (limit * COMMIT_EXTEND_PERCENT + 99) / 100 : UINT64_MAX;
+
+    if (sync_load_64(&commit->extend_at) != at)
+        sync_store_64(&commit->extend_at, at);
 }
 
 void commit_limit_set(struct commit *commit, uint64_t pages)
@@ -243,6 +321,8 @@ tide_status commit_init(struct commit *commit, uint64_t limit_pages, unsigned cp
                          "cannot allocate %zu bytes for the commit credits of %u CPUs", bytes, cpu_count);
     memset(commit->credits, 0, bytes);
     commit->limit = limit_pages;
+    commit->maximum = limit_pages;
+    commit->extend_at = UINT64_MAX;
     commit->cpu_count = cpu_count;
     sync_lock_init(&commit->lock, SYNC_RANK_commit);
     notifications_init(&commit->events.notifications);

@@ -6,6 +6,10 @@
  * returned in batches. Charge = global - sum of credits. Near the limit the credits are called in under a lock and the
  * decision is exact: a charge that fits under the limit succeeds, one that does not fails. The argument: commit.c.
  *
+ * The limit moves when page files grow and shrink (workers/extender.c); it never falls below the charge by that. Whoever
+ * may wait, and holds nothing, asks for more room when a charge was refused (partition.extend). Charges that come near
+ * the limit ring the extender's bell; only refills and large charges look whether they do.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef SPACES_COMMIT_H
@@ -19,6 +23,8 @@
 
 /* Pages that a CPU takes ahead; it keeps up to two batches of what is returned to it. */
 enum { COMMIT_CREDIT_BATCH = 64, COMMIT_CREDIT_MAX = 2 * COMMIT_CREDIT_BATCH };
+
+struct frames_bell;
 
 struct commit_credit {
     uint64_t word; /* [A] pages charged in the global word and not used; or closed, and then without pages */
@@ -35,17 +41,25 @@ struct commit_events {
 struct commit {
     /* Written by large charges and by refills. */
     uint64_t charged
-        SYNC_CACHE_ALIGNED; /* [A] credits included; above the limit only by commit_force() or a lowered limit */
+        SYNC_CACHE_ALIGNED; /* [A] pages, credits included, and cuts of the limit (commit.c); above the limit only by
+                               commit_force() or bad slots */
     uint64_t peak;          /* [A] highest true charge seen */
     struct sync_lock lock;  /* rank commit: refills, calling in the credits, sums over them */
     /* Read-mostly. */
     uint64_t limit SYNC_CACHE_ALIGNED; /* [A] may be raised at any time */
+    uint64_t maximum;                  /* [A] what the limit can rise to */
+    uint64_t extend_at;                /* [A] charge at which the extender's bell is rung; UINT64_MAX: never */
     unsigned cpu_count;                /* [I] */
     struct commit_credit *credits;     /* [I] one per CPU */
     struct commit_events events;
+    struct frames_bell *bell; /* [I] the extender's; NULL where the limit does not rise */
 };
 
+/* NT lets page files grow when the charge reaches this part of the limit (nt-behaviour 16 rule 4). */
+enum { COMMIT_EXTEND_PERCENT = 90 };
+
 /* TIDE_INSUFFICIENT_RESOURCES if there is no memory for `cpu_count` (> 0) credits. */
+/* The limit does not rise by itself unless commit_extension_set() says so. */
 TIDE_MUST_CHECK tide_status commit_init(struct commit *commit, uint64_t limit_pages, unsigned cpu_count);
 void commit_destroy(struct commit *commit);
 
@@ -63,8 +77,24 @@ void commit_force(struct commit *commit, uint64_t pages);
 void commit_limit_lower(struct commit *commit, uint64_t pages);
 /* Another limit, as high or low as one likes. What is charged stays. */
 void commit_limit_set(struct commit *commit, uint64_t pages);
+/* ---- by the extender alone ---- */
+/* At open: what the limit can rise to, and the bell that calls for it. */
+void commit_extension_set(struct commit *commit, uint64_t maximum_pages, struct frames_bell *bell);
+/* The engine can hold that many pages more from now on. */
+void commit_limit_raise(struct commit *commit, uint64_t pages);
+/*
+ * The engine is to hold that many pages less. False, and nothing has changed, if the charge does not stay under the
+ * limit then (by the global word, unused credits included).
+ */
+bool commit_limit_cut(struct commit *commit, uint64_t pages);
+/* Slots that were bad went with the end of a file. The limit counts them no more already; the maximum does again. */
+void commit_maximum_raise(struct commit *commit, uint64_t pages);
+/* Whether charges near the limit are to ring the bell. */
+void commit_extend_arm(struct commit *commit, bool armed);
 /* Gives a charge back. Takes no lock, never waits. Surplus credit beyond two batches goes back to the global word. */
 void commit_return(struct commit *commit, uint64_t pages);
+/* What the true charge is at most: credits included. One load. */
+uint64_t commit_charged_bound(const struct commit *commit);
 /*
  * The true charge; moves the peak. Exact when quiet; else each call that runs at the same time is counted or not. Never
  * above the limit. O(CPUs) under the commit lock; moves no credit.

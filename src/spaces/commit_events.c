@@ -13,7 +13,7 @@
 
 uint64_t commit_maximum_limit(const struct commit *commit)
 {
-    return sync_load_64(&commit->limit);
+    return sync_load_64(&commit->maximum);
 }
 
 tide_status commit_events_init(struct commit *commit, unsigned low_percent, unsigned high_percent)
@@ -54,7 +54,7 @@ static uint32_t evaluate(void *context)
 {
     struct commit *commit = context;
     const uint64_t in_credits = commit->cpu_count * (uint64_t)COMMIT_CREDIT_MAX;
-    const uint64_t most = sync_load_64(&commit->charged);
+    const uint64_t most = commit_charged_bound(commit);
     struct commit_thresholds thresholds;
 
     commit_events_thresholds(commit, &thresholds);

@@ -45,7 +45,8 @@ typedef bool partition_reclaim(struct partition *partition, struct grace_thread 
 
 /*
  * Called by a thread whose charge of `pages` did not fit under the commit limit, holding nothing: makes the page files
- * grow. True if the limit rose, so that the caller should try again.
+ * grow, and waits for that (nt-behaviour 16 rule 4). The engine is left meanwhile, so whatever was looked up is void.
+ * True if the charge fits now, so that the caller should try again; false if it cannot be made to.
  */
 typedef bool partition_extend(struct partition *partition, struct grace_thread *thread, uint64_t pages);
 
@@ -56,7 +57,9 @@ struct partition {
     struct pte_waits *waits;   /* [I] */
     struct commit commit;
     partition_reclaim *reclaim;    /* [I] */
-    partition_extend *extend;      /* [I] NULL if page files never grow */
+    partition_extend *extend;      /* [I] */
+    struct frames_bell extender;   /* rung when the charge comes near the limit (commit.c), and for want of slots */
+    uint32_t slots_short;          /* [A] a writer found no slot since the extender looked last */
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */

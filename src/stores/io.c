@@ -15,7 +15,8 @@
  * on this thread and may sleep to play a slow device. Its time is charged to the file that it was called for, and the
  * clock of the other files stands still meanwhile, since their completions cannot be seen.
  *
- * Threads. stores_read(): any number, no lock, no shared line written. A queue: one thread at a time, all fields [T].
+ * Threads. stores_read(): any number, no lock; of shared lines only that with the file's counters is written. A queue:
+ * one thread at a time, all fields [T].
  * No lock is held during I/O (asserted).
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -59,7 +60,7 @@ static void transfer_begin(struct transfer *transfer, const struct stores *store
                            const struct iovec *pages, unsigned count)
 {
     ASSERT_ALWAYS(slot.file < stores->file_count && slot.slot != 0 && count >= 1 && count <= STORES_CLUSTER_MAX &&
-                  slot.slot + (uint64_t)count <= stores->files[slot.file].slots.limit);
+                  slot.slot + (uint64_t)count <= slot_map_limit(&stores->files[slot.file].slots));
     transfer->pieces[0] = pages[0];
     transfer->first = 0;
     transfer->count = 1;
@@ -128,7 +129,7 @@ static ssize_t transfer_write(const struct transfer *transfer)
 
 /* ---- reads ------------------------------------------------------------------------------------------------------ */
 
-int stores_read(struct stores *stores, struct stores_slot first, const struct iovec *pages, unsigned count)
+int stores_peek(struct stores *stores, struct stores_slot first, const struct iovec *pages, unsigned count)
 {
     struct transfer transfer;
     int error;
@@ -142,6 +143,17 @@ int stores_read(struct stores *stores, struct stores_slot first, const struct io
     }
     while (!transfer_advance(&transfer, transfer_read(&transfer), &error))
         continue;
+    return error;
+}
+
+int stores_read(struct stores *stores, struct stores_slot first, const struct iovec *pages, unsigned count)
+{
+    const int error = stores_peek(stores, first, pages, count);
+    struct store *const store = &stores->files[first.file];
+
+    (void)sync_add_64(&store->io.reads, 1);
+    if (error == 0)
+        (void)sync_add_64(&store->io.pages_input, count);
     return error;
 }
 
@@ -415,4 +427,18 @@ void stores_queue_write(struct stores_queue *queue, struct stores_write *const *
     for (unsigned i = 0; i < queue->stores->file_count; i++)
         if (queue->loads[i].pages != 0)
             stores_speed_note(queue->stores, i, queue->loads[i].pages, queue->loads[i].busy_ns);
+    uint32_t failed = 0, written = 0; /* bits by file */
+    for (unsigned i = 0; i < count; i++) {
+        struct store *const store = &queue->stores->files[writes[i]->first.file];
+        (void)sync_add_64(&store->io.writes, 1);
+        if (writes[i]->error != 0) {
+            failed |= 1u << writes[i]->first.file;
+            continue;
+        }
+        written |= 1u << writes[i]->first.file;
+        (void)sync_add_64(&store->io.pages_output, writes[i]->count);
+    }
+    for (unsigned i = 0; i < queue->stores->file_count; i++)
+        if ((failed & ~written & 1u << i) != 0)
+            stores_failure_note(queue->stores, i);
 }

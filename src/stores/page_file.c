@@ -5,6 +5,7 @@
  */
 #include "stores/page_file_impl.h"
 
+#include "base/assert.h"
 #include "base/error.h"
 
 #include <errno.h>
@@ -238,10 +239,72 @@ static bool is_disk_full(int error)
 }
 
 /* Gives space back. If that fails the file is larger than it need be, and still one that the next engine takes over. */
-static void shrink_file(const struct page_file *file, off_t bytes)
+static void cut_file(const struct page_file *file, off_t bytes)
 {
     const int result = ftruncate(file->fd, bytes);
     (void)result;
+}
+
+/* Passing the limit of a process would raise SIGXFSZ. */
+static tide_status process_limit_check(const struct page_file *file, uint64_t bytes)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur)
+        return error_set(TIDE_DISK_FULL, EFBIG, 0,
+                         "page file " PATH_FORMAT " needs %" PRIu64 " bytes, files of this process may have %" PRIu64
+                         " (RLIMIT_FSIZE)",
+                         file->path, bytes, (uint64_t)limit.rlim_cur);
+    return TIDE_SUCCESS;
+}
+
+/* For file systems without fallocate(): whole pages of zeros, which O_DIRECT takes too. 0 or an errno. */
+static int allocate_by_writing(const struct page_file *file, uint64_t from, uint64_t to)
+{
+    static const char zeros[16 * TIDE_PAGE_BYTES] __attribute__((aligned(TIDE_PAGE_BYTES)));
+
+    while (from < to) {
+        const size_t bytes = to - from < sizeof zeros ? (size_t)(to - from) : sizeof zeros;
+        const ssize_t written = pwrite(file->fd, zeros, bytes, (off_t)from);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < TIDE_PAGE_BYTES)
+            return written < 0 ? errno : ENOSPC;
+        from += (uint64_t)written / TIDE_PAGE_BYTES * TIDE_PAGE_BYTES;
+    }
+    return 0;
+}
+
+tide_status page_file_grow(struct page_file *file, uint64_t bytes)
+{
+    const uint64_t old = file->bytes;
+    tide_status status = process_limit_check(file, bytes);
+    struct statvfs disk;
+    int error;
+
+    ASSERT_ALWAYS(bytes >= old);
+    if (status != TIDE_SUCCESS)
+        return status;
+    /* Asked first where the file system knows, so that a disk is not filled to the brim in vain. */
+    if (fstatvfs(file->fd, &disk) == 0 && disk.f_blocks != 0 && (uint64_t)disk.f_bfree * disk.f_frsize < bytes - old)
+        return disk_full(file, bytes, ENOSPC);
+    do
+        error = fallocate(file->fd, 0, (off_t)old, (off_t)(bytes - old)) == 0 ? 0 : errno;
+    while (error == EINTR);
+    if (error == EOPNOTSUPP || error == ENOSYS)
+        error = allocate_by_writing(file, old, bytes);
+    if (error != 0) {
+        cut_file(file, (off_t)old); /* what was allocated is free again, and counted so in the message */
+        return is_disk_full(error) ? disk_full(file, bytes, error) : io_error(file, "cannot be sized", error);
+    }
+    file->bytes = bytes;
+    return TIDE_SUCCESS;
+}
+
+void page_file_shrink(struct page_file *file, uint64_t bytes)
+{
+    cut_file(file, (off_t)bytes);
+    file->bytes = bytes;
 }
 
 /*
@@ -249,17 +312,12 @@ static void shrink_file(const struct page_file *file, off_t bytes)
  */
 static tide_status size_file(struct page_file *file, const char header[TIDE_PAGE_BYTES], uint64_t bytes)
 {
-    struct rlimit limit;
-    struct statvfs disk;
+    tide_status status = process_limit_check(file, bytes);
     ssize_t written;
     int error;
 
-    /* Passing the limit of a process would raise SIGXFSZ. */
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur)
-        return error_set(TIDE_DISK_FULL, EFBIG, 0,
-                         "page file " PATH_FORMAT " needs %" PRIu64 " bytes, files of this process may have %" PRIu64
-                         " (RLIMIT_FSIZE)",
-                         file->path, bytes, (uint64_t)limit.rlim_cur);
+    if (status != TIDE_SUCCESS)
+        return status;
     do
         written = pwrite(file->fd, header, TIDE_PAGE_BYTES, 0);
     while (written < 0 && errno == EINTR);
@@ -269,19 +327,8 @@ static tide_status size_file(struct page_file *file, const char header[TIDE_PAGE
                                    : io_error(file, "the header cannot be written", error);
     if (ftruncate(file->fd, TIDE_PAGE_BYTES) != 0)
         return io_error(file, "cannot be sized", errno);
-    /* Asked first where the file system knows, so that a disk is not filled to the brim in vain. */
-    if (fstatvfs(file->fd, &disk) == 0 && disk.f_blocks != 0 &&
-        (uint64_t)disk.f_bfree * disk.f_frsize < bytes - TIDE_PAGE_BYTES)
-        return disk_full(file, bytes, ENOSPC);
-    do
-        error = posix_fallocate(file->fd, 0, (off_t)bytes);
-    while (error == EINTR);
-    if (error != 0) {
-        shrink_file(file, TIDE_PAGE_BYTES); /* what was allocated is free again, and counted so in the message */
-        return is_disk_full(error) ? disk_full(file, bytes, error) : io_error(file, "cannot be sized", error);
-    }
-    file->bytes = bytes;
-    return TIDE_SUCCESS;
+    file->bytes = TIDE_PAGE_BYTES;
+    return page_file_grow(file, bytes);
 }
 
 /* A wish: otherwise a read beside writes changes the time of access in the inode, and can wait for the journal. */
@@ -390,6 +437,6 @@ void page_file_abandon(struct page_file *file)
         return;
     }
     /* A stale file stays one: a header. */
-    shrink_file(file, file->origin == PAGE_FILE_EMPTY ? 0 : TIDE_PAGE_BYTES);
+    cut_file(file, file->origin == PAGE_FILE_EMPTY ? 0 : TIDE_PAGE_BYTES);
     close_file(file);
 }

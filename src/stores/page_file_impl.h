@@ -13,7 +13,8 @@
  * A file is removed only by the engine that holds its lock, and only while the path still names that file. The folder
  * is held open, so that a change of the working directory, or a renamed folder, does not lead to another file.
  *
- * Space is really allocated: a full disk is found at creation and not by the modified-page writer. I/O is O_DIRECT
+ * Space is really allocated: a full disk is found at creation, or when the file is to grow, and not by the
+ * modified-page writer. I/O is O_DIRECT
  * where the file system can; whether it can is tried on the header.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -48,7 +49,7 @@ enum page_file_origin {
     PAGE_FILE_STALE,   /* the page file of a dead engine */
 };
 
-/* All [I]. */
+/* All [I], but for the size. */
 struct page_file {
     int fd;
     int folder; /* the folder, for removal by name */
@@ -58,7 +59,7 @@ struct page_file {
     ino_t inode;
     enum page_file_origin origin;
     bool direct;    /* O_DIRECT is on */
-    uint64_t bytes; /* size now */
+    uint64_t bytes; /* size now; changed by the one thread that grows and shrinks */
     uint64_t maximum_bytes;
 };
 
@@ -73,6 +74,13 @@ TIDE_MUST_CHECK tide_status page_file_check(const tide_page_file_config *config,
 TIDE_MUST_CHECK tide_status page_file_open(struct page_file *file, const tide_page_file_config *config,
                                            const struct page_file *const *others, unsigned other_count,
                                            bool disable_direct_io);
+/*
+ * Gives the file so many bytes (more than it has, at most its maximum), really allocated. TIDE_DISK_FULL, TIDE_IO_ERROR;
+ * then it has the size it had. Reads and writes of what there is may go on meanwhile, as in page_file_shrink().
+ */
+TIDE_MUST_CHECK tide_status page_file_grow(struct page_file *file, uint64_t bytes);
+/* Cuts the file. If the file system does not let it, the file stays larger than it need be. */
+void page_file_shrink(struct page_file *file, uint64_t bytes);
 /* Closes and removes. */
 void page_file_remove(struct page_file *file);
 /* Closes and undoes the opening: what was not there before is removed, an empty file is empty again. */

@@ -1,15 +1,27 @@
 /*
- * The set of page files: creation, which file a page goes to, statistics.
+ * The set of page files: creation, which file a page goes to, growing and shrinking, statistics.
  *
  * Choice of file. The file that answers first gets more (nt-behaviour 14.2 rule 3). Every file has a virtual time: what
  * writing the slots given so far costs it, at the speed measured last. Slots come from the file whose virtual time is
  * least, so each file gets work in proportion to its speed, and a file that stalls once is left alone for as long as
  * its stall was worth. A file that was full when asked has its virtual time raised to that of the file chosen instead;
  * otherwise it would get all writes for a while once it has room. Speed is pages over the time in which the file had a
- * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it.
+ * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it. A file that fails
+ * altogether would seem fast, since it costs no time: it counts as twice as slow as the slowest each time, and loses its
+ * turn, so it is tried less and less, and is as fast as it is soon after it works again.
  *
- * Threads. After creation only slot maps (own locks), virtual_ns and page_ns (atomic) change. Two threads may choose a
- * file by the same virtual time; that is off by one allocation and harmless.
+ * Windows. A window's block begins at a multiple of its size in the slots, and page i of the window lies in slot i of
+ * the block. So the slot of any page says where the block is, and where a neighbour belongs, without a word about it
+ * anywhere else. A page that joins its window does not choose a file; the file pays for it in virtual time all the
+ * same. A slot that does not lie in its block (given when no block was free) also shows where its neighbours would
+ * adjoin; there only slots that nobody reserved are taken.
+ *
+ * Size. Growing: space on disk, then slots. Shrinking: slots, then space on disk. In between the file is larger than
+ * its map says, which nobody notices.
+ *
+ * Threads. After creation only slot maps (own locks), virtual_ns, page_ns and the counters (atomic) change, and the
+ * size of the files by one thread at a time. Two threads may choose a file by the same virtual time; that is off by one
+ * allocation and harmless.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,9 +36,21 @@
 _Static_assert((int)STORES_CLUSTER_MAX == (int)SLOT_RUN_MAX, "a cluster is a run of slots");
 
 enum {
-    PAGE_NS_INITIAL = 2000, /* speed of a file that has not been measured */
-    SPEED_WEIGHT = 4        /* a measurement counts for 1 / SPEED_WEIGHT of the estimate */
+    PAGE_NS_FAILED_MAX = 10000000, /* a file that fails is not taken for slower than this */
+    PAGE_NS_INITIAL = 2000,        /* speed of a file that has not been measured */
+    SPEED_WEIGHT = 4,              /* a measurement counts for 1 / SPEED_WEIGHT of the estimate */
+    WINDOW_PAGES = 16              /* if the options do not say */
 };
+
+/* Slots of a block: the least power of two that a window fits into. */
+static unsigned block_slots(unsigned window_pages)
+{
+    unsigned slots = 1;
+
+    while (slots < window_pages)
+        slots *= 2;
+    return slots;
+}
 
 /* ---- creation --------------------------------------------------------------------------------------------------- */
 
@@ -54,12 +78,16 @@ tide_status stores_create(const struct stores_options *options, struct stores **
     new->filter_context = options->filter_context;
     new->file_count = count;
     new->disable_io_uring = options->disable_io_uring;
+    new->window_pages = options->window_pages == 0 ? WINDOW_PAGES : options->window_pages;
+    ASSERT_ALWAYS(new->window_pages <= STORES_CLUSTER_MAX);
     for (unsigned i = 0; i < count; i++) {
         const tide_page_file_config *config = &options->files[i];
         const uint64_t maximum = config->maximum_bytes != 0 ? config->maximum_bytes : config->minimum_bytes;
-        new->files[i].page_ns = PAGE_NS_INITIAL;
-        status =
-            slot_map_create(&new->files[i].slots, config->minimum_bytes / TIDE_PAGE_BYTES, maximum / TIDE_PAGE_BYTES);
+        struct store *store = &new->files[i];
+        store->page_ns = PAGE_NS_INITIAL;
+        store->minimum = config->minimum_bytes / TIDE_PAGE_BYTES;
+        store->maximum = maximum / TIDE_PAGE_BYTES;
+        status = slot_map_create(&store->slots, store->minimum, store->maximum, block_slots(new->window_pages));
         if (status != TIDE_SUCCESS)
             goto fail;
     }
@@ -109,7 +137,16 @@ uint64_t stores_capacity_pages(const struct stores *stores)
     uint64_t pages = 0;
 
     for (unsigned i = 0; i < stores->file_count; i++)
-        pages += stores->files[i].slots.limit - 1;
+        pages += slot_map_limit(&stores->files[i].slots) - 1;
+    return pages;
+}
+
+uint64_t stores_maximum_pages(const struct stores *stores)
+{
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < stores->file_count; i++)
+        pages += stores->files[i].maximum - 1;
     return pages;
 }
 
@@ -118,12 +155,49 @@ void stores_statistics_get(struct stores *stores, struct stores_statistics *stat
     stores_released_flush(stores);
     *statistics = (struct stores_statistics){ .total_slots = stores_capacity_pages(stores) };
     for (unsigned i = 0; i < stores->file_count; i++) {
-        uint64_t used, bad;
-        slot_map_count(&stores->files[i].slots, &used, &bad);
+        uint64_t used, bad, reserved;
+        slot_map_count(&stores->files[i].slots, &used, &bad, &reserved);
         statistics->used_slots += used;
+        statistics->reserved_slots += reserved;
         statistics->bad_slots += bad;
         statistics->peak_used_slots += slot_map_peak(&stores->files[i].slots);
     }
+}
+
+void stores_file_statistics_get(struct stores *stores, unsigned file, struct stores_file_statistics *statistics)
+{
+    ASSERT_ALWAYS(file < stores->file_count);
+    struct store *const store = &stores->files[file];
+
+    stores_released_flush(stores);
+    *statistics = (struct stores_file_statistics){
+        .peak_used_slots = slot_map_peak(&store->slots),
+        .reads = sync_load_relaxed_64(&store->io.reads),
+        .writes = sync_load_relaxed_64(&store->io.writes),
+        .pages_input = sync_load_relaxed_64(&store->io.pages_input),
+        .pages_output = sync_load_relaxed_64(&store->io.pages_output),
+    };
+    stores_file_size(stores, file, statistics);
+    slot_map_count(&store->slots, &statistics->used_slots, &statistics->bad_slots, &statistics->reserved_slots);
+}
+
+void stores_file_size(const struct stores *stores, unsigned file, struct stores_file_statistics *statistics)
+{
+    ASSERT_ALWAYS(file < stores->file_count);
+    const struct store *const store = &stores->files[file];
+
+    statistics->slots = slot_map_limit(&store->slots) - 1;
+    statistics->minimum_slots = store->minimum - 1;
+    statistics->maximum_slots = store->maximum - 1;
+}
+
+bool stores_check(struct stores *stores)
+{
+    bool right = true;
+
+    for (unsigned i = 0; i < stores->file_count; i++)
+        right = right && slot_map_check(&stores->files[i].slots);
+    return right;
 }
 
 /* ---- slots ------------------------------------------------------------------------------------------------------ */
@@ -146,6 +220,22 @@ static void raise_virtual_time(struct store *file, uint64_t least)
         sync_pause();
 }
 
+void stores_failure_note(struct stores *stores, unsigned file)
+{
+    uint64_t slowest = 0, latest = 0;
+
+    for (unsigned i = 0; i < stores->file_count; i++) {
+        const uint64_t page_ns = sync_load_relaxed_64(&stores->files[i].page_ns);
+        const uint64_t time = sync_load_relaxed_64(&stores->files[i].virtual_ns);
+        slowest = page_ns > slowest ? page_ns : slowest;
+        latest = time > latest ? time : latest;
+    }
+    const uint64_t slower = slowest * 2 < PAGE_NS_FAILED_MAX ? slowest * 2 : PAGE_NS_FAILED_MAX;
+    if (sync_load_relaxed_64(&stores->files[file].page_ns) < slower)
+        sync_store_relaxed_64(&stores->files[file].page_ns, slower);
+    raise_virtual_time(&stores->files[file], latest + slowest);
+}
+
 /* The file with the least virtual time that is not in `full`; file_count if there is none. */
 static unsigned choose_file(const struct stores *stores, uint32_t full)
 {
@@ -164,39 +254,88 @@ static unsigned choose_file(const struct stores *stores, uint32_t full)
     return best;
 }
 
+/*
+ * `count` slots of a file were given out; it pays for them. Files that were full when asked are not to make up for it
+ * later.
+ */
+static void charge_file(struct stores *stores, unsigned file, unsigned count, uint32_t full)
+{
+    struct store *const store = &stores->files[file];
+    const uint64_t cost = count * sync_load_relaxed_64(&store->page_ns);
+    const uint64_t time = sync_add_64(&store->virtual_ns, cost) + cost;
+
+    for (unsigned i = 0; full != 0; i++, full >>= 1)
+        if ((full & 1) != 0)
+            raise_virtual_time(&stores->files[i], time);
+}
+
+/* Slots of one file; `position` is that of the first page in its window, or NO_WINDOW. */
+enum { NO_WINDOW = STORES_CLUSTER_MAX };
+
+static unsigned allocate_in(struct stores *stores, unsigned file, unsigned position, unsigned wanted,
+                            enum slot_need need, uint32_t *first)
+{
+    struct slot_map *const slots = &stores->files[file].slots;
+
+    if (position != NO_WINDOW && need == SLOT_KEEP &&
+        slot_map_allocate_block(slots, stores->window_pages, position, wanted, first))
+        return wanted;
+    return slot_map_allocate(slots, wanted, need, first);
+}
+
+static unsigned allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first)
+{
+    /* What is on its way back may be room enough; at last what is reserved. */
+    enum { PLAIN, FLUSHED, DROP, ATTEMPTS };
+
+    for (unsigned attempt = PLAIN; attempt < ATTEMPTS; attempt++) {
+        uint32_t full = 0;
+        unsigned file;
+
+        if (attempt == FLUSHED)
+            stores_released_flush(stores);
+        while ((file = choose_file(stores, full)) != stores->file_count) {
+            const unsigned count =
+                allocate_in(stores, file, position, wanted, attempt == DROP ? SLOT_DROP : SLOT_KEEP, &first->slot);
+            if (count != 0) {
+                first->file = file;
+                charge_file(stores, file, count, full);
+                return count;
+            }
+            full |= 1u << file;
+        }
+    }
+    return 0;
+}
+
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first)
 {
-    uint32_t full = 0;
-    bool flushed = false;
-
     ASSERT_ALWAYS(wanted >= 1);
-    if (wanted > STORES_CLUSTER_MAX)
-        wanted = STORES_CLUSTER_MAX;
-    for (;;) {
-        const unsigned file = choose_file(stores, full);
-        if (file == stores->file_count) {
-            if (flushed)
-                return 0;
-            /* What is on its way back may be room enough. */
-            stores_released_flush(stores);
-            flushed = true;
-            full = 0;
-            continue;
-        }
-        struct store *const store = &stores->files[file];
-        const unsigned count = slot_map_allocate(&store->slots, wanted, &first->slot);
-        if (count == 0) {
-            full |= 1u << file;
-            continue;
-        }
-        first->file = file;
-        const uint64_t cost = count * sync_load_relaxed_64(&store->page_ns);
-        const uint64_t time = sync_add_64(&store->virtual_ns, cost) + cost;
-        for (unsigned i = 0; full != 0; i++, full >>= 1)
-            if ((full & 1) != 0)
-                raise_virtual_time(&stores->files[i], time);
-        return count;
+    return allocate(stores, NO_WINDOW, wanted < STORES_CLUSTER_MAX ? wanted : STORES_CLUSTER_MAX, first);
+}
+
+unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first)
+{
+    ASSERT_ALWAYS(wanted >= 1 && position + wanted <= stores->window_pages);
+    return allocate(stores, stores->window_pages == 1 ? NO_WINDOW : position, wanted, first);
+}
+
+unsigned stores_window_join(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot neighbour,
+                            int distance, struct stores_slot *first)
+{
+    const int64_t slot = (int64_t)neighbour.slot - distance;
+
+    ASSERT_ALWAYS(wanted >= 1 && position + wanted <= stores->window_pages);
+    if (neighbour.file >= stores->file_count || neighbour.slot == 0 || slot <= 0 || slot > UINT32_MAX)
+        return 0;
+    struct slot_map *const slots = &stores->files[neighbour.file].slots;
+    const bool in_block = slot >= position && (slot - position) % slots->block == 0;
+    const unsigned count = slot_map_take_exact(slots, (uint32_t)slot, wanted, in_block ? SLOT_DROP : SLOT_KEEP);
+    if (count != 0) {
+        *first = (struct stores_slot){ neighbour.file, (uint32_t)slot };
+        charge_file(stores, neighbour.file, count, 0);
     }
+    return count;
 }
 
 static struct slot_map *map_of(struct stores *stores, struct stores_slot slot)
@@ -218,4 +357,47 @@ void stores_slot_mark_bad(struct stores *stores, struct stores_slot slot)
 bool stores_slot_allocated(struct stores *stores, struct stores_slot slot)
 {
     return slot.file < stores->file_count && slot_map_allocated(&stores->files[slot.file].slots, slot.slot);
+}
+
+/* ---- size ------------------------------------------------------------------------------------------------------- */
+
+tide_status stores_file_grow(struct stores *stores, unsigned file, uint64_t pages)
+{
+    ASSERT_ALWAYS(file < stores->file_count);
+    struct store *const store = &stores->files[file];
+    const uint64_t limit = slot_map_limit(&store->slots) + pages;
+
+    ASSERT_ALWAYS(limit <= store->maximum);
+    sync_assert_unlocked();
+    const tide_status status = page_file_grow(&store->file, limit * TIDE_PAGE_BYTES);
+    if (status == TIDE_SUCCESS)
+        slot_map_grow(&store->slots, limit);
+    return status;
+}
+
+/* What the file would be without `most` slots. */
+static uint64_t least_limit(const struct store *store, uint64_t most)
+{
+    const uint64_t limit = slot_map_limit(&store->slots);
+
+    return limit - store->minimum > most ? limit - most : store->minimum;
+}
+
+uint64_t stores_file_tail(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad)
+{
+    ASSERT_ALWAYS(file < stores->file_count);
+    stores_released_flush(stores);
+    return slot_map_tail(&stores->files[file].slots, least_limit(&stores->files[file], most), bad);
+}
+
+uint64_t stores_file_cut(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad)
+{
+    ASSERT_ALWAYS(file < stores->file_count);
+    struct store *const store = &stores->files[file];
+
+    sync_assert_unlocked();
+    const uint64_t pages = slot_map_shrink(&store->slots, least_limit(store, most), bad);
+    if (pages != 0)
+        page_file_shrink(&store->file, slot_map_limit(&store->slots) * TIDE_PAGE_BYTES);
+    return pages;
 }

@@ -7,6 +7,14 @@
  * release of the address. Slot maps are bitmaps in groups of 65,536 slots, each with its own lock (rank slot_group) and
  * a next-fit hint; runs of consecutive slots are searched for so that clusters are written and read in one I/O.
  *
+ * Reservation. Pages that adjoin in virtual address form windows. The first page of a window that is written gets a
+ * block of slots for the whole window: its own slot is allocated, the others are reserved, so that the neighbours find
+ * theirs whenever they are written (stores_window_allocate). Reserved slots are given to others when nothing else is
+ * left.
+ *
+ * Size. Each file has a minimum, which it has from open to close, and a maximum. One thread at a time may grow a file,
+ * or cut unused slots off its end, beside everything else that goes on (stores_file_grow, stores_file_cut).
+ *
  * I/O. Synchronous reads on the faulting thread; writes in batches by one io_uring per writer, O_DIRECT, with
  * pwritev where either is missing. Every I/O first asks the filter (tide_io_filter). No lock is held during I/O.
  *
@@ -32,6 +40,7 @@ struct stores_options {
     void *filter_context;
     bool disable_io_uring;
     bool disable_direct_io;
+    unsigned window_pages; /* pages of a window, 1 to STORES_CLUSTER_MAX; 0: 16 */
 };
 
 /* A slot of a page file. slot 0 means "none". */
@@ -45,6 +54,15 @@ struct stores_statistics {
     uint64_t used_slots;
     uint64_t bad_slots;
     uint64_t peak_used_slots; /* most at once, summed over the files */
+    uint64_t reserved_slots;
+};
+
+/* One file. Slots without the header. */
+struct stores_file_statistics {
+    uint64_t slots, minimum_slots, maximum_slots;
+    uint64_t used_slots, peak_used_slots, reserved_slots, bad_slots;
+    uint64_t reads, writes;             /* operations, failed ones included */
+    uint64_t pages_input, pages_output; /* without errors */
 };
 
 /*
@@ -60,14 +78,35 @@ void stores_destroy(struct stores *stores); /* closes and removes the files; NUL
 unsigned stores_file_count(const struct stores *stores);
 /* Pages that the files can hold now (headers excluded); what they add to the commit limit. */
 uint64_t stores_capacity_pages(const struct stores *stores);
+/* The same with every file at its maximum. */
+uint64_t stores_maximum_pages(const struct stores *stores);
 void stores_statistics_get(struct stores *stores, struct stores_statistics *statistics);
+/* `file` is one of stores_file_count(). */
+void stores_file_statistics_get(struct stores *stores, unsigned file, struct stores_file_statistics *statistics);
+/* Only slots, minimum_slots and maximum_slots. */
+void stores_file_size(const struct stores *stores, unsigned file, struct stores_file_statistics *statistics);
+/* Verification: whether the slot maps are sound in themselves. No other thread is in the stores. */
+bool stores_check(struct stores *stores);
 
 /*
  * Allocates a run of up to `wanted` consecutive slots of one file (at least 1). The longest run near the hint is taken;
  * the result may be shorter than wanted, and the caller asks again for the rest. Returns the count, 0 if all files are
- * full. Files are chosen so that the one which completes writes faster gets more (nt-behaviour 14.2 rule 3).
+ * full. Files are chosen so that the one which completes writes faster gets more (nt-behaviour 14.2 rule 3). Reserved
+ * slots are given out only when no file has others.
  */
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first);
+/*
+ * The same for pages `position` to `position` + `wanted` - 1 of a window: takes a block for the window, and reserves
+ * the slots of the window's other pages in it. Where the chosen file has no free block, just the slots.
+ */
+unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first);
+/*
+ * The slots for the same pages, if another page of the window has one: page `position` + `distance` has `neighbour`.
+ * Returns how many of the slots that lie where they should are to be had, from the first on; 0 if that one is not.
+ * `neighbour` may be out of date, or anything.
+ */
+unsigned stores_window_join(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot neighbour,
+                            int distance, struct stores_slot *first);
 /* Nobody names the slot any more. It may take until the next flush before its map knows: see released.c. */
 void stores_slot_release(struct stores *stores, struct stores_slot slot);
 /* Brings all released slots into their maps. Statistics and an allocation that finds no room do so themselves. */
@@ -85,6 +124,23 @@ bool stores_slot_allocated(struct stores *stores, struct stores_slot slot);
  * One read operation.
  */
 int stores_read(struct stores *stores, struct stores_slot first, const struct iovec *pages, unsigned count);
+/* The same, not counted: for verification. */
+int stores_peek(struct stores *stores, struct stores_slot first, const struct iovec *pages, unsigned count);
+
+/* ---- size: all of these one thread at a time; I/O, so no lock is held ------------------------------------------- */
+
+/*
+ * Makes a file `pages` larger; it stays within its maximum. The new slots can be allocated when this returns: the space
+ * on disk is allocated first. TIDE_DISK_FULL or TIDE_IO_ERROR, and nothing has changed.
+ */
+TIDE_MUST_CHECK tide_status stores_file_grow(struct stores *stores, unsigned file, uint64_t pages);
+/*
+ * How many slots could be cut off a file's end now, at most `most` and down to its minimum: those after the last
+ * allocated one. *bad: of these, how many are bad.
+ */
+uint64_t stores_file_tail(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad);
+/* Cuts them off, as many as are still free, and gives the space back. Returns how many went. */
+uint64_t stores_file_cut(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad);
 
 /* ---- batched writes --------------------------------------------------------------------------------------------- */
 

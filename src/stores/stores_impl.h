@@ -17,8 +17,12 @@
 struct store {
     struct page_file file;
     struct slot_map slots;
+    uint64_t minimum, maximum;              /* [I] slots, header included */
     uint64_t virtual_ns SYNC_CACHE_ALIGNED; /* [A] what the slots given so far cost; see stores.c */
     uint64_t page_ns;                       /* [A] relaxed: time that the file takes to write a page */
+    struct {
+        uint64_t reads, writes, pages_input, pages_output; /* [A] */
+    } io SYNC_CACHE_ALIGNED;
 };
 
 struct stores {
@@ -28,6 +32,7 @@ struct stores {
     unsigned cpu_count;        /* [I] */
     struct released *released; /* [I] one list per CPU (released.c) */
     bool disable_io_uring;     /* [I] */
+    unsigned window_pages;     /* [I] */
     struct store files[];      /* [I] which */
 };
 
@@ -39,5 +44,7 @@ void stores_slot_to_map(struct stores *stores, struct stores_slot slot);
 
 /* Takes in a measurement: the file was busy `busy_ns` to write `pages` (> 0) pages. Thread-safe. */
 void stores_speed_note(struct stores *stores, unsigned file, uint64_t pages, uint64_t busy_ns);
+/* The file was written to, and nothing reached it. Thread-safe. */
+void stores_failure_note(struct stores *stores, unsigned file);
 
 #endif

@@ -20,7 +20,15 @@ enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 
  */
 #define STUCK_LOOK_NS 1000000u
 
-static const char *const names[TIDE_WORKER_COUNT] = { "zero", "writer", "trimmer" };
+static const char *const names[TIDE_WORKER_COUNT] = { "zero", "writer", "trimmer", "extender" };
+
+/* Whether any page file was given room to grow. */
+static bool workers_files_can_grow(const struct workers *workers)
+{
+    const struct stores *stores = workers->partition->stores;
+
+    return stores_maximum_pages(stores) > stores_capacity_pages(stores);
+}
 
 tide_status workers_create(struct partition *partition, const tide_config *config, struct workers **out)
 {
@@ -39,6 +47,10 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
     workers->mode = config->workers;
     workers->node_count = nodes;
     workers->period_ns = (config->trimmer_period_ms == 0 ? 1000u : config->trimmer_period_ms) * 1000000ull;
+    workers->growth_pages = config->page_file_growth_pages;
+    workers->shrink_delay_ns =
+        (config->page_file_shrink_delay_ms == 0 ? 10000u : config->page_file_shrink_delay_ms) * 1000000ull;
+    workers->extender.low_since_ns = UINT64_MAX;
     workers->workers = array;
     for (unsigned i = 0; i < nodes * TIDE_WORKER_COUNT; i++) {
         struct worker *worker = &array[i];
@@ -57,6 +69,7 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         workers_destroy(workers);
         return status;
     }
+    commit_extend_arm(&partition->commit, workers_files_can_grow(workers));
     *out = workers;
     return TIDE_SUCCESS;
 }
@@ -71,7 +84,7 @@ uint64_t workers_cpu_ns(const struct workers *workers, tide_worker kind)
     uint64_t sum = 0;
 
     for (unsigned n = 0; n < workers->node_count; n++)
-        sum += sync_load_relaxed_64(&workers_get(workers, kind, n)->cpu_ns);
+        sum += sync_load_relaxed_64(&workers->workers[n * TIDE_WORKER_COUNT + (unsigned)kind].cpu_ns);
     return sum;
 }
 
@@ -82,6 +95,8 @@ static bool is_due(const struct worker *worker)
         return zero_page_due(worker);
     case TIDE_WORKER_MODIFIED_WRITER:
         return worker->queue != NULL && writer_due(worker);
+    case TIDE_WORKER_EXTENDER:
+        return extender_due(worker);
     default:
         return trimmer_due(worker);
     }
@@ -103,6 +118,8 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
     }
     case TIDE_WORKER_MODIFIED_WRITER:
         return writer_step(worker, thread, budget, error);
+    case TIDE_WORKER_EXTENDER:
+        return extender_step(worker, thread, budget);
     default:
         return trimmer_step(worker, budget);
     }
@@ -118,8 +135,12 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     (void)grace_advance(
         &worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
     grace_enter(thread);
-    /* The trimmer's step asks for itself, since ageing may be due when trimming is not. */
-    const bool wanted = occasion == WORKER_FORCED || worker->kind == TIDE_WORKER_TRIMMER || is_due(worker);
+    /*
+     * These steps ask for themselves: ageing may be due when trimming is not, and the extender looks how long the charge
+     * has been low.
+     */
+    const bool asks = worker->kind == TIDE_WORKER_TRIMMER || worker->kind == TIDE_WORKER_EXTENDER;
+    const bool wanted = occasion == WORKER_FORCED || asks || is_due(worker);
     if (wanted && !(occasion == WORKER_THREAD && sync_load_32(&worker->workers->held[worker->kind]) != 0))
         done = step(worker, thread, budget, error);
     grace_leave(thread);
@@ -163,7 +184,8 @@ static struct frames_bell *bell_of(const struct worker *worker)
 {
     struct frames_node *node = &worker->workers->partition->frames->nodes[worker->node];
 
-    return worker->kind == TIDE_WORKER_ZERO_PAGE         ? &node->zero_page
+    return worker->kind == TIDE_WORKER_EXTENDER          ? &worker->workers->partition->extender
+           : worker->kind == TIDE_WORKER_ZERO_PAGE       ? &node->zero_page
            : worker->kind == TIDE_WORKER_MODIFIED_WRITER ? &node->writer
                                                          : &node->trimmer;
 }
@@ -186,7 +208,8 @@ static void *thread_main(void *context)
     sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
-    topology_bind_thread(workers->partition->topology, worker->node);
+    if (worker->kind != TIDE_WORKER_EXTENDER)
+        topology_bind_thread(workers->partition->topology, worker->node);
     if (worker->kind == TIDE_WORKER_ZERO_PAGE)
         os_thread_idle_priority();
     /* At idle priority a step may take long on a busy machine, and a verifier waits for it. */
@@ -220,7 +243,8 @@ tide_status workers_start(struct workers *workers)
     for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
         struct worker *worker = &workers->workers[i];
 
-        if (workers->partition->frames->nodes[worker->node].count == 0)
+        if (worker->kind == TIDE_WORKER_EXTENDER ? worker->node != 0 || !workers_files_can_grow(workers)
+                                                 : workers->partition->frames->nodes[worker->node].count == 0)
             continue;
         worker->record = grace_thread_get(&workers->partition->frames->grace);
         if (worker->record == NULL)

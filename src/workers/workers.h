@@ -1,6 +1,6 @@
 /*
  * The workers: one zero-page thread, modified-page writer and working-set trimmer per node (nt-behaviour 12, 14.1,
- * 15.2).
+ * 15.2), and one page-file extender for all nodes (14.2), which counts as node 0's.
  *
  * Each policy is a step: one bounded unit of work on one node, a function of the partition's state and a clock. The
  * threads are short loops around the steps; tests, and engines without threads, call the steps themselves. One step
@@ -35,15 +35,28 @@ struct worker {
     bool started;                         /* [I] */
 } SYNC_CACHE_ALIGNED;
 
+/* The extender's; extender.c. */
+struct extender {
+    struct {
+        uint64_t retry_ns;   /* [A] written under the worker's lock: not before, unless somebody is in need */
+        uint64_t backoff_ns; /* [L:worker] how long to wait after the last failure; 0: it did not fail */
+    } files[TIDE_MAX_PAGE_FILES];
+    uint64_t low_since_ns;                  /* [A] written under the lock: since when files could be cut; UINT64_MAX */
+    uint64_t extensions, failures, shrinks; /* [A] */
+};
+
 struct workers {
     struct partition *partition;      /* [I] */
     tide_worker_mode mode;            /* [I] */
     unsigned node_count;              /* [I] */
     uint64_t period_ns;               /* [I] of ageing */
+    uint64_t growth_pages;            /* [I] the extender's step, 0 for its default */
+    uint64_t shrink_delay_ns;         /* [I] how long the charge stays low before files are cut */
     uint64_t virtual_ns;              /* [A] the clock of an engine without threads */
     uint32_t stop;                    /* [A] */
     uint32_t held[TIDE_WORKER_COUNT]; /* [A] */
-    struct worker *workers;           /* [I] node_count x TIDE_WORKER_COUNT */
+    struct extender extender;
+    struct worker *workers; /* [I] node_count x TIDE_WORKER_COUNT; of the extenders the first one alone is used */
 };
 
 TIDE_MUST_CHECK tide_status workers_create(struct partition *partition, const tide_config *config,
@@ -55,7 +68,7 @@ void workers_destroy(struct workers *workers);
 
 static inline struct worker *workers_get(const struct workers *workers, tide_worker kind, unsigned node)
 {
-    return &workers->workers[node * TIDE_WORKER_COUNT + (unsigned)kind];
+    return &workers->workers[(kind == TIDE_WORKER_EXTENDER ? 0 : node) * TIDE_WORKER_COUNT + (unsigned)kind];
 }
 
 /* Holds a kind or lets it go on; returns when no step of a thread runs. */
@@ -74,6 +87,11 @@ enum worker_occasion {
  */
 uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion,
                     int *error);
+
+/*
+ * For partition.extend. A charge of so many pages was refused: makes the page files larger until it fits. True if the charge should be tried again; false if it cannot be made to fit now.
+ */
+bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64_t pages);
 
 /* For partition.reclaim. */
 bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node);

@@ -12,9 +12,11 @@
 bool zero_page_due(const struct worker *worker);
 bool writer_due(const struct worker *worker);
 bool trimmer_due(const struct worker *worker);
+bool extender_due(const struct worker *worker);
 
 uint64_t zero_page_step(struct worker *worker, uint64_t budget);
 uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error);
 uint64_t trimmer_step(struct worker *worker, uint64_t budget);
+uint64_t extender_step(struct worker *worker, struct grace_thread *thread, uint64_t budget);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Acceptance cases of the modified-page writer and the page files (nt-behaviour 14: PW-1 to PW-4).
+ * Acceptance cases of the modified-page writer and the page files (nt-behaviour 14: PW-1 to PW-5).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -40,6 +40,34 @@ static void PW_1_slots_are_given_when_pages_are_written(void **state)
     check_pages(space, base, PAGES, 1, 1);
     region_decommit(space, base, PAGES / 2);
     assert_int_equal(statistics_now(fixture).page_file_used_slots, PAGES / 2);
+    fixture_close(fixture);
+}
+
+/* Slots can run out long before commit does: then the file grows for the writer, if it can. */
+static void PW_1_a_full_page_file_that_can_grow_does(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_page_file_growing(fixture, 50, 1000);
+    fixture_open(fixture, 400);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, 200);
+    stamp_pages(space, base, 200, 1, 1);
+    trim_all(space);
+    uint64_t done = 0;
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_int_equal(done, 0);
+    write_modified(fixture);
+    assert_int_equal(node_now(fixture, 0).modified, 150);
+    assert_int_equal(page_file_now(fixture, 0).total_slots, 50);
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_true(done >= 150);
+    assert_int_equal(page_file_now(fixture, 0).total_slots, 50 + done);
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_EXTENDER, 0, 0, &done));
+    assert_int_equal(done, 0); /* not again for the same want */
+    write_modified(fixture);
+    assert_int_equal(node_now(fixture, 0).modified, 0);
+    empty_standby(fixture);
+    check_pages(space, base, 200, 1, 1);
     fixture_close(fixture);
 }
 
@@ -85,6 +113,86 @@ static void PW_2_neighbours_get_consecutive_slots(void **state)
     check_pages(space, base, PAGES, 1, 1);
     const tide_statistics after = statistics_now(fixture);
     assert_between(after.page_reads - before.page_reads, 1, PAGES / 8);
+    fixture_close(fixture);
+}
+
+/*
+ * The same where each page is written alone, as it happens to come: only reserved slots bring the neighbours together.
+ */
+static void PW_2_pages_written_alone_get_the_slots_kept_for_them(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 1024 };
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, PAGES + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    uint64_t *order = random_order(PAGES, 1);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        assert_status(tide_touch(space, base + order[i] * PG, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+        trim_all(space);
+    }
+    free(order);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        uint64_t done = 0;
+        assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 1, &done));
+        assert_int_equal(done, 1);
+        if (i == PAGES / 2)
+            assert_true(page_file_now(fixture, 0).reserved_slots > 0);
+    }
+    assert_int_equal(statistics_now(fixture).page_writes, PAGES);
+    assert_int_equal(page_file_now(fixture, 0).used_slots, PAGES);
+    assert_int_equal(page_file_now(fixture, 0).reserved_slots, 0); /* all that was kept was asked for */
+
+    uint64_t runs = 1;
+    for (uint64_t i = 1; i < PAGES; i++)
+        runs += page_now(space, base + i * PG).slot != page_now(space, base + (i - 1) * PG).slot + 1;
+    print_message("%d pages in %llu runs of slots\n", PAGES, (unsigned long long)runs);
+    assert_between(runs, 1, PAGES / 8);
+    empty_standby(fixture);
+    const tide_statistics before = statistics_now(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    const tide_statistics after = statistics_now(fixture);
+    print_message("read back in %llu reads\n", (unsigned long long)(after.page_reads - before.page_reads));
+    assert_between(after.page_reads - before.page_reads, 1, PAGES / 8);
+
+    /* A page that is written again goes back to its place. */
+    for (uint64_t i = 0; i < PAGES; i += 5)
+        assert_success(stamp_put(space, base + i * PG, 1, 2));
+    assert_int_equal(page_file_now(fixture, 0).used_slots, PAGES - (PAGES + 4) / 5);
+    page_out(fixture, space);
+    runs = 1;
+    for (uint64_t i = 1; i < PAGES; i++)
+        runs += page_now(space, base + i * PG).slot != page_now(space, base + (i - 1) * PG).slot + 1;
+    assert_between(runs, 1, PAGES / 8);
+    fixture_close(fixture);
+}
+
+/* Reserved slots are no slots lost: a file that is too small for all windows holds as many pages as it has slots. */
+static void PW_2_reservations_give_way_when_slots_are_short(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { WINDOWS = 60, SLOTS = 300 };
+    fixture_page_file(fixture, SLOTS);
+    fixture_open(fixture, WINDOWS * 16 + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, WINDOWS * 16);
+    for (uint64_t i = 0; i < SLOTS; i++) { /* one page of each window, then another of each */
+        const tide_address page = base + (i % WINDOWS * 16 + i / WINDOWS * 3) * PG;
+        assert_success(stamp_put(space, page, 1, 1));
+        trim_all(space);
+        write_modified(fixture);
+        assert_int_equal(statistics_now(fixture).page_file_used_slots, i + 1);
+        const tide_page_file_statistics file = page_file_now(fixture, 0);
+        assert_true(file.used_slots + file.reserved_slots <= SLOTS);
+    }
+    assert_int_equal(page_file_now(fixture, 0).reserved_slots, 0);
+    fixture_verify(fixture);
+    empty_standby(fixture);
+    for (uint64_t i = 0; i < SLOTS; i++)
+        assert_success(stamp_check(space, base + (i % WINDOWS * 16 + i / WINDOWS * 3) * PG, 1, 1));
     fixture_close(fixture);
 }
 
@@ -249,8 +357,129 @@ static void PW_4_the_faster_page_file_holds_more(void **state)
     print_message("slow file %llu pages, fast file %llu pages\n", (unsigned long long)in_file[0],
                   (unsigned long long)in_file[1]);
     assert_true(in_file[1] > in_file[0]);
+    for (unsigned i = 0; i < 2; i++) {
+        const tide_page_file_statistics file = page_file_now(fixture, i);
+        assert_int_equal(file.used_slots, in_file[i]);
+        assert_int_equal(file.pages_output, in_file[i]);
+        assert_int_equal(file.writes, atomic_load(&fixture->device.operations[TIDE_IO_WRITE][i]));
+    }
     empty_standby(fixture);
     check_pages(space, base, PAGES, 1, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        const tide_page_file_statistics file = page_file_now(fixture, i);
+        assert_int_equal(file.pages_input, in_file[i]);
+        assert_int_equal(file.reads, atomic_load(&fixture->device.operations[TIDE_IO_READ][i]));
+    }
+    fixture_close(fixture);
+}
+
+/* The same page by page: places that are kept in the slow file do not make it the larger one. */
+static void PW_4_reservations_leave_the_choice_to_speed(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 320 };
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    atomic_store(&fixture->device.delay_us[TIDE_IO_WRITE][0], 5000);
+    atomic_store(&fixture->device.delay_us[TIDE_IO_WRITE][1], 500);
+    fixture_open(fixture, PAGES + 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    for (unsigned i = 0; i < PAGES; i++)
+        assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 1, NULL));
+    const tide_page_file_statistics slow = page_file_now(fixture, 0), fast = page_file_now(fixture, 1);
+    assert_int_equal(slow.used_slots + fast.used_slots, PAGES);
+    print_message("slow file %llu pages, fast file %llu pages\n", (unsigned long long)slow.used_slots,
+                  (unsigned long long)fast.used_slots);
+    assert_true(fast.used_slots > slow.used_slots);
+    fixture_close(fixture);
+}
+
+/* A slot that cannot be written: its page is modified as before, its neighbours are written, and only it is lost. */
+static void PW_5_an_error_on_a_slot_costs_the_slot_alone(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 64 };
+    fixture_page_file(fixture, 4 * PAGES);
+    fixture_open(fixture, 200);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    const uint64_t limit = statistics_now(fixture).commit_limit_pages;
+    device_wear(&fixture->device, TIDE_IO_WRITE, EIO, 1, 9, 1);
+    assert_status(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, NULL), TIDE_IO_ERROR);
+    assert_int_equal(tide_last_error()->io_error, EIO);
+    const tide_page_file_statistics file = page_file_now(fixture, 0);
+    assert_int_equal(node_now(fixture, 0).modified, 1);
+    assert_int_equal(file.bad_slots, 1);
+    assert_int_equal(file.used_slots, PAGES - 1);
+    assert_int_equal(file.pages_output, PAGES - 1);
+    assert_int_equal(file.writes, PAGES / 16 + 16);
+    assert_int_equal(statistics_now(fixture).commit_limit_pages, limit - 1);
+    assert_int_equal(pages_in_state(space, base, PAGES, TIDE_PAGE_STATE_MODIFIED), 1);
+    fixture_verify(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+
+    /* It is written elsewhere, and the slot is never used again. */
+    trim_all(space);
+    write_modified(fixture);
+    for (unsigned round = 2; round < 6; round++) {
+        stamp_pages(space, base, PAGES, 1, round);
+        trim_all(space);
+        write_modified(fixture);
+        empty_standby(fixture);
+        check_pages(space, base, PAGES, 1, round);
+        assert_int_equal(page_file_now(fixture, 0).bad_slots, 1);
+    }
+    fixture_close(fixture);
+}
+
+/* One dead file of two: its slots are no worse for it, and the pages go to the other one in the end. */
+static void PW_5_a_dead_file_costs_no_slot(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 256 };
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, 400);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    device_wear(&fixture->device, TIDE_IO_WRITE, EIO, 0, 0, 1000000); /* all of the file that is written first */
+    for (unsigned i = 0; i < 200 && node_now(fixture, 0).modified != 0; i++)
+        (void)tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, NULL);
+    assert_int_equal(node_now(fixture, 0).modified, 0);
+    assert_int_equal(statistics_now(fixture).page_file_bad_slots, 0);
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    fixture_close(fixture);
+}
+
+/* ---- figures of one file ---------------------------------------------------------------------------------------- */
+
+static void page_file_statistics_refuse_what_is_not_there(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_page_file_statistics statistics = { .struct_bytes = sizeof(statistics) };
+    fixture_page_file_growing(fixture, 30, 50);
+    fixture_page_file(fixture, 20);
+    fixture_open(fixture, 200);
+    assert_success(tide_page_file_statistics_get(fixture->engine, 0, &statistics));
+    assert_int_equal(statistics.total_slots, 30);
+    assert_int_equal(statistics.minimum_slots, 30);
+    assert_int_equal(statistics.maximum_slots, 50);
+    assert_int_equal(page_file_now(fixture, 1).maximum_slots, 20);
+    assert_status(tide_page_file_statistics_get(fixture->engine, 2, &statistics), TIDE_INVALID_PARAMETER);
+    assert_non_null(strstr(tide_last_error()->message, "2"));
+    assert_status(tide_page_file_statistics_get(fixture->engine, UINT32_MAX, &statistics), TIDE_INVALID_PARAMETER);
+    assert_status(tide_page_file_statistics_get(fixture->engine, 0, NULL), TIDE_INVALID_PARAMETER);
+    assert_status(tide_page_file_statistics_get(NULL, 0, &statistics), TIDE_INVALID_HANDLE);
+    statistics.struct_bytes = 8;
+    assert_status(tide_page_file_statistics_get(fixture->engine, 0, &statistics), TIDE_INVALID_PARAMETER);
     fixture_close(fixture);
 }
 
@@ -278,11 +507,18 @@ static void PW_a_full_page_file_leaves_pages_modified(void **state)
 
 static const struct CMUnitTest page_files[] = {
     API_TEST(PW_1_slots_are_given_when_pages_are_written),
+    API_TEST(PW_1_a_full_page_file_that_can_grow_does),
     API_TEST(PW_2_neighbours_get_consecutive_slots),
+    API_TEST(PW_2_pages_written_alone_get_the_slots_kept_for_them),
+    API_TEST(PW_2_reservations_give_way_when_slots_are_short),
     API_TEST(PW_3_a_page_faulted_during_its_write_is_active),
     API_TEST(PW_3_a_page_dirtied_during_its_write_is_modified_again),
     API_TEST(PW_3_a_page_dirtied_after_its_write_is_modified_again),
     API_TEST(PW_4_the_faster_page_file_holds_more),
+    API_TEST(PW_4_reservations_leave_the_choice_to_speed),
+    API_TEST(PW_5_an_error_on_a_slot_costs_the_slot_alone),
+    API_TEST(PW_5_a_dead_file_costs_no_slot),
+    API_TEST(page_file_statistics_refuse_what_is_not_there),
     API_TEST(PW_a_full_page_file_leaves_pages_modified),
 };
 

@@ -20,7 +20,6 @@ static int device_filter(void *context, tide_io_kind kind, unsigned file, uint64
 {
     struct device *device = context;
     int error = 0;
-    (void)slot;
 
     pthread_mutex_lock(&device->lock);
     device->waiting[kind]++;
@@ -36,6 +35,17 @@ static int device_filter(void *context, tide_io_kind kind, unsigned file, uint64
             device->failed[kind]++;
             if (device->failures[kind] != DEVICE_ALWAYS)
                 device->failures[kind]--;
+        }
+    }
+    if (device->worn.error != 0 && kind == device->worn.kind) {
+        if (device->worn.first == 0 && device->worn.skip-- == 0) {
+            device->worn.file = file;
+            device->worn.first = slot + device->worn.offset;
+        }
+        if (device->worn.first != 0 && file == device->worn.file && slot < device->worn.first + device->worn.count &&
+            slot + pages > device->worn.first) {
+            error = device->worn.error;
+            device->failed[kind]++;
         }
     }
     pthread_mutex_unlock(&device->lock);
@@ -74,6 +84,18 @@ void device_fail(struct device *device, tide_io_kind kind, int error, unsigned s
     device->error[kind] = error;
     device->skip[kind] = skip;
     device->failures[kind] = count;
+    pthread_mutex_unlock(&device->lock);
+}
+
+void device_wear(struct device *device, tide_io_kind kind, int error, unsigned skip, unsigned offset, unsigned count)
+{
+    pthread_mutex_lock(&device->lock);
+    device->worn.kind = kind;
+    device->worn.error = error;
+    device->worn.skip = skip;
+    device->worn.offset = offset;
+    device->worn.count = count;
+    device->worn.first = 0;
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -156,6 +178,12 @@ void fixture_page_file(struct fixture *fixture, uint64_t usable_pages)
     snprintf(fixture->paths[index], sizeof(fixture->paths[index]), "%s/page%u.sys", fixture->folder, index);
     fixture->files[index].path = fixture->paths[index];
     fixture->files[index].minimum_bytes = (usable_pages + 1) * PG; /* slot 0 is the header */
+}
+
+void fixture_page_file_growing(struct fixture *fixture, uint64_t usable_pages, uint64_t maximum_pages)
+{
+    fixture_page_file(fixture, usable_pages);
+    fixture->files[fixture->config.page_file_count - 1].maximum_bytes = (maximum_pages + 1) * PG;
 }
 
 void fixture_open(struct fixture *fixture, uint64_t frames)
@@ -278,6 +306,13 @@ tide_statistics statistics_now(const struct fixture *fixture)
 {
     tide_statistics statistics = { .struct_bytes = sizeof(statistics) };
     assert_success(tide_statistics_get(fixture->engine, &statistics));
+    return statistics;
+}
+
+tide_page_file_statistics page_file_now(const struct fixture *fixture, unsigned index)
+{
+    tide_page_file_statistics statistics = { .struct_bytes = sizeof(statistics) };
+    assert_success(tide_page_file_statistics_get(fixture->engine, index, &statistics));
     return statistics;
 }
 

@@ -48,6 +48,14 @@ struct device {
     unsigned skip[2];     /* operations let through before the failures */
     unsigned failures[2]; /* operations left to fail; DEVICE_ALWAYS for all */
     unsigned failed[2];   /* operations failed so far */
+    struct {
+        tide_io_kind kind;
+        int error;            /* 0: nothing is worn */
+        unsigned skip;        /* operations until the slots are known */
+        unsigned offset;      /* of the worn slots in the operation that names them */
+        unsigned file, count; /* count: slots */
+        uint64_t first;       /* 0: not known yet */
+    } worn;
 };
 
 /* Operations of a kind stop before the device from now on, or go on. */
@@ -57,6 +65,11 @@ void device_wait_held(struct device *device, tide_io_kind kind, unsigned count);
 /* After `skip` more operations of a kind, the next `count` fail with `error`. */
 void device_fail(struct device *device, tide_io_kind kind, int error, unsigned skip, unsigned count);
 unsigned device_failed(struct device *device, tide_io_kind kind);
+/*
+ * Slots wear out: after `skip` more operations of a kind, `count` slots of the next one, from its slot number `offset`
+ * on, are bad. Every operation of the kind that covers one fails with `error` (0: no slot is bad any more).
+ */
+void device_wear(struct device *device, tide_io_kind kind, int error, unsigned skip, unsigned offset, unsigned count);
 
 /* ---- the fixture ------------------------------------------------------------------------------------------------ */
 
@@ -77,6 +90,8 @@ int fixture_teardown(void **state);
 
 /* Adds a page file of so many usable pages; before fixture_open(). */
 void fixture_page_file(struct fixture *fixture, uint64_t usable_pages);
+/* The same, of a file that may grow to `maximum_pages`. */
+void fixture_page_file_growing(struct fixture *fixture, uint64_t usable_pages, uint64_t maximum_pages);
 void fixture_open(struct fixture *fixture, uint64_t frames);
 /* Verifies, destroys the spaces left, checks that nothing is left charged, used or on disk, closes. */
 void fixture_close(struct fixture *fixture);
@@ -114,6 +129,7 @@ void support_assert_between(uint64_t value, uint64_t lower, uint64_t upper, cons
     support_assert_between((value), (lower), (upper), #value, __FILE__, __LINE__)
 
 tide_statistics statistics_now(const struct fixture *fixture);
+tide_page_file_statistics page_file_now(const struct fixture *fixture, unsigned index);
 tide_node_statistics node_now(const struct fixture *fixture, unsigned node);
 tide_space_statistics space_now(tide_space *space);
 tide_page_info page_now(tide_space *space, tide_address address);

@@ -162,13 +162,15 @@ static void a_cluster_ends_where_the_slots_do(void **state)
     const tide_address base = region_new(space, 16, 16);
     stamp(space, base, 8);
     page_out(scene, space);
-    assert_int_equal(stores_slots_allocate(scene->partition->stores, 1, &gap), 1);
+    /* Somebody takes the slot that belongs to the ninth page. */
+    const struct stores_slot first = { 0, (uint32_t)page_now(space, base).slot };
+    assert_int_equal(stores_window_join(scene->partition->stores, 8, 1, first, -8, &gap), 1);
     stamp(space, base + 8 * PAGE, 8);
     page_out(scene, space);
     assert_consecutive(space, base, 8);
     assert_consecutive(space, base + 8 * PAGE, 8);
     assert_int_equal(gap.slot, page_now(space, base).slot + 8);
-    assert_int_equal(page_now(space, base + 8 * PAGE).slot, gap.slot + 1);
+    assert_true(page_now(space, base + 8 * PAGE).slot > gap.slot);
     check_stamps(space, base, 16);
     assert_lengths(&scene->device, TIDE_IO_READ, 1, 3, 4, 8);
     stores_slot_release(scene->partition->stores, gap);

@@ -123,8 +123,9 @@ static void tables_beyond_the_charge_are_charged(void **state)
     struct grace_thread *thread = engine_thread(scene->engine);
     struct commit *commit = &scene->partition->commit;
     const uint64_t charge = commit_total(commit), charged = space->tables_charged;
+    const uint64_t spare = sync_load_64(&commit->limit) - charge;
     /* Beyond the limit, too: the tables are there. */
-    commit_limit_lower(commit, sync_load_64(&commit->limit) - charge);
+    commit_limit_lower(commit, spare);
     grace_enter(thread);
     assert_non_null(page_table_make(&space->table, 1ull << 30, 0, &made));
     grace_leave(thread);
@@ -132,6 +133,8 @@ static void tables_beyond_the_charge_are_charged(void **state)
     region_tables_charge(space, made);
     assert_int_equal(space->tables_charged, charged + 3);
     assert_int_equal(commit_total(commit), charge + 3);
+    commit_limit_raise(commit, spare);
+    commit_maximum_raise(commit, spare);
     scene_close(scene);
 }
 

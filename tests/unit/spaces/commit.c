@@ -6,6 +6,7 @@
 #include "spaces/commit.h"
 
 #include "base/random.h"
+#include "frames/frames.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -479,6 +480,150 @@ static void returning_more_than_was_charged_is_an_assertion(void **state)
     assert_true(WIFSIGNALED(status) || (WIFEXITED(status) && WEXITSTATUS(status) != 0));
 }
 
+/* ---- a limit that moves ----------------------------------------------------------------------------------------- */
+
+static void the_limit_falls_only_above_the_charge(void **state)
+{
+    struct commit commit;
+
+    (void)state;
+    assert_int_equal(commit_init(&commit, 1000, 2), TIDE_SUCCESS);
+    assert_int_equal(commit_charge(&commit, 600), TIDE_SUCCESS);
+    assert_false(commit_limit_cut(&commit, 401));
+    assert_int_equal(commit.limit, 1000);
+    assert_commit_sound(&commit, 600);
+    assert_true(commit_limit_cut(&commit, 400));
+    assert_int_equal(commit.limit, 600);
+    assert_int_equal(commit_total(&commit), 600);
+    assert_int_equal(commit_peak(&commit), 600); /* what was cut was never charged */
+    assert_int_equal(commit_charge(&commit, 1), TIDE_COMMITMENT_LIMIT);
+    commit_limit_raise(&commit, 10);
+    assert_int_equal(commit_charge(&commit, 10), TIDE_SUCCESS);
+    assert_int_equal(commit_charge(&commit, 1), TIDE_COMMITMENT_LIMIT);
+    commit_return(&commit, 610);
+    assert_int_equal(commit_total(&commit), 0);
+    assert_true(commit_limit_cut(&commit, 400)); /* 128 pages lie in a credit, and count */
+    assert_int_equal(commit_charge(&commit, 211), TIDE_COMMITMENT_LIMIT);
+    assert_int_equal(commit_charge(&commit, 210), TIDE_SUCCESS);
+    commit_return(&commit, 210);
+    commit_destroy(&commit);
+}
+
+/* The bell is rung by what reaches the mark, and by nothing below it. */
+static void charges_near_the_limit_ring(void **state)
+{
+    struct frames_bell bell = { .sleeping = 1 };
+    struct commit commit;
+
+    (void)state;
+    sync_event_init(&bell.event);
+    assert_int_equal(commit_init(&commit, 1000, 2), TIDE_SUCCESS);
+    commit_extension_set(&commit, 3000, &bell);
+    const uint32_t before = sync_event_value(&bell.event);
+    assert_int_equal(commit_charge(&commit, 950), TIDE_SUCCESS); /* nobody has armed it */
+    commit_return(&commit, 950);
+    commit_extend_arm(&commit, true);
+    assert_int_equal(commit_charge(&commit, 700), TIDE_SUCCESS);
+    assert_int_equal(sync_event_value(&bell.event), before);
+    assert_int_equal(commit_charge(&commit, 200), TIDE_SUCCESS);
+    assert_int_not_equal(sync_event_value(&bell.event), before);
+    commit_extend_arm(&commit, false);
+    const uint32_t after = sync_event_value(&bell.event);
+    assert_int_equal(commit_charge(&commit, 64), TIDE_SUCCESS);
+    assert_int_equal(sync_event_value(&bell.event), after);
+    commit_return(&commit, 964);
+    commit_destroy(&commit);
+}
+
+struct moving {
+    struct commit commit;
+    uint32_t running;  /* [A] */
+    uint32_t mistakes; /* [A] */
+    uint32_t next;     /* [A] numbers the threads */
+};
+
+static void *charge_and_return(void *argument)
+{
+    struct moving *moving = argument;
+    uint64_t seed = sync_add_32(&moving->next, 1) + 1;
+
+    while (sync_load_32(&moving->running) != 0) {
+        const uint64_t pages =
+            random_below(&seed, 4) == 0 ? 64 + random_below(&seed, 300) : 1 + random_below(&seed, 40);
+        if (commit_charge(&moving->commit, pages) != TIDE_SUCCESS)
+            continue;
+        /* The limit cannot fall below what is held here. */
+        if (sync_load_64(&moving->commit.limit) < pages)
+            sync_add_32(&moving->mistakes, 1);
+        commit_return(&moving->commit, pages);
+    }
+    return NULL;
+}
+
+static uint64_t moving_word(const struct moving *moving)
+{
+    return sync_load_64(&moving->commit.charged);
+}
+
+#ifdef TIDE_SYNC_POINTS
+/* Now and then somebody else runs between two atomic operations. */
+static void yield_now_and_then(const void *address)
+{
+    static _Thread_local uint64_t random = 1;
+
+    (void)address;
+    if (random_below(&random, 16) == 0)
+        sched_yield();
+}
+#endif
+
+static void no_charge_passes_a_limit_that_falls(void **state)
+{
+    enum { MOVERS = 3, LEAST = 64, MOST = 1000 };
+    struct moving moving = { .running = 1 };
+    pthread_t threads[MOVERS];
+    uint64_t seed = 5, limit = MOST;
+    unsigned cuts = 0;
+
+    (void)state;
+    assert_int_equal(commit_init(&moving.commit, MOST, 4), TIDE_SUCCESS);
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = yield_now_and_then;
+#endif
+    for (unsigned i = 0; i < MOVERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, charge_and_return, &moving), 0);
+    for (unsigned i = 0; i < 300000 / EFFORT_DIVISOR; i++) {
+        const uint64_t cut = 1 + random_below(&seed, limit - LEAST);
+        if (commit_limit_cut(&moving.commit, cut)) {
+            limit -= cut;
+            cuts++;
+            for (unsigned look = 0; look < 3; look++) /* and it stays so until the limit rises */
+                if ((moving_word(&moving) & ((1ull << 48) - 1)) > limit)
+                    sync_add_32(&moving.mistakes, 1);
+        }
+        if (limit < MOST / 2 || i % 4 == 0) {
+            const uint64_t raise = random_below(&seed, MOST - limit + 1);
+            commit_limit_raise(&moving.commit, raise);
+            limit += raise;
+        }
+        if (limit == LEAST) {
+            commit_limit_raise(&moving.commit, 1);
+            limit++;
+        }
+    }
+    sync_store_32(&moving.running, 0);
+    for (unsigned i = 0; i < MOVERS; i++)
+        pthread_join(threads[i], NULL);
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook = NULL;
+#endif
+    assert_int_equal(moving.mistakes, 0);
+    assert_true(cuts > 0);
+    assert_int_equal(moving.commit.limit, limit);
+    assert_int_equal(commit_total(&moving.commit), 0);
+    commit_destroy(&moving.commit);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -492,6 +637,9 @@ int main(void)
         cmocka_unit_test(threads_race_at_the_limit),
         cmocka_unit_test(a_charge_that_fits_at_every_moment_never_fails),
         cmocka_unit_test(returning_more_than_was_charged_is_an_assertion),
+        cmocka_unit_test(the_limit_falls_only_above_the_charge),
+        cmocka_unit_test(charges_near_the_limit_ring),
+        cmocka_unit_test(no_charge_passes_a_limit_that_falls),
     };
     const char *filter = getenv("TIDE_TEST_FILTER");
 
