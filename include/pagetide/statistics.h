@@ -100,6 +100,9 @@ typedef struct tide_statistics {
     uint64_t page_file_extension_failures; /**< times that one could not, for want of space on its disk or an error */
     uint64_t page_file_shrinks;            /**< times that one gave back what it did not use */
     uint64_t extender_cpu_ns;              /**< CPU time of the page-file extender */
+    uint64_t locked_pages;                 /**< locked in working sets now, all spaces */
+    uint64_t reset_pages_lost;             /**< pages taken for other use whose content had been reset or offered */
+    uint64_t pages_prefetched;             /**< of pages_input, those read by tide_virtual_prefetch() */
 } tide_statistics;
 
 /** One space. */
@@ -116,6 +119,8 @@ typedef struct tide_space_statistics {
     uint64_t timestamp_ns;       /**< as tide_statistics.timestamp_ns */
     uint64_t peak_private_pages; /**< PeakPagefileUsage */
     uint64_t peak_virtual_bytes; /**< PeakVirtualSize */
+    uint64_t locked_pages;       /**< locked in the working set by tide_virtual_lock() */
+    uint64_t offered_pages;      /**< offered by tide_virtual_offer() and not reclaimed */
 } tide_space_statistics;
 
 /** One page file. Sizes in slots, which hold a page each; the header is not counted. */

@@ -133,7 +133,7 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free_native(tide_space *spa
  * Changes the protection of committed pages: VirtualProtect. Rounded outwards to pages; all or nothing.
  * @param[out] old the former protection of the first page; must not be NULL.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (not inside one
- *   region); TIDE_NOT_COMMITTED (a page of it); TIDE_NO_MEMORY (no frame for a page table).
+ *   region); TIDE_NOT_COMMITTED (a page of it); TIDE_NO_MEMORY (no frame for a page table). TIDE_INVALID_PAGE_PROTECTION also for pages that are offered.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_protect(tide_space *space, tide_address base, uint64_t bytes,
                                                              uint32_t protection, uint32_t *old);
@@ -181,6 +181,111 @@ typedef struct tide_stack {
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_stack_create(tide_space *space, uint64_t reserve_bytes,
                                                           uint64_t commit_bytes, tide_stack *stack);
+
+/* ---- contents ----------------------------------------------------------------------------------------------------
+
+ * What reset and offer have in common: the content may be dropped whenever a frame is needed, and is never written to a
+ * page file; the pages stay committed and charged. Writes through pointers of access sections that were got before such
+ * a call count as made before it. All need a range inside one region, committed; large pages are refused.
+ */
+
+/**
+ * The content of these pages is no longer needed: MEM_RESET. They stay accessible, and read as before or, once the frame
+ * was needed, as zeros. A write makes its page needed again. Whole pages inside the range only: bytes outside of it are
+ * never lost; a range without a whole page is left alone. What is in a page file only is dropped at once. Pages that are
+ * being written or pinned are left as they are; offered ones stay offered.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (0 bytes, or past the highest address); TIDE_CONFLICTING_ADDRESSES (not
+ *   inside one region, or in large pages); TIDE_NOT_COMMITTED (a page of it).
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_reset(tide_space *space, tide_address base, uint64_t bytes);
+
+/**
+ * The content of pages that were reset is needed after all: MEM_RESET_UNDO. Rounded as tide_virtual_reset(). Pages that
+ * were not reset are left alone; so are offered ones.
+ * @return TIDE_SUCCESS: every byte is as at the reset, or as written since; TIDE_CONTENTS_LOST: at least one page was
+ *   lost since its reset and began anew as zeros, the others are kept, and the range is usable. It is told once. The
+ *   errors of tide_virtual_reset().
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_reset_undo(tide_space *space, tide_address base, uint64_t bytes);
+
+/**
+ * Drops the content of pages at once: DiscardVirtualMemory. Their frames and page-file slots are free, locked pages are
+ * no longer locked; they stay committed and read as zeros. Pinned frames stay until they are unpinned, as at a decommit.
+ * @param base, bytes multiples of the page size; every page committed with TIDE_PAGE_READWRITE.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (not such multiples, 0 bytes, past the highest address);
+ *   TIDE_CONFLICTING_ADDRESSES (not inside one region, or in large pages); TIDE_NOT_COMMITTED;
+ *   TIDE_INVALID_PAGE_PROTECTION (another protection, or offered).
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_discard(tide_space *space, tide_address base, uint64_t bytes);
+
+/* Priorities of an offer: the lower, the sooner the pages are taken. */
+#define TIDE_OFFER_VERY_LOW 1u
+#define TIDE_OFFER_LOW 2u
+#define TIDE_OFFER_BELOW_NORMAL 3u
+#define TIDE_OFFER_NORMAL 4u
+
+/**
+ * Offers pages to the engine: OfferVirtualMemory. They leave the working set, are taken before ordinary pages of like
+ * memory priority when frames are needed, and are not accessible (TIDE_ACCESS_VIOLATION) until they are reclaimed;
+ * tide_virtual_query() shows TIDE_PAGE_NOACCESS. Locked pages are unlocked. What is in a page file only is dropped at
+ * once; of a page that is just being written out, the copy is kept. Until they are reclaimed, committing them anew or
+ * protecting them is TIDE_INVALID_PAGE_PROTECTION; decommit and release are as ever.
+ * @param base, bytes as for tide_virtual_discard(). @param priority one of TIDE_OFFER_.
+ * @return as tide_virtual_discard(), TIDE_INVALID_PARAMETER also for the priority; TIDE_DEVICE_BUSY (a page is pinned);
+ *   TIDE_NO_MEMORY, TIDE_TIMEOUT (no frame for a page table).
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_offer(tide_space *space, tide_address base, uint64_t bytes,
+                                                           unsigned priority);
+
+/**
+ * Makes offered pages TIDE_PAGE_READWRITE again: ReclaimVirtualMemory.
+ * @param base, bytes multiples of the page size; every page offered.
+ * @return TIDE_SUCCESS: every byte is as when it was offered; TIDE_CONTENTS_LOST: all pages are usable again, and those
+ *   that were taken are zero; TIDE_INVALID_PARAMETER (no such multiples, 0 bytes, or a page that is not offered);
+ *   TIDE_CONFLICTING_ADDRESSES; TIDE_NOT_COMMITTED.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_reclaim(tide_space *space, tide_address base, uint64_t bytes);
+
+/* ---- residence -------------------------------------------------------------------------------------------------- */
+
+/**
+ * Brings pages in and locks them in the working set: VirtualLock. No trim, no replacement and no tide_working_set_empty()
+ * takes them until they are unlocked, offered, discarded, decommitted or released. All or none. There is no count of
+ * locks: one unlock undoes any number of locks. Large pages need no lock, and count for none.
+ *
+ * A space may lock its minimum working set (tide_working_set_set_limits()) less 8 pages; all spaces together what page
+ * tables, large pages and the engine's reserve leave. Calls of one space go one after the other.
+ * @param base, bytes rounded outwards to pages, inside one region; committed, and readable.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_CONFLICTING_ADDRESSES (not inside one region); TIDE_NOT_COMMITTED;
+ *   TIDE_ACCESS_VIOLATION (a page that cannot be read, is a guard or offered); TIDE_WORKING_SET_QUOTA; TIDE_NO_MEMORY
+ *   (the engine has no more frames to spare for locks); TIDE_IN_PAGE_ERROR; TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_lock(tide_space *space, tide_address base, uint64_t bytes);
+
+/**
+ * Unlocks pages: VirtualUnlock. They stay in the working set, as ordinary pages.
+ * @param base, bytes rounded outwards to pages, inside one region; committed.
+ * @return TIDE_SUCCESS; TIDE_NOT_LOCKED (some page was not locked: those that were not have left the working set, and
+ *   those that were are locked still); TIDE_INVALID_PARAMETER; TIDE_CONFLICTING_ADDRESSES; TIDE_NOT_COMMITTED.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_unlock(tide_space *space, tide_address base, uint64_t bytes);
+
+/** A range of addresses: WIN32_MEMORY_RANGE_ENTRY. */
+typedef struct tide_memory_range {
+    tide_address address;
+    uint64_t bytes;
+} tide_memory_range;
+
+/**
+ * Reads pages that are in a page file into memory ahead of their use: PrefetchVirtualMemory. In reads as large as the
+ * page file's layout allows, several at the same time; the call waits for them. They go to standby, not into the working set, so that their first
+ * touch is a soft fault. A hint: it ends quietly when frames run short or a read fails, and passes by what is in memory,
+ * was never written out, or is not committed.
+ * @param ranges @p count of them, each not empty. @param flags 0.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, no range, an empty one or one past the highest address, flags).
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_prefetch(tide_space *space, const tide_memory_range *ranges,
+                                                              size_t count, uint32_t flags);
 
 /* ---- write watch ------------------------------------------------------------------------------------------------ */
 

@@ -253,6 +253,9 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
     status = partition_open(&engine->partition, config);
     if (!tide_failed(status)) {
         engine->reserve_pages = reserve_pages(engine->partition.frames);
+        engine->partition.resident_limit = engine->partition.frames->total > engine->reserve_pages
+                                               ? engine->partition.frames->total - engine->reserve_pages
+                                               : 0;
         status =
             commit_init(&engine->partition.commit, limit_of(engine, stores_capacity_pages(engine->partition.stores)),
                         engine->partition.topology->cpu_count);

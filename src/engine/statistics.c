@@ -95,6 +95,8 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
         statistics->table_pages += sync_load_relaxed_64(&space->table.table_pages);
     }
     statistics->spaces = partition->space_count;
+    for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
+        statistics->locked_pages += sync_load_relaxed_64(&space->locked_pages);
     sync_unlock(&partition->lock);
     faults_fill(values, &statistics->faults);
     statistics->trimmed = values[SPACE_TRIMMED];
@@ -104,6 +106,8 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->page_writes = sync_load_relaxed_64(&partition->io.page_writes);
     statistics->read_errors = sync_load_relaxed_64(&partition->io.read_errors);
     statistics->write_errors = sync_load_relaxed_64(&partition->io.write_errors);
+    statistics->pages_prefetched = sync_load_relaxed_64(&partition->io.pages_prefetched);
+    statistics->reset_pages_lost = sync_load_relaxed_64(&frames->reset_lost);
     for (unsigned c = 0; c < frames->cpu_count; c++) {
         statistics->inline_zeroed += sync_load_relaxed_64(&frames->cpus[c].inline_zeroed);
         for (unsigned p = 0; p < 8; p++)
@@ -236,6 +240,8 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
     statistics->peak_virtual_bytes = space->peak_virtual_pages * TIDE_PAGE_BYTES;
     statistics->virtual_bytes = space->vads.pages * TIDE_PAGE_BYTES;
     statistics->regions = space->vads.count;
+    statistics->locked_pages = sync_load_relaxed_64(&space->locked_pages);
+    statistics->offered_pages = sync_load_relaxed_64(&space->offered_pages);
     sync_unlock(&space->lock);
     return TIDE_SUCCESS;
 }

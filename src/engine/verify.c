@@ -30,7 +30,9 @@ struct verify {
     uint32_t *entries; /* per frame that is a table: valid and transition PTEs in it */
     uint64_t *slots;   /* every slot that a PTE or an original names */
     uint64_t slot_count, slot_room;
-    void *page; /* for reading slots */
+    uint64_t locked, offered; /* of the space that is being looked at */
+    uint64_t resident;        /* locked and large pages of all spaces */
+    void *page;               /* for reading slots */
     int io_error;
     bool out_of_memory;
 };
@@ -177,7 +179,13 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
         if (vad_find(&space->vads, page) == NULL)
             violated(verify, "I10: page 0x%lx of space %lu lies in no region and has PTE 0x%lx", page, space->id,
                      pte.bits);
+        if (!pte_is_valid(pte) && pte_protection(pte) == PTE_OFFERED)
+            verify->offered++;
         if (pte_is_valid(pte)) {
+            if (pte_protection(pte) == PTE_OFFERED)
+                violated(verify, "I4: page 0x%lx of space %lu is offered and valid", page, space->id);
+            verify->locked += (pte.bits & PTE_LOCKED) != 0;
+            verify->resident += pte_is_fixed(pte);
             *valid += !(pte.bits & PTE_LARGE);
             frame_of_pte(verify, space, page, &leaf[i], pte);
         } else if (pte_tag(pte) == PTE_TAG_TRANSITION) {
@@ -242,10 +250,17 @@ static uint64_t space_verify(struct verify *verify, tide_space *space)
     const uint64_t tables = tables_mark(verify, space, space->table.root, NULL, TABLE_LEVELS - 1);
     if (tables != space->table.table_pages)
         violated(verify, "I11: space %lu has %lu tables and counts %lu", space->id, tables, space->table.table_pages);
+    verify->locked = verify->offered = 0;
     while ((leaf = page_table_next_leaf(&space->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)) != NULL) {
         leaf_check(verify, space, page, leaf, &valid);
         page += TABLE_ENTRIES;
     }
+    /* A call that locks waits for frames with its quota in hand. */
+    if (verify->locked > space->locked_pages || (space->lock_gate == 0 && verify->locked != space->locked_pages) ||
+        verify->offered != space->offered_pages)
+        violated(verify, "I12: space %lu has %lu locked and %lu offered pages and counts %lu and %lu", space->id,
+                 verify->locked, verify->offered, space->locked_pages, space->offered_pages);
+    verify->resident += space->locked_pages - verify->locked;
     for (const struct vad *vad = vad_first(&space->vads); vad != NULL; vad = vad_next(&space->vads, vad)) {
         const uint64_t count = committed_count(space, vad);
 
@@ -325,7 +340,13 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
                  verify->valid[frame.number]);
     if (pfn_share_count(word) != 0 && pfn_reference_count(word) == 0)
         violated(verify, "I5: frame %u has share count %u and no reference", frame.number, pfn_share_count(word));
-    if (pfn->original != 0) {
+    const uint64_t marks = pfn->original & (PTE_RESET | PTE_LOST);
+    if (marks == PTE_RESET && pfn->original == PTE_RESET) {
+        if (word & PFN_DIRTY)
+            violated(verify, "I13: frame %u is dirty and its content need not be kept", frame.number);
+    } else if (marks & PTE_RESET) {
+        violated(verify, "I13: frame %u need not be kept and has original 0x%lx", frame.number, pfn->original);
+    } else if (pfn->original != marks) {
         slot_note(verify, pfn->original);
         if (word & PFN_DIRTY)
             violated(verify, "I13: frame %u is dirty and keeps a slot", frame.number);
@@ -444,6 +465,9 @@ static void verify_stopped(struct verify *verify)
                      verify->entries[i], verify->tally[i]);
     slots_check(verify);
     limits_check(verify, stores.bad_slots);
+    if (verify->resident != partition->resident_pages)
+        violated(verify, "I12: %lu pages are locked or large and %lu are counted", verify->resident,
+                 partition->resident_pages);
     if (charge != commit_total(&partition->commit))
         violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit),
                  charge);

@@ -13,6 +13,40 @@ static tide_status places_check(const void *base, const void *bytes)
     return TIDE_SUCCESS;
 }
 
+static tide_status contents_call(tide_space *space, enum contents_call call, tide_address base, uint64_t bytes,
+                                 unsigned priority)
+{
+    tide_status status;
+    struct grace_thread *thread = engine_call_begin(space, &status);
+
+    if (thread != NULL) {
+        status = contents_change(space, thread, call, base, bytes, priority);
+        grace_leave(thread);
+    }
+    return status;
+}
+
+/* MEM_RESET and MEM_RESET_UNDO: the protection means nothing and must be one. */
+static tide_status allocate_reset(tide_space *space, const struct region_request *request, tide_address *base,
+                                  uint64_t *bytes)
+{
+    const enum contents_call call = request->type == TIDE_MEM_RESET ? CONTENTS_RESET : CONTENTS_UNDO;
+    uint64_t first, end;
+
+    if (pte_protection_of(request->protection) == 0)
+        return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, *base,
+                         "protection 0x%x is no TIDE_PAGE_ access with at most one modifier, for private memory",
+                         request->protection);
+    const tide_status status = contents_call(space, call, *base, *bytes, 0);
+    if (status != TIDE_SUCCESS && status != TIDE_CONTENTS_LOST)
+        return status;
+    if (!tide_failed(contents_whole_pages(*base, *bytes, &first, &end))) {
+        *base = first * TIDE_PAGE_BYTES;
+        *bytes = end > first ? (end - first) * TIDE_PAGE_BYTES : 0;
+    }
+    return status;
+}
+
 static tide_status allocate(tide_space *space, const struct region_request *request, tide_address *base,
                             uint64_t *bytes)
 {
@@ -20,6 +54,8 @@ static tide_status allocate(tide_space *space, const struct region_request *requ
 
     if (tide_failed(status))
         return status;
+    if (request->type == TIDE_MEM_RESET || request->type == TIDE_MEM_RESET_UNDO)
+        return allocate_reset(space, request, base, bytes);
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
         status = region_allocate(space, thread, request, base, bytes);
@@ -150,6 +186,87 @@ tide_status tide_write_watch_reset(tide_space *space, tide_address base, uint64_
 
     if (thread != NULL) {
         status = watch_reset(space, thread, base, bytes);
+        grace_leave(thread);
+    }
+    return status;
+}
+
+tide_status tide_virtual_reset(tide_space *space, tide_address base, uint64_t bytes)
+{
+    return contents_call(space, CONTENTS_RESET, base, bytes, 0);
+}
+
+tide_status tide_virtual_reset_undo(tide_space *space, tide_address base, uint64_t bytes)
+{
+    return contents_call(space, CONTENTS_UNDO, base, bytes, 0);
+}
+
+tide_status tide_virtual_discard(tide_space *space, tide_address base, uint64_t bytes)
+{
+    return contents_call(space, CONTENTS_DISCARD, base, bytes, 0);
+}
+
+tide_status tide_virtual_offer(tide_space *space, tide_address base, uint64_t bytes, unsigned priority)
+{
+    return contents_call(space, CONTENTS_OFFER, base, bytes, priority);
+}
+
+tide_status tide_virtual_reclaim(tide_space *space, tide_address base, uint64_t bytes)
+{
+    return contents_call(space, CONTENTS_RECLAIM, base, bytes, 0);
+}
+
+tide_status tide_virtual_lock(tide_space *space, tide_address base, uint64_t bytes)
+{
+    tide_status status;
+    struct grace_thread *thread = engine_call_begin(space, &status);
+
+    if (thread != NULL) {
+        status = fault_lock(space, thread, base, bytes);
+        grace_leave(thread);
+    }
+    return status;
+}
+
+tide_status tide_virtual_unlock(tide_space *space, tide_address base, uint64_t bytes)
+{
+    tide_status status;
+    struct grace_thread *thread = engine_call_begin(space, &status);
+
+    if (thread != NULL) {
+        status = unlock_range(space, base, bytes);
+        grace_leave(thread);
+    }
+    return status;
+}
+
+static tide_status prefetch_check(const tide_memory_range *ranges, size_t count, uint32_t flags)
+{
+    if (flags != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "prefetch flags 0x%x; they must be 0", flags);
+    if (ranges == NULL || count == 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%zu ranges at %p; the least is 1", count, (const void *)ranges);
+    for (size_t i = 0; i < count; i++)
+        if (ranges[i].bytes == 0 || ranges[i].address > TIDE_HIGHEST_ADDRESS ||
+            ranges[i].bytes - 1 > TIDE_HIGHEST_ADDRESS - ranges[i].address)
+            return error_set(TIDE_INVALID_PARAMETER, 0, ranges[i].address,
+                             "range %zu, 0x%lx, %lu bytes, is empty or passes the highest address 0x%llx", i,
+                             ranges[i].address, ranges[i].bytes, TIDE_HIGHEST_ADDRESS);
+    return TIDE_SUCCESS;
+}
+
+tide_status tide_virtual_prefetch(tide_space *space, const tide_memory_range *ranges, size_t count, uint32_t flags)
+{
+    tide_status status = prefetch_check(ranges, count, flags);
+
+    if (tide_failed(status))
+        return status;
+    struct grace_thread *thread = engine_call_begin(space, &status);
+    if (thread != NULL) {
+        uint64_t budget = fault_prefetch_budget(space);
+
+        for (size_t i = 0; i < count && budget != 0; i++)
+            fault_prefetch(space, thread, ranges[i].address, ranges[i].bytes, &budget);
         grace_leave(thread);
     }
     return status;

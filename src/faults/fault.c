@@ -174,7 +174,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 
     struct pfn *pfn = frame_pfn(frames, frame);
     pfn_pte_set(pfn, pte);
-    sync_store_relaxed_64(&pfn->original, 0);
+    sync_store_relaxed_64(&pfn->original, seen.bits & PTE_RESET ? PTE_LOST : 0);
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
                                            fault_priority(fault)));
     pte_t valid = pte_make_valid(frame, protection, true);

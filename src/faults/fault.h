@@ -44,6 +44,19 @@ static inline pte_t fault_lookup(const tide_space *space, tide_address address, 
 TIDE_MUST_CHECK tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address,
                                           tide_access_kind kind, pte_t *valid);
 
+/* Locks every page of a range, or none (VirtualLock). Inside the engine, holding nothing. lock.c */
+TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *thread, tide_address base,
+                                       uint64_t bytes);
+
+/*
+ * Reads what is in the page file of a range, checked by the caller, to standby. *budget, the frames that may be taken, falls
+ * by what it used. Stops quietly when frames are short. Inside the engine, holding nothing. prefetch.c
+ */
+void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
+                    uint64_t *budget);
+/* The frames that prefetching may take now: those that are free, and half of the standby pages. */
+uint64_t fault_prefetch_budget(const tide_space *space);
+
 /* As fault_resolve(), and takes a reference on the frame before anybody can trim it. */
 TIDE_MUST_CHECK tide_status fault_pin(tide_space *space, struct grace_thread *thread, tide_address address,
                                       tide_access_kind kind, frame_t *frame);

@@ -55,7 +55,7 @@ static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distanc
         return false;
     *seen = pte_load(&leaf[index]);
     return !pte_is_valid(*seen) && pte_tag(*seen) == PTE_TAG_PAGE_FILE &&
-           seen->bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT) == faulting.bits;
+           (((seen->bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT)) ^ faulting.bits) & ~PTE_LOST) == 0;
 }
 
 static frame_t neighbour_frame(struct fault *fault, unsigned node)

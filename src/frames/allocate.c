@@ -100,6 +100,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
             pfn_pte_set(pfn, NULL);
+            frames_reset_lost_count(frames, pfn->original);
             sync_store_relaxed_64(&pfn->original, 0);
             frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
             break;

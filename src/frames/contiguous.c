@@ -39,6 +39,7 @@ static bool frame_take(struct frames *frames, struct frame_shard *shard, frame_t
         if (!frames->detach(pfn, frame))
             return false;
         pfn_pte_set(pfn, NULL);
+        frames_reset_lost_count(frames, pfn->original);
         sync_store_relaxed_64(&pfn->original, 0);
         shard_remove(frames, shard, frame);
         frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));

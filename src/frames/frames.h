@@ -139,6 +139,7 @@ struct frames {
     uint32_t waiters SYNC_CACHE_ALIGNED;                   /* [A] threads waiting for a frame, nearly always 0 */
     struct sync_event available;                           /* signalled when frames came free and there are waiters */
     uint64_t waits;                                        /* [A] */
+    uint64_t reset_lost;                                   /* [A] frames taken whose content nobody needed */
     struct grace grace;
 };
 
@@ -180,6 +181,12 @@ enum {
  * repurpose standby pages.
  */
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags);
+/* A standby frame is being taken whose record's original is this: counts it if its content is lost with it. */
+static inline void frames_reset_lost_count(struct frames *frames, uint64_t original)
+{
+    if (original & PFN_ORIGINAL_RESET)
+        (void)sync_add_64(&frames->reset_lost, 1);
+}
 /* Gives back a frame that nobody has seen; `zeroed` if it still is. Its state is ZEROED, FREE or ACTIVE. */
 void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
 /*

@@ -170,13 +170,15 @@ void frames_reference_drop(struct frames *frames, frame_t frame)
 bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, bool written)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t lost = sync_load_relaxed_64(&pfn->original) & PFN_ORIGINAL_LOST;
     uint64_t word = sync_load_64(&pfn->word);
 
     for (;;) {
         const bool keep = written && !(word & (PFN_DIRTY | PFN_DELETED));
         const uint64_t next = (word & ~PFN_WRITE_IN_PROGRESS) - PFN_REFERENCE_ONE;
 
-        sync_store_relaxed_64(&pfn->original, keep ? original : 0); /* the writer's while WRITE_IN_PROGRESS is set */
+        /* The writer's while WRITE_IN_PROGRESS is set. */
+        sync_store_relaxed_64(&pfn->original, (keep ? original : 0) | lost);
         if (reference_drop_try(frames, frame, &word, keep ? next : next | PFN_DIRTY))
             return keep;
     }

@@ -64,13 +64,20 @@ enum {
 #define PFN_SHARE_ONE (1ull << PFN_SHARE_SHIFT)
 #define PFN_SHARE_MASK (0xFFFFull << PFN_SHARE_SHIFT)
 
+/*
+ * Marks in `original` that are no slot (tables/pte.h has their names and the whole story). On a frame that is clean and
+ * has no slot: nobody needs its content. And: the page was lost to such a mark before, and began anew.
+ */
+#define PFN_ORIGINAL_RESET (1ull << 14)
+#define PFN_ORIGINAL_LOST (1ull << 15)
+
 struct pfn {
     uint64_t word;     /* [A] see above */
     uint32_t next;     /* [L:list_shard] frame numbers of the neighbours on the list */
     uint32_t previous; /* [L:list_shard] */
     uint64_t
         *pte; /* owner: PTE, or entry of the parent table for a table page; set while the frame is the setter's alone */
-    uint64_t original; /* page-file form without protection, or 0 */
+    uint64_t original; /* page-file form without protection, or 0; PFN_ORIGINAL_ marks */
 };
 _Static_assert(sizeof(struct pfn) == 32, "a PFN record has 32 bytes");
 

@@ -60,6 +60,7 @@ void large_pages_install(tide_space *space, const struct vad *vad, const frame_t
 {
     struct frames *frames = space_frames(space);
 
+    (void)sync_add_64(&space->partition->resident_pages, vad->last_page - vad->first_page + 1);
     for (uint64_t page = vad->first_page; page <= vad->last_page; page++) {
         const uint64_t index = page - vad->first_page;
         const frame_t frame = { first[index / FRAMES_RUN].number + (uint32_t)(index % FRAMES_RUN) };

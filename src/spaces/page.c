@@ -8,16 +8,23 @@
  */
 #include "spaces/space.h"
 
+void page_original_set(tide_space *space, struct pfn *pfn, uint64_t original)
+{
+    const struct stores_slot slot = pte_slot((pte_t){ pfn->original });
+
+    if (slot.slot != 0)
+        stores_slot_release(space->partition->stores, slot);
+    sync_store_relaxed_64(&pfn->original, original);
+}
+
 /*
- * The copy in the page file of a page whose PTE is claimed is of no use any more. While a write is in flight it is
- * the writer's, who looks at its end whether the page was dirtied or deleted.
+ * The copy in the page file of a page whose PTE is claimed is of no use any more, and its content is needed. While a
+ * write is in flight it is the writer's, who looks at its end whether the page was dirtied or deleted.
  */
 static void original_drop(tide_space *space, struct pfn *pfn, uint64_t word)
 {
-    if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0) {
-        stores_slot_release(space->partition->stores, pte_slot((pte_t){ pfn->original }));
-        sync_store_relaxed_64(&pfn->original, 0);
-    }
+    if (!(word & PFN_WRITE_IN_PROGRESS) && pfn->original != 0)
+        page_original_set(space, pfn, pfn->original & PTE_LOST);
 }
 
 /* The frame of a claimed PTE goes. */
@@ -67,11 +74,22 @@ static void claimed_delete(tide_space *space, uint64_t *pte, pte_t seen, pte_t l
 {
     if (pte_is_valid(seen) && !(seen.bits & PTE_LARGE))
         space_count(space, SPACE_REMOVED, 1);
+    if (pte_is_valid(seen) && (seen.bits & PTE_LARGE))
+        (void)sync_add_64(&space->partition->resident_pages, (uint64_t)-1);
+    if (pte_is_valid(seen) && (seen.bits & PTE_LOCKED))
+        lock_quota_return(space, 1);
     if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
         frame_delete(space, pte_frame(seen));
     else
         stores_slot_release(space->partition->stores, pte_slot(seen));
     pte_release(space->partition->waits, pte, leave);
+}
+
+/* A page in this form is deleted: it is not offered any more. */
+static void offered_forget(tide_space *space, pte_t seen)
+{
+    if (!pte_is_valid(seen) && pte_protection(seen) == PTE_OFFERED)
+        (void)sync_add_64(&space->offered_pages, (uint64_t)-1);
 }
 
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed)
@@ -86,11 +104,13 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
         if (!pte_is_valid(seen) && (pte_tag(seen) == PTE_TAG_NONE || pte_tag(seen) == PTE_TAG_DECOMMITTED)) {
             if (seen.bits != leave.bits && !pte_cas(pte, seen, leave))
                 continue;
+            offered_forget(space, seen);
             return seen.bits == 0 ? zero_is_committed : pte_tag(seen) == PTE_TAG_NONE;
         }
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
         claimed_delete(space, pte, seen, leave);
+        offered_forget(space, seen);
         return true;
     }
 }
@@ -128,4 +148,36 @@ void page_dirty_claimed(tide_space *space, frame_t frame)
     do
         original_drop(space, pfn, word);
     while (!frame_state_cas(pfn, word, word | PFN_DIRTY, &word));
+}
+
+void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    uint64_t word = sync_load_64(&pfn->word);
+
+    for (;;) {
+        uint64_t next = pfn_with_grace(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, epoch);
+
+        if (pfn_reference_count(word) == 1) {
+            next = pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY);
+            if (frames_insert(frames, frame, word, next, &word))
+                return;
+        } else if (frame_state_cas(pfn, word, pfn_with_state(next, FRAME_TRANSITION), &word)) {
+            (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
+            return;
+        }
+    }
+}
+
+pte_t page_claim(tide_space *space, uint64_t *pte)
+{
+    for (;;) {
+        const pte_t seen = pte_load(pte);
+
+        if (pte_is_busy(seen))
+            pte_wait(space->partition->waits, NULL, pte);
+        else if ((!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION) ||
+                 pte_cas(pte, seen, pte_busy_form(seen)))
+            return seen;
+    }
 }

@@ -63,6 +63,8 @@ struct partition {
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */
+    uint64_t resident_limit;       /* [I] frames that locked pages, large pages and page tables may have together */
+    uint64_t resident_pages;       /* [A] locked pages, those that have a quota (lock.c), and pages of large pages */
     struct sync_lock lock;         /* rank engine */
     tide_space *spaces;            /* [L:engine] */
     uint64_t space_count;          /* [L:engine] */
@@ -71,7 +73,8 @@ struct partition {
     uint32_t priorities_used;      /* [A] some page may have another priority than the normal one; never taken back */
     struct space_counters retired; /* [L:engine] of destroyed spaces */
     struct {
-        uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors; /* [A] I/O paths only */
+        uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors,
+            pages_prefetched; /* [A] I/O paths only */
     } io SYNC_CACHE_ALIGNED;
 };
 

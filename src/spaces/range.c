@@ -124,6 +124,28 @@ static void mark_remove(tide_space *space, uint64_t *pte, void *context)
         (void)pte_cas(pte, seen, (pte_t){ 0 });
 }
 
+static void offered_visit(tide_space *space, uint64_t *pte, void *context)
+{
+    const pte_t seen = pte_load(pte);
+
+    (void)space;
+    *(uint64_t *)context += !pte_is_valid(seen) && pte_protection(seen) == PTE_OFFERED;
+}
+
+/* Offered pages get no protection but by being reclaimed. */
+static tide_status offered_check(tide_space *space, struct range range)
+{
+    uint64_t offered = 0;
+
+    if (sync_load_64(&space->offered_pages) != 0)
+        range_visit(space, range, offered_visit, &offered);
+    if (offered == 0)
+        return TIDE_SUCCESS;
+    return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, range.first * TIDE_PAGE_BYTES,
+                     "of the %lu pages from 0x%lx on, %lu are offered; reclaim them first", range_pages(range),
+                     range.first * TIDE_PAGE_BYTES, offered);
+}
+
 static bool is_whole(const struct vad *vad, struct range range)
 {
     return range.first == vad->first_page && range.last == vad->last_page;
@@ -133,8 +155,10 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
 {
     tide_space *space = retry->space;
     struct protect_walk walk = { .vad = vad, .protection = protection };
-    tide_status status;
+    tide_status status = offered_check(space, range);
 
+    if (tide_failed(status))
+        return status;
     if (vad->commit_state == 0 && vad->committed_pages == 0 && is_whole(vad, range)) {
         /* Nothing is committed: every PTE is 0, or marked decommitted from earlier. */
         const uint64_t tables = page_table_missing(&space->table, range.first, range.last);
@@ -192,6 +216,9 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
     if (vad->kind == VAD_LARGE_PAGES && protection != PTE_READWRITE)
         return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, range.first * TIDE_PAGE_BYTES,
                          "large pages can only be read and written");
+    const tide_status offered = offered_check(space, range);
+    if (tide_failed(offered))
+        return offered;
     const unsigned before = range_protection(space, vad, range.first);
     if (vad->commit_state != 0 && vad->commit_state != protection) {
         if (is_whole(vad, range)) {

@@ -91,6 +91,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->priority = TIDE_PRIORITY_NORMAL;
     sync_lock_init(&space->lock, SYNC_RANK_space);
     working_set_init(space);
+    sync_event_init(&space->lock_gate_open);
     status = commit_charge(&partition->commit, 1);
     if (tide_failed(status))
         goto out;

@@ -63,8 +63,12 @@ struct tide_space {
     uint64_t tables_promised;                        /* [L:space_tables] tables that may still be made */
     struct working_set working_set;
     struct working_set_watch watch;
-    uint64_t pins;               /* [A] */
-    tide_space *next, *previous; /* [L:engine] */
+    uint64_t pins;          /* [A] */
+    uint64_t locked_pages;  /* [A] pages with PTE_LOCKED, and those that a call of lock has a quota for (lock.c) */
+    uint64_t offered_pages; /* [A] pages with PTE_OFFERED */
+    uint32_t lock_gate;     /* [A] a call that locks pages is under way */
+    struct sync_event lock_gate_open; /* signalled when it has ended */
+    tide_space *next, *previous;      /* [L:engine] */
 };
 
 static inline struct frames *space_frames(const tide_space *space)
@@ -122,6 +126,18 @@ void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool wa
  * then does so.
  */
 void page_dirty_claimed(tide_space *space, frame_t frame);
+/* What goes back into the PTE when the frame is taken: releases a slot that was noted. By whom `original` belongs to. */
+void page_original_set(tide_space *space, struct pfn *pfn, uint64_t original);
+/*
+ * The frame of a valid PTE, which the caller has claimed and publishes in transition form, leaves the working set. The
+ * epoch was read after the claim. The caller counts.
+ */
+void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch);
+/*
+ * Waits while a PTE is busy. One that has a frame is claimed then, and its form returned, for pte_release(); of any
+ * other only the form is returned.
+ */
+pte_t page_claim(tide_space *space, uint64_t *pte);
 
 /* ---- working sets (working_set.c) ------------------------------------------------------------------------------- */
 
@@ -230,6 +246,41 @@ TIDE_MUST_CHECK tide_status stack_create(tide_space *space, struct grace_thread 
  * one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
  */
 TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t page);
+
+/* ---- contents that may be dropped (contents.c) ------------------------------------------------------------------ */
+
+enum contents_call {
+    CONTENTS_RESET,   /* whole pages inside of the range */
+    CONTENTS_UNDO,    /* the same */
+    CONTENTS_DISCARD, /* this and the next two: base and size are multiples of the page size */
+    CONTENTS_OFFER,
+    CONTENTS_RECLAIM
+};
+/* `priority` of an offer, 1 to 4. TIDE_CONTENTS_LOST from undo and reclaim. */
+TIDE_MUST_CHECK tide_status contents_change(tide_space *space, struct grace_thread *thread, enum contents_call call,
+                                            tide_address base, uint64_t bytes, unsigned priority);
+/* The whole pages inside of a range, as first and one past the last. TIDE_INVALID_PARAMETER as for any range. */
+TIDE_MUST_CHECK tide_status contents_whole_pages(tide_address base, uint64_t bytes, uint64_t *first, uint64_t *end);
+
+/* ---- locking pages in the working set (lock.c; the rest is faults/lock.c) ----------------------------------------- */
+
+/* Pages of a space's minimum working set that cannot be locked (nt-behaviour 6 rule 5). */
+enum { WORKING_SET_LOCK_OVERHEAD_PAGES = 8 };
+
+/* One call that locks pages, all or none. */
+struct lock_request {
+    uint64_t first, last; /* pages */
+    uint64_t quota;       /* pages that it may still lock */
+};
+/* Checks the range, and takes quota for the pages of it that are not locked. */
+TIDE_MUST_CHECK tide_status lock_prepare(tide_space *space, tide_address base, uint64_t bytes,
+                                         struct lock_request *request);
+/* TIDE_WORKING_SET_QUOTA, TIDE_NO_MEMORY. Holding no lock. */
+TIDE_MUST_CHECK tide_status lock_quota_take(tide_space *space, uint64_t pages);
+void lock_quota_return(tide_space *space, uint64_t pages);
+/* Takes the lock of one page away, if it has one; true if so. The quota stays taken. */
+bool page_unlock(tide_space *space, uint64_t *pte);
+TIDE_MUST_CHECK tide_status unlock_range(tide_space *space, tide_address base, uint64_t bytes);
 
 /* ---- write watch (watch.c) -------------------------------------------------------------------------------------- */
 

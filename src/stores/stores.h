@@ -142,6 +142,16 @@ uint64_t stores_file_tail(struct stores *stores, unsigned file, uint64_t most, u
 /* Cuts them off, as many as are still free, and gives the space back. Returns how many went. */
 uint64_t stores_file_cut(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad);
 
+/* One clustered read of several. */
+struct stores_request {
+    struct stores_slot first;
+    unsigned count;                         /* pages, 1 .. STORES_CLUSTER_MAX */
+    struct iovec pages[STORES_CLUSTER_MAX]; /* one page each */
+    int error;                              /* set at completion: 0 or an errno */
+};
+/* Each as stores_read(), all at the same time where there is io_uring, and waits for all. reads.c */
+void stores_read_many(struct stores *stores, struct stores_request *requests, unsigned count);
+
 /* ---- batched writes --------------------------------------------------------------------------------------------- */
 
 /* One clustered write. `error` is set at completion: 0 or an errno. */

@@ -22,6 +22,13 @@
  * PTE_WRITE follows from the protection but in regions with write watch: there it is missing until the first write
  * since the last reset (spaces/watch.c).
  *
+ * Two marks travel in a PFN record's `original`, and with it in the PTE when the frame is taken (spaces/contents.c):
+ *   PTE_RESET  in `original`: the content was reset or offered, the frame is clean and has no slot, and whoever needs
+ *              a frame may have it. So in a demand-zero PTE: the page was lost that way.
+ *   PTE_LOST   in `original` and in page-file PTEs: the page was lost that way and has been touched since. Goes with
+ *              the next reset, and when it was told (tide_virtual_reset_undo()).
+ * They lie where neither a file number nor a slot is, so that pte_slot() of a mark alone is slot 0: none.
+ *
  * Protection is NT's 5-bit software protection (nt-behaviour 5): the lower three bits say what is allowed, the upper
  * two are modifiers, of which a page has one at most. In soft spaces no-cache and write-combine are kept and reported,
  * and mean nothing else.
@@ -60,6 +67,8 @@ typedef struct pte_t {
 #define PTE_FILE_SHIFT 10
 #define PTE_FILE_MASK (15ull << PTE_FILE_SHIFT)
 #define PTE_SLOT_SHIFT 32
+#define PTE_RESET PFN_ORIGINAL_RESET
+#define PTE_LOST PFN_ORIGINAL_LOST
 
 enum pte_tag {
     PTE_TAG_NONE = 0,
