@@ -55,7 +55,8 @@ static bool continues(const struct read_run *run, pte_t pte)
  * Gathers a run from `pte` on, of `most` pages at most, and claims it. False if there is no frame for the next page,
  * which ends the prefetch.
  */
-static bool run_gather(tide_space *space, uint64_t *pte, uint64_t most, unsigned node, struct read_run *run)
+static bool run_gather(tide_space *space, uint64_t *pte, uint64_t most, unsigned node, unsigned priority,
+                       struct read_run *run)
 {
     struct frames *frames = space_frames(space);
 
@@ -74,7 +75,7 @@ static bool run_gather(tide_space *space, uint64_t *pte, uint64_t most, unsigned
             frames_give_back(frames, frame, false);
             break;
         }
-        frames_read_begin(frames, frame, at, seen.bits & ~PTE_PROTECTION_MASK, sync_load_relaxed_32(&space->priority));
+        frames_read_begin(frames, frame, at, seen.bits & ~PTE_PROTECTION_MASK, priority);
         run->seen[run->count] = seen;
         run->frames[run->count++] = frame;
     }
@@ -136,7 +137,7 @@ static void runs_read(tide_space *space, struct grace_thread *thread, const stru
 
 /* The first run in the pages from *page to `last`, claimed; *page moves behind it. False if there is no frame for it. */
 static bool run_find(tide_space *space, uint64_t *page, uint64_t last, uint64_t budget, unsigned node,
-                     struct read_run *run)
+                     unsigned priority, struct read_run *run)
 {
     bool at_hand = true;
 
@@ -157,7 +158,7 @@ static bool run_find(tide_space *space, uint64_t *page, uint64_t last, uint64_t 
             uint64_t *pte = &leaf[*page - first];
 
             if (wanted(pte_load(pte)))
-                at_hand = run_gather(space, pte, left < budget ? left : budget, node, run);
+                at_hand = run_gather(space, pte, left < budget ? left : budget, node, priority, run);
             *page += run->count == 0 ? 1 : run->count;
         }
     }
@@ -168,6 +169,8 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
 {
     const unsigned node = topology_cpu_node(space_frames(space)->topology, os_cpu_current());
     const uint64_t last = (base + bytes - 1) / TIDE_PAGE_BYTES;
+    const struct fault fault = { .space = space, .thread = thread };
+    const unsigned priority = fault_priority(&fault);
     uint64_t page = base / TIDE_PAGE_BYTES;
     bool more = true;
 
@@ -176,7 +179,7 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
         unsigned count = 0;
 
         while (more && count < PREFETCH_READS) {
-            more = run_find(space, &page, last, *budget, node, &runs[count]);
+            more = run_find(space, &page, last, *budget, node, priority, &runs[count]);
             *budget -= runs[count].count;
             if (!more)
                 *budget = 0; /* frames are short, for other ranges too */

@@ -572,27 +572,31 @@ static void rs_5_a_lock_that_fails_locks_nothing(void **state)
     fixture_close(fixture);
 }
 
-/* However large the minimum, the engine keeps frames to go on with. */
+/* However large the minimums, the engine keeps frames to go on with. */
 static void rs_5_locks_leave_frames_for_others(void **state)
 {
     struct fixture *fixture = *state;
-    enum { FRAMES = 300 };
+    enum { FRAMES = 300, MINIMUM = 250 };
     fixture_page_file(fixture, 2000);
     fixture_open(fixture, FRAMES);
-    tide_space *space = space_new(fixture), *other = space_new(fixture);
-    const tide_address base = region_new(space, 2 * FRAMES), fresh = region_new(other, 600);
-    assert_success(tide_working_set_set_limits(space, 2 * FRAMES, 4 * FRAMES, 0));
-    assert_status(tide_virtual_lock(space, base, FRAMES * PG), TIDE_NO_MEMORY);
-    assert_int_equal(space_now(space).locked_pages, 0);
+    tide_space *first = space_new(fixture), *second = space_new(fixture), *other = space_new(fixture);
+    const tide_address in_first = region_new(first, FRAMES), in_second = region_new(second, FRAMES);
+    const tide_address fresh = region_new(other, 600);
+    assert_success(tide_working_set_set_limits(first, MINIMUM, MINIMUM, 0));
+    assert_success(tide_working_set_set_limits(second, MINIMUM, MINIMUM, 0));
+    assert_success(tide_virtual_lock(first, in_first, 150 * PG));
+    assert_status(tide_virtual_lock(second, in_second, 200 * PG), TIDE_NO_MEMORY);
+    assert_int_equal(space_now(second).locked_pages, 0);
     uint64_t locked = 0;
-    while (tide_virtual_lock(space, base + locked * PG, PG) == TIDE_SUCCESS)
+    while (tide_virtual_lock(second, in_second + locked * PG, PG) == TIDE_SUCCESS)
         locked++;
     assert_int_equal(tide_last_error()->status, TIDE_NO_MEMORY);
-    assert_int_equal(space_now(space).locked_pages, locked);
-    assert_between(locked, FRAMES / 2, FRAMES - 8);
+    assert_int_equal(space_now(second).locked_pages, locked);
+    assert_between(150 + locked, FRAMES / 2, FRAMES - 8);
     stamp_pages(other, fresh, 600, 2, 1);
     check_pages(other, fresh, 600, 2, 1);
-    assert_int_equal(pages_in_state(space, base, locked, TIDE_PAGE_STATE_ACTIVE), locked);
+    assert_int_equal(pages_in_state(first, in_first, 150, TIDE_PAGE_STATE_ACTIVE), 150);
+    assert_int_equal(pages_in_state(second, in_second, locked, TIDE_PAGE_STATE_ACTIVE), locked);
     fixture_close(fixture);
 }
 
@@ -987,7 +991,7 @@ static void sixteen_threads_reset_offer_lock_and_touch(void **state)
     race.space = space_new(fixture);
     race.own = region_new(race.space, RACERS * RACE_PAGES);
     race.shared = region_new(race.space, RACE_SHARED);
-    assert_success(tide_working_set_set_limits(race.space, 60, 345, 0));
+    assert_success(tide_working_set_set_limits(race.space, 60, 200, 0));
     for (unsigned slice = 0; slice < RACE_SLICES; slice++) {
         crew_run(RACERS, racer, &race);
         fixture_verify(fixture);

@@ -1,7 +1,7 @@
 /*
  * Races made likely: before every atomic operation of the engine a thread may give up its CPU (sync_point_hook, in
  * builds with TIDE_SYNC_POINTS: debug and the sanitizers). Six threads fault, trim, write out, decommit and recommit,
- * pin and read a few pages of one space in an engine of few frames, so that every page is fought over; each page
+ * reset, offer, lock, prefetch, pin and read a few pages of one space in an engine of few frames, so that every page is fought over; each page
  * carries a stamp of its address, which every reader checks, and the engine is verified at the end of each round. In
  * builds without the hook the same runs without injected yields.
  *
@@ -103,7 +103,8 @@ static void recommit(struct crew *crew, tide_address page, uint64_t pages)
 
     if (status == TIDE_SUCCESS)
         status = tide_virtual_alloc(crew->space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE);
-    if (status != TIDE_SUCCESS)
+    /* Another thread may have offered pages between the two. */
+    if (status != TIDE_SUCCESS && status != TIDE_INVALID_PAGE_PROTECTION)
         crew_fail(crew, "recommit", status);
 }
 
@@ -122,6 +123,52 @@ static void pin_page(struct crew *crew, tide_address page)
     }
 }
 
+/* Content that may be dropped, and back; locks. What the pages are meanwhile is the others' doing too. */
+static void contents_change_some(struct crew *crew, tide_address page, uint64_t pages, uint64_t call)
+{
+    static const tide_status fine[] = { TIDE_SUCCESS,     TIDE_CONTENTS_LOST,           TIDE_NOT_COMMITTED,
+                                        TIDE_DEVICE_BUSY, TIDE_INVALID_PAGE_PROTECTION, TIDE_INVALID_PARAMETER,
+                                        TIDE_NOT_LOCKED,  TIDE_ACCESS_VIOLATION,        TIDE_WORKING_SET_QUOTA,
+                                        TIDE_NO_MEMORY };
+    const uint64_t bytes = pages * TIDE_PAGE_BYTES;
+    const tide_memory_range range = { page, bytes };
+    tide_status status;
+    unsigned i = 0;
+
+    switch (call) {
+    case 0:
+        status = tide_virtual_reset(crew->space, page, bytes);
+        break;
+    case 1:
+        status = tide_virtual_reset_undo(crew->space, page, bytes);
+        break;
+    case 2:
+        status = tide_virtual_offer(crew->space, page, bytes, 1 + (unsigned)(page / TIDE_PAGE_BYTES) % 4);
+        break;
+    case 3:
+        status = tide_virtual_discard(crew->space, page, bytes);
+        break;
+    case 4:
+        status = tide_virtual_lock(crew->space, page, bytes);
+        break;
+    case 5:
+        status = tide_virtual_unlock(crew->space, page, bytes);
+        break;
+    case 6:
+        status = tide_virtual_prefetch(crew->space, &range, 1, 0);
+        break;
+    default:
+        /* One by one, as a range that holds a page which is not offered is refused. */
+        status = TIDE_SUCCESS;
+        for (uint64_t p = 0; p < PAGES; p++)
+            (void)!tide_virtual_reclaim(crew->space, crew->base + p * TIDE_PAGE_BYTES, TIDE_PAGE_BYTES);
+    }
+    while (i < sizeof fine / sizeof fine[0] && status != fine[i])
+        i++;
+    if (i == sizeof fine / sizeof fine[0])
+        crew_fail(crew, "contents", status);
+}
+
 static void *member(void *context)
 {
     struct crew *crew = context;
@@ -132,7 +179,7 @@ static void *member(void *context)
         const uint64_t index = random_below(&state, PAGES);
         const tide_address page = crew->base + index * TIDE_PAGE_BYTES;
 
-        switch (random_below(&state, 16)) {
+        switch (random_below(&state, 20)) {
         case 0:
             (void)tide_working_set_trim(crew->space, 1 + random_below(&state, 16), NULL);
             break;
@@ -163,6 +210,13 @@ static void *member(void *context)
         case 9:
         case 10:
             write_page(crew, page);
+            break;
+        case 11:
+        case 12:
+        case 13:
+        case 14:
+            contents_change_some(crew, page, 1 + random_below(&state, PAGES - index < 4 ? PAGES - index : 4),
+                                 random_below(&state, 8));
             break;
         default:
             read_page(crew, page);
