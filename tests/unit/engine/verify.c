@@ -446,6 +446,56 @@ static void I13_a_clean_page_that_changed_is_found(void **state)
     }
 }
 
+/* The mark for content that need not be kept: on a dirty page, and beside a slot. On a clean one it is right. */
+static void I13_a_mark_in_the_wrong_place_is_found(void **state)
+{
+    struct scene *scene = *state;
+    struct pfn *dirty = pfn_of(scene, MODIFIED), *clean = pfn_of(scene, CLEAN);
+
+    dirty->original = PTE_RESET;
+    assert_violated(scene, "I13");
+    dirty->original = PTE_LOST;
+    assert_sound(scene);
+    dirty->word &= ~PFN_DIRTY;
+    assert_violated(scene, "I13");
+    dirty->word |= PFN_DIRTY;
+    dirty->original = 0;
+    clean->original |= PTE_LOST;
+    assert_sound(scene);
+    clean->original &= ~PTE_LOST;
+    clean->original |= PTE_RESET;
+    assert_violated(scene, "I13");
+    clean->original &= ~PTE_RESET;
+    assert_sound(scene);
+}
+
+static void I12_wrong_counts_of_locked_and_offered_pages_are_found(void **state)
+{
+    struct scene *scene = *state;
+
+    *pte_of(scene, CLEAN) |= PTE_LOCKED;
+    assert_violated(scene, "I12");
+    scene->space->locked_pages++;
+    scene->space->partition->resident_pages++;
+    assert_sound(scene);
+    scene->space->partition->resident_pages++;
+    assert_violated(scene, "I12");
+    scene->space->partition->resident_pages -= 2;
+    scene->space->locked_pages--;
+    *pte_of(scene, CLEAN) &= ~PTE_LOCKED;
+    assert_sound(scene);
+    scene->space->locked_pages++;
+    assert_violated(scene, "I12");
+    scene->space->locked_pages--;
+    scene->space->offered_pages++;
+    assert_violated(scene, "I12");
+    scene->space->offered_pages--;
+    const uint64_t pte = *pte_of(scene, CLEAN);
+    *pte_of(scene, CLEAN) = (pte & ~PTE_PROTECTION_MASK) | ((uint64_t)PTE_OFFERED << PTE_PROTECTION_SHIFT);
+    assert_violated(scene, "I4");
+    *pte_of(scene, CLEAN) = pte;
+}
+
 /* Dirty with a slot, clean without one, and writable while the frame counts as clean. */
 static void I13_dirtiness_that_disagrees_is_found(void **state)
 {
@@ -524,7 +574,9 @@ int main(void)
         VERIFY_TEST(I10_regions_that_overlap_are_found),
         VERIFY_TEST(I11_a_lost_table_is_found),
         VERIFY_TEST(I12_a_wrong_working_set_size_is_found),
+        VERIFY_TEST(I12_wrong_counts_of_locked_and_offered_pages_are_found),
         VERIFY_TEST(I13_a_clean_page_that_changed_is_found),
+        VERIFY_TEST(I13_a_mark_in_the_wrong_place_is_found),
         VERIFY_TEST(I13_dirtiness_that_disagrees_is_found),
         VERIFY_TEST(I15_a_forgotten_claim_is_found),
         VERIFY_TEST(a_slot_that_cannot_be_read_is_an_io_error),
