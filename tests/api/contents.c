@@ -614,6 +614,12 @@ static void ws_5_locked_pages_survive_every_trim(void **state)
     stamp_pages(space, base + LOCKED * PG, OTHERS, 1, 2);
     uint64_t trimmed = 0;
 
+    tide_working_set_statistics set = { 0 };
+    assert_success(tide_working_set_statistics_get(space, &set));
+    assert_int_equal(set.locked_pages, LOCKED);
+    tide_working_set_entry entries[] = { { .address = base }, { .address = base + LOCKED * PG } };
+    assert_success(tide_working_set_query(space, entries, 2));
+    assert_true(entries[0].locked && !entries[1].locked);
     assert_success(tide_working_set_trim(space, UINT64_MAX, &trimmed));
     assert_int_equal(trimmed, OTHERS);
     assert_int_equal(space_now(space).working_set_pages, LOCKED);
