@@ -345,6 +345,7 @@ static void WS_5_fixed_pages_stay_through_every_trim(void **state)
     for (unsigned i = 0; i < 20; i++)
         sync_store_64(pte_at(space, base + 3 * i * PAGE),
                       (*pte_at(space, base + 3 * i * PAGE) & ~PTE_LARGE) | PTE_LOCKED);
+    assert_status(lock_quota_take(space, 20), TIDE_SUCCESS);
     /* Replacement at a hard maximum, and the maximum being made hard: the others go; without any, the page comes in. */
     scene->frames->nodes[0].low = 0;
     assert_status(tide_working_set_set_limits(space, 20, 30, TIDE_WORKING_SET_HARD_MAXIMUM), TIDE_SUCCESS);
@@ -369,6 +370,7 @@ static void WS_5_fixed_pages_stay_through_every_trim(void **state)
         assert_true(*pte & PTE_LOCKED);
         sync_store_64(pte, *pte & ~PTE_LOCKED);
     }
+    lock_quota_return(space, 20);
     touch(space, base + 4 * PAGE, TIDE_ACCESS_READ, TIDE_PAGE_FAULT_TRANSITION);
     assert_int_equal(space_working_set_pages(space), 13);
     check_stamps(space, base, 60);
