@@ -10,6 +10,7 @@ usage() {
 usage: cmake/dependencies.sh [--check] GROUP...
   build   compiler, CMake and the libraries that pagetide links
   test    what the tests need besides
+  fuzz    clang with libFuzzer, for the fuzzer of the API (about 500 MB)
   bench   what the benchmarks need besides
   --check only say what is missing; exit 1 if anything is
 END
@@ -21,7 +22,7 @@ for argument in "$@"; do
     case $argument in
         --check) check_only=yes ;;
         --help | -h) usage; exit 0 ;;
-        build | test | bench) groups+=("$argument") ;;
+        build | test | fuzz | bench) groups+=("$argument") ;;
         *) echo "dependencies.sh: unknown group \"$argument\"" >&2; usage >&2; exit 2 ;;
     esac
 done
@@ -35,6 +36,7 @@ for group in "${groups[@]}"; do
     case $group in
         build) packages+=(gcc g++ cmake ninja-build pkg-config libck-dev libhwloc-dev liburing-dev) ;;
         test) packages+=(libcmocka-dev libzstd-dev binutils) ;;
+        fuzz) packages+=(clang libclang-rt-14-dev) ;;
         bench) packages+=(libbenchmark-dev libzstd-dev fio gnuplot-nox python3) ;;
     esac
 done

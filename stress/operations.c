@@ -23,6 +23,8 @@ static const struct {
     { "release", 1, op_release },
     { "overlap", 5, op_overlap },
     { "private region", 5, op_private_region },
+    { "protect", 8, op_protect },
+    { "own region", 5, op_own_region },
     { "space", 1, op_space },
     { "working set", 6, op_working_set },
     { "query", 30, op_query },

@@ -34,6 +34,10 @@ void op_worker_step(struct stress_thread *thread);
 /* counter_operations.c */
 void op_counters(struct stress_thread *thread);
 
+/* region_operations.c */
+void op_protect(struct stress_thread *thread);
+void op_own_region(struct stress_thread *thread);
+
 /* Success of a call that writes modified pages; with injected errors, also TIDE_IO_ERROR. */
 void expect_writer(struct stress_thread *thread, tide_status status, const char *what);
 

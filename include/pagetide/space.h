@@ -37,7 +37,7 @@ TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
 #define TIDE_NO_COMMIT_LIMIT UINT64_MAX
 
 /**
- * Limits the private commit of a space: JOB_OBJECT_LIMIT_PROCESS_MEMORY. Page tables do not count. A limit below what
+ * Limits the private commit of a space: JOB_OBJECT_LIMIT_PROCESS_MEMORY. Page tables and large pages do not count. A limit below what
  * is committed takes nothing away: the next commit fails.
  * @param pages the limit, or TIDE_NO_COMMIT_LIMIT (the default). A commit beyond it is TIDE_COMMITMENT_LIMIT, exact
  *   under any concurrency, and page files do not grow for it.

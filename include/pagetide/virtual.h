@@ -66,7 +66,8 @@ extern "C" {
  * Committing committed pages keeps the data, is not charged again, and sets the new protection.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (type, size or address); TIDE_INVALID_PAGE_PROTECTION;
  *   TIDE_CONFLICTING_ADDRESSES (range not free, or commit outside one reservation, or in large pages or a placeholder);
- *   TIDE_NO_MEMORY (no free range of that size; no frame for a table; no 2 MiB of frames together);
+ *   TIDE_NO_MEMORY (no free range of that size; no 2 MiB of frames together); TIDE_TIMEOUT (no frame for a page table
+ *   within frame_wait_ms) or, in an open access section, TIDE_ACCESS_SECTION_TOO_LONG;
  *   TIDE_COMMITMENT_LIMIT (a commit that does not fit waits for page files to grow: they are at their maximum, or their
  *   disks full).
  */
@@ -82,7 +83,10 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc(tide_space *space, ti
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc_numa(tide_space *space, tide_address *base, uint64_t *bytes,
                                                                 uint32_t type, uint32_t protection, uint32_t node);
 
-/** Extended parameters of VirtualAlloc2: MEM_ADDRESS_REQUIREMENTS and the node. Zero in a field means no requirement. */
+/**
+ * Extended parameters of VirtualAlloc2: MEM_ADDRESS_REQUIREMENTS and the node. Zero in an address or the alignment means
+ * no requirement.
+ */
 typedef struct tide_alloc_parameters {
     size_t struct_bytes;          /**< set by the caller to sizeof(tide_alloc_parameters) */
     tide_address lowest_address;  /**< the region begins here or above; a multiple of 64 KiB */
@@ -93,7 +97,8 @@ typedef struct tide_alloc_parameters {
 
 /**
  * tide_virtual_alloc() with address requirements, and placeholders: VirtualAlloc2. An explicit base must be a multiple
- * of 64 KiB and the size one of the page size: nothing is rounded. Address requirements need base 0.
+ * of 64 KiB (of the page size with TIDE_MEM_REPLACE_PLACEHOLDER) and the size one of the page size: nothing is rounded.
+ * Address requirements need base 0.
  * @param type also TIDE_MEM_RESERVE | TIDE_MEM_RESERVE_PLACEHOLDER (protection TIDE_PAGE_NOACCESS): a placeholder, which
  *   nothing can be committed in; or TIDE_MEM_RESERVE | TIDE_MEM_REPLACE_PLACEHOLDER, with TIDE_MEM_COMMIT if wished:
  *   base and size are exactly those of one placeholder, whose place the region takes without a gap.
@@ -133,7 +138,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free_native(tide_space *spa
  * Changes the protection of committed pages: VirtualProtect. Rounded outwards to pages; all or nothing.
  * @param[out] old the former protection of the first page; must not be NULL.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (not inside one
- *   region); TIDE_NOT_COMMITTED (a page of it); TIDE_NO_MEMORY (no frame for a page table). TIDE_INVALID_PAGE_PROTECTION also for pages that are offered.
+ *   region); TIDE_INVALID_PAGE_PROTECTION also for offered pages; TIDE_NOT_COMMITTED (a page of it); TIDE_TIMEOUT or
+ *   TIDE_ACCESS_SECTION_TOO_LONG (no frame for a page table).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_protect(tide_space *space, tide_address base, uint64_t bytes,
                                                              uint32_t protection, uint32_t *old);
@@ -297,8 +303,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_prefetch(tide_space *space,
  *
  * With TIDE_WRITE_WATCH_RESET the pages that are reported, and only those, are watched anew, and no write is lost: a
  * write that this call does not report is reported by the next. For that the call waits until the access sections that
- * could write through a pointer from before have ended; the calling thread must hold none with pointers. Pages pinned
- * for writing stay marked while they are pinned.
+ * could write through a pointer from before have ended; the calling thread must hold none with pointers. A page that
+ * was written stays marked while it is pinned.
  *
  * @param flags 0 or TIDE_WRITE_WATCH_RESET. @param base, bytes a range inside one such region; rounded outwards.
  * @param[out] addresses page addresses. @param[in,out] count in: room; out: pages reported.
@@ -312,7 +318,9 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_write_watch_get(tide_space *space, 
 
 /**
  * Forgets the writes of a range: ResetWriteWatch. Writes between an earlier tide_write_watch_get() and this call are
- * lost; to lose none, use its TIDE_WRITE_WATCH_RESET. @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER.
+ * lost; to lose none, use its TIDE_WRITE_WATCH_RESET. Writes after this call are seen, by whatever pointer, so it waits
+ * for access sections as that does.
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_DEVICE_BUSY; TIDE_TIMEOUT (part of the range may have been reset).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_write_watch_reset(tide_space *space, tide_address base, uint64_t bytes);
 

@@ -132,6 +132,10 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
     struct grace_thread *thread = access->thread;
     pte_t valid;
 
+    if (thread == NULL) {
+        access->status = error_set(TIDE_INVALID_HANDLE, 0, address, "the access section has ended");
+        return NULL;
+    }
     grace_enter(thread);
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
     grace_leave(thread);
@@ -149,7 +153,7 @@ __attribute__((noinline)) static const uint64_t *directory_find(tide_access *acc
     const struct grace_thread *thread = access->thread;
     const uint64_t gigabyte = address >> 30;
 
-    if (thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS)
+    if (thread == NULL || thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS)
         return NULL;
     const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     if (table != NULL) {
@@ -190,6 +194,10 @@ static inline void *section_pointer(const tide_access *access, const uint64_t *p
 
 void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind)
 {
+    if (__builtin_expect(access == NULL, 0)) {
+        (void)error_set(TIDE_INVALID_PARAMETER, 0, address, "the access section is NULL");
+        return NULL;
+    }
     const uint64_t *pte = section_pte(access, address);
 
     if (__builtin_expect(pte != NULL, 1)) {

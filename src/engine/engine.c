@@ -30,6 +30,7 @@ static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 
 static struct sync_lock registry_lock = { .rank = SYNC_RANK_registry };
 static tide_engine *registry;     /* [L:registry] open engines */
+static tide_engine *closed;       /* [L:registry] memory of closed engines, by `next` */
 static uint64_t registry_next_id; /* [L:registry] */
 
 static tide_engine *registry_find(uint64_t id)
@@ -223,6 +224,24 @@ static tide_status partition_open(struct partition *partition, const tide_config
     return status;
 }
 
+/*
+ * Memory for an engine: that of a closed one, if there is. It is never given back to the process, so that the magic of a
+ * handle that was closed can be read at any time, and is wrong until the memory becomes another engine.
+ */
+static tide_engine *memory_get(void)
+{
+    sync_lock(&registry_lock);
+    tide_engine *engine = closed;
+    if (engine != NULL)
+        closed = engine->next;
+    sync_unlock(&registry_lock);
+    if (engine == NULL)
+        engine = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *engine);
+    if (engine != NULL)
+        memset(engine, 0, sizeof *engine);
+    return engine;
+}
+
 static void engine_free(tide_engine *engine)
 {
     struct partition *partition = &engine->partition;
@@ -233,7 +252,10 @@ static void engine_free(tide_engine *engine)
     stores_destroy(partition->stores);
     free(partition->waits);
     topology_destroy(partition->topology);
-    free(engine);
+    sync_lock(&registry_lock);
+    engine->next = closed;
+    closed = engine;
+    sync_unlock(&registry_lock);
 }
 
 tide_status tide_engine_open(const tide_config *config, tide_engine **out)
@@ -245,10 +267,9 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
         return status;
     if (out == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the engine is NULL");
-    engine = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *engine);
+    engine = memory_get();
     if (engine == NULL)
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for an engine of %zu bytes", sizeof *engine);
-    memset(engine, 0, sizeof *engine);
     sync_lock_init(&engine->world, SYNC_RANK_world);
     status = partition_open(&engine->partition, config);
     if (!tide_failed(status)) {

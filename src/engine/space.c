@@ -53,6 +53,6 @@ tide_status tide_space_set_commit_limit(tide_space *space, uint64_t pages)
     const tide_status status = space_check(space);
 
     if (!tide_failed(status))
-        commit_limit_set(&space->commit, pages);
+        space_commit_limit_set(space, pages);
     return status;
 }

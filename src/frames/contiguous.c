@@ -102,6 +102,8 @@ frame_t frames_take_run(struct frames *frames, unsigned n, bool standby)
     const uint32_t blocks = node->count / FRAMES_RUN;
     const uint32_t hint = sync_load_relaxed_32(&node->run_hint);
 
+    if (frames_available(frames, n) < FRAMES_RUN + node->reserve)
+        return FRAME_NONE;
     for (uint32_t i = 0; i < blocks; i++) {
         const uint32_t block = (hint + i) % blocks;
         const uint32_t first = node->first + block * FRAMES_RUN;

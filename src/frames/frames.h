@@ -195,9 +195,10 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
  */
 void frames_free(struct frames *frames, frame_t frame);
 /*
- * FRAMES_RUN frames that lie together, the first a multiple of FRAMES_RUN. On this node alone. From the zeroed and free lists; with `standby` also clean pages are repurposed for it. They stay in state
- * ZEROED or FREE, on no list, and belong to the caller alone, who zeroes those that need it. FRAME_NONE if no block of
- * the node is free as a whole. O(frames of the node) at worst, in short critical sections.
+ * FRAMES_RUN frames that lie together, the first a multiple of FRAMES_RUN. On this node alone. From the zeroed and free
+ * lists; with `standby` also clean pages are repurposed for it. They stay in state ZEROED or FREE, on no list, and belong
+ * to the caller alone, who zeroes those that need it. FRAME_NONE if no block of the node is free as a whole, or only with
+ * the writers' reserve. O(frames of the node) at worst, in short critical sections.
  */
 frame_t frames_take_run(struct frames *frames, unsigned node, bool standby);
 /* Returns all frames in CPU caches to the lists. */

@@ -16,6 +16,57 @@
  */
 #include "spaces/region_impl.h"
 
+/* The limit of space.commit, which counts large pages: raised by as many as there are. Space locked. */
+static void limit_apply(tide_space *space)
+{
+    const uint64_t limit = space->commit_limit, large = space->large_pages;
+
+    commit_limit_set(&space->commit, limit > TIDE_NO_COMMIT_LIMIT - large ? TIDE_NO_COMMIT_LIMIT : limit + large);
+}
+
+void space_commit_limit_set(tide_space *space, uint64_t pages)
+{
+    sync_lock(&space->lock);
+    space->commit_limit = pages;
+    limit_apply(space);
+    sync_unlock(&space->lock);
+}
+
+tide_status large_charge(struct region_retry *retry, uint64_t pages)
+{
+    tide_space *space = retry->space;
+    struct commit *commit = &space->partition->commit;
+    const tide_status status = commit_charge(commit, pages);
+
+    retry->wanted_pages = tide_failed(status) ? pages : 0;
+    if (tide_failed(status))
+        return error_set(status, 0, 0, "cannot commit %lu pages: %lu are charged, the limit is %lu pages", pages,
+                         commit_total(commit), sync_load_64(&commit->limit));
+    sync_lock(&space->lock);
+    space->large_pages += pages;
+    if (space->commit_limit != TIDE_NO_COMMIT_LIMIT)
+        limit_apply(space);
+    commit_force(&space->commit, pages);
+    sync_unlock(&space->lock);
+    return TIDE_SUCCESS;
+}
+
+void large_uncharge_locked(tide_space *space, uint64_t pages)
+{
+    /* The limit first: at no moment can more be committed than the user's limit allows. */
+    space->large_pages -= pages;
+    if (space->commit_limit != TIDE_NO_COMMIT_LIMIT)
+        limit_apply(space);
+    pages_uncharge(space, pages);
+}
+
+void large_uncharge(tide_space *space, uint64_t pages)
+{
+    sync_lock(&space->lock);
+    large_uncharge_locked(space, pages);
+    sync_unlock(&space->lock);
+}
+
 tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t tables)
 {
     tide_space *space = retry->space;

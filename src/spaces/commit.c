@@ -33,6 +33,9 @@
  * limit the true charge fits under the new one. The lock keeps everybody who sums or decides exactly from seeing the
  * pages that are charged to nobody. 65,536 cuts between a taker's read and its CAS do not happen.
  *
+ * A limit may be set below the charge, or be passed by commit_force(). From then on, until a charge fits again, the
+ * credits stay closed: else what a credit holds, or what is returned to one, could be charged without a look at the limit.
+ *
  * Progress: returns never wait. A charge that a credit covers does not either. Others may wait for the lock (large ones
  * that fit only while the charge climbs to a new peak), under which the work is O(CPUs) at most and waits for nobody. A
  * system that stays full pays O(CPUs) for each charge that fails, and one CAS under the lock for each that succeeds.
@@ -142,7 +145,7 @@ static uint64_t total_locked(struct commit *commit)
         uint64_t credits = 0;
 
         for (unsigned i = 0; i < commit->cpu_count; i++)
-            credits += sync_load_64(&commit->credits[i].word);
+            credits += sync_load_64(&commit->credits[i].word) & ~CREDIT_CLOSED;
         total = charged > credits ? charged - credits : 0;
         if (commit_charged_bound(commit) == charged) {
             peak_raise(commit, total);
@@ -165,17 +168,40 @@ static void near_limit_check(struct commit *commit)
         frames_bell_ring(commit->bell);
 }
 
+/* Under the lock: what the credits hold goes back, and they give and take nothing until they are opened. */
+static void credits_close(struct commit *commit)
+{
+    for (unsigned i = 0; i < commit->cpu_count; i++)
+        global_put(commit, sync_swap_64(&commit->credits[i].word, CREDIT_CLOSED) & ~CREDIT_CLOSED);
+    commit->credits_closed = true;
+}
+
+/* Under the lock: the credits are opened again, empty, unless more is charged than the limit allows. */
+static void credits_open(struct commit *commit)
+{
+    if (!commit->credits_closed || commit_charged_bound(commit) > sync_load_64(&commit->limit))
+        return;
+    for (unsigned i = 0; i < commit->cpu_count; i++)
+        sync_store_64(&commit->credits[i].word, 0);
+    commit->credits_closed = false;
+}
+
+/* Under the lock, after the limit was changed, or may have been passed. */
+static void limit_settle(struct commit *commit)
+{
+    credits_close(commit);
+    credits_open(commit);
+}
+
 /* Under the lock, with all credits called in: the decision at the limit. */
 static tide_status charge_exact(struct commit *commit, uint64_t pages)
 {
     uint64_t charge;
 
-    for (unsigned i = 0; i < commit->cpu_count; i++)
-        global_put(commit, sync_swap_64(&commit->credits[i].word, CREDIT_CLOSED));
+    credits_close(commit);
     const bool taken = global_take(commit, pages, &charge);
     peak_raise(commit, commit_charged_bound(commit));
-    for (unsigned i = 0; i < commit->cpu_count; i++)
-        sync_store_64(&commit->credits[i].word, 0);
+    credits_open(commit);
     if (taken)
         return TIDE_SUCCESS;
     return error_set(TIDE_COMMITMENT_LIMIT, 0, 0,
@@ -191,6 +217,7 @@ static tide_status charge_slow(struct commit *commit, uint64_t pages)
     uint64_t seen;
 
     sync_lock(&commit->lock);
+    credits_open(commit);
     if (pages < COMMIT_CREDIT_BATCH && credit_take(credit_current(commit), pages))
         goto out; /* who held the lock before refilled it */
     if (pages < COMMIT_CREDIT_BATCH && global_take(commit, pages + COMMIT_CREDIT_BATCH, &seen))
@@ -227,12 +254,20 @@ tide_status commit_charge(struct commit *commit, uint64_t pages)
 void commit_force(struct commit *commit, uint64_t pages)
 {
     (void)sync_add_64(&commit->charged, pages);
+    if (commit_charged_bound(commit) > sync_load_64(&commit->limit)) {
+        sync_lock(&commit->lock);
+        limit_settle(commit);
+        sync_unlock(&commit->lock);
+    }
     commit_events_check(commit);
 }
 
 void commit_limit_lower(struct commit *commit, uint64_t pages)
 {
+    sync_lock(&commit->lock);
     (void)sync_add_64(&commit->limit, -pages);
+    limit_settle(commit);
+    sync_unlock(&commit->lock);
     (void)sync_add_64(&commit->maximum, -pages);
     commit_events_check(commit);
 }
@@ -282,7 +317,10 @@ void commit_extend_arm(struct commit *commit, bool armed)
 
 void commit_limit_set(struct commit *commit, uint64_t pages)
 {
+    sync_lock(&commit->lock);
     sync_store_64(&commit->limit, pages);
+    limit_settle(commit);
+    sync_unlock(&commit->lock);
     commit_events_check(commit);
 }
 

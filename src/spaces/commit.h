@@ -44,7 +44,8 @@ struct commit {
         SYNC_CACHE_ALIGNED; /* [A] pages, credits included, and cuts of the limit (commit.c); above the limit only by
                                commit_force() or bad slots */
     uint64_t peak;          /* [A] highest true charge seen */
-    struct sync_lock lock;  /* rank commit: refills, calling in the credits, sums over them */
+    struct sync_lock lock;  /* rank commit: refills, calling in the credits, sums over them, changes of the limit */
+    bool credits_closed;    /* [L:commit] */
     /* Read-mostly. */
     uint64_t limit SYNC_CACHE_ALIGNED; /* [A] may be raised at any time */
     uint64_t maximum;                  /* [A] what the limit can rise to */

@@ -279,7 +279,7 @@ static void reclaim_visit(tide_space *space, uint64_t *pte, void *context)
 /* ---- checks ----------------------------------------------------------------------------------------------------- */
 
 /* The first page whose protection is not `wanted`, with that protection; false if all have it. */
-static bool other_protection(const tide_space *space, const struct vad *vad, struct range range, unsigned wanted,
+static bool other_protection(tide_space *space, const struct vad *vad, struct range range, unsigned wanted,
                              uint64_t *page, unsigned *protection)
 {
     for (uint64_t at = range.first; at <= range.last; at++) {

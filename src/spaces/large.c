@@ -9,6 +9,9 @@
  */
 #include "spaces/region_impl.h"
 
+/* Rounds in which frames may come out of their grace period. */
+enum { ROUNDS = 3 };
+
 static frame_t run_take(struct frames *frames, unsigned node)
 {
     const unsigned *order = frames->topology->nodes[node].order;
@@ -28,24 +31,71 @@ static frame_t run_take(struct frames *frames, unsigned node)
     return FRAME_NONE;
 }
 
-tide_status large_frames_take(tide_space *space, uint64_t count, unsigned node, frame_t *first)
+/*
+ * Outside of the engine for a moment, so that the grace period can move: inside, the caller's own section holds it back,
+ * and what was just freed could not be had.
+ */
+static void grace_let_pass(struct grace *grace, struct grace_thread *thread)
+{
+    const unsigned depth = thread->depth;
+
+    for (unsigned i = 0; i < depth; i++)
+        grace_leave(thread);
+    grace_sections_suspend(thread);
+    (void)grace_advance(grace);
+    (void)grace_advance(grace);
+    grace_sections_resume(thread);
+    for (unsigned i = 0; i < depth; i++)
+        grace_enter(thread);
+}
+
+static void large_frames_give_back_unused(tide_space *space, const frame_t *first, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        for (uint32_t f = 0; f < FRAMES_RUN; f++) {
+            const frame_t frame = { first[i].number + f };
+            const uint64_t word = sync_load_relaxed_64(&frame_pfn(space_frames(space), frame)->word);
+
+            frames_give_back(space_frames(space), frame, pfn_state(word) == FRAME_ZEROED);
+        }
+}
+
+static uint64_t runs_take(struct frames *frames, uint64_t count, unsigned node, frame_t *first)
+{
+    uint64_t taken = 0;
+
+    while (taken < count && !frame_is_none(first[taken] = run_take(frames, node)))
+        taken++;
+    return taken;
+}
+
+tide_status large_frames_take(tide_space *space, struct grace_thread *thread, uint64_t count, unsigned node,
+                              frame_t *first)
 {
     struct frames *frames = space_frames(space);
+    uint64_t taken = 0;
 
-    for (uint64_t i = 0; i < count; i++) {
-        first[i] = run_take(frames, node);
-        if (frame_is_none(first[i])) {
-            large_frames_give_back(space, first, i);
-            return error_set(TIDE_NO_MEMORY, 0, 0,
-                             "%lu of %lu large pages found: no other %u frames lie together and are free", i, count,
-                             FRAMES_RUN);
+    for (unsigned round = 0; round < ROUNDS && taken < count; round++) {
+        if (round != 0) {
+            large_frames_give_back_unused(space, first, taken);
+            grace_let_pass(&frames->grace, thread);
         }
+        taken = runs_take(frames, count, node, first);
+    }
+    if (taken < count) {
+        large_frames_give_back_unused(space, first, taken);
+        return error_set(TIDE_NO_MEMORY, 0, 0,
+                         "%lu of %lu large pages found: no other %u frames lie together and are free", taken, count,
+                         FRAMES_RUN);
+    }
+    for (uint64_t i = 0; i < count; i++)
         for (uint32_t f = 0; f < FRAMES_RUN; f++) {
             const frame_t frame = { first[i].number + f };
             if (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED)
                 frame_zero_streaming(frame_memory(frames, frame));
         }
-    }
+    for (unsigned n = 0; n < frames->node_count; n++)
+        frames_check_thresholds(frames, n);
     return TIDE_SUCCESS;
 }
 
@@ -72,6 +122,11 @@ void large_pages_install(tide_space *space, const struct vad *vad, const frame_t
         frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
                                                    ((uint64_t)FRAME_USE_LARGE_PAGE << PFN_USE_SHIFT),
                                                sync_load_relaxed_32(&space->priority)));
-        sync_store_64(pte, pte_make_valid(frame, PTE_READWRITE, true).bits | PTE_LARGE);
+        /* A fault of an older region at this address may hold a claim for a moment; it puts back the 0 that it found. */
+        const pte_t valid = { pte_make_valid(frame, PTE_READWRITE, true).bits | PTE_LARGE };
+        while (!pte_cas(pte, (pte_t){ 0 }, valid)) {
+            ASSERT_ALWAYS(pte_is_busy(pte_load(pte)) || pte_load(pte).bits == 0);
+            pte_wait(space->partition->waits, NULL, pte);
+        }
     }
 }

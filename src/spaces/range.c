@@ -44,8 +44,11 @@ static pte_t settled(tide_space *space, uint64_t *pte)
 {
     pte_t seen;
 
-    /* A fault from before a decommit may have claimed the PTE for a moment, and will put back the 0 that it found. */
-    while (pte_is_busy(seen = pte_load(pte)))
+    /*
+     * A fault from before a decommit may have claimed the PTE for a moment, and will put back the 0 that it found. One
+     * that is being read is committed for certain; the I/O is not waited for.
+     */
+    while (pte_is_busy(seen = pte_load(pte)) && !pte_is_being_read(seen))
         pte_wait(space->partition->waits, NULL, pte);
     return seen;
 }
@@ -192,10 +195,10 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
     return status;
 }
 
-unsigned range_protection(const tide_space *space, const struct vad *vad, uint64_t page)
+unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t page)
 {
-    const uint64_t *pte = page_table_find(&space->table, page);
-    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
+    uint64_t *pte = page_table_find(&space->table, page);
+    const pte_t seen = pte == NULL ? (pte_t){ 0 } : settled(space, pte);
 
     if (seen.bits == 0)
         return vad->commit_state & ~VAD_GONE;
@@ -263,7 +266,10 @@ void region_clear(tide_space *space, struct vad *vad, uint32_t state)
     (void)sync_swap_32(&vad->commit_state, state); /* a full barrier: see the argument on top */
     (void)sync_add_32(&vad->commit_generation, 1);
     range_clear(space, (struct range){ vad->first_page, vad->last_page });
-    pages_uncharge(space, vad->committed_pages);
+    if (vad->kind == VAD_LARGE_PAGES)
+        large_uncharge_locked(space, vad->committed_pages);
+    else
+        pages_uncharge(space, vad->committed_pages);
     vad->committed_pages = 0;
 }
 

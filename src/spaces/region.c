@@ -165,7 +165,8 @@ struct reservation {
     uint64_t lowest, highest; /* pages within which it must lie, if anywhere */
     uint64_t alignment;       /* pages, a power of two */
     enum vad_kind kind;
-    frame_t *large; /* first frames of its large pages */
+    frame_t *large; /* first frames of its large pages, which are charged */
+    bool no_frame;  /* out: the last try failed for want of a frame for a table */
     struct write_watch *watch;
 };
 
@@ -247,6 +248,7 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
     tide_status status;
 
     retry->wanted_pages = 0;
+    want->no_frame = false;
     if (vad == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     sync_lock(&space->lock);
@@ -269,14 +271,14 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
         want->watch->first_page = vad->first_page;
     if (want->type & TIDE_MEM_COMMIT) {
         tables = page_table_missing(&space->table, vad->first_page, vad->last_page);
-        status = pages_charge(retry, range_pages(want->range), tables);
+        status = pages_charge(retry, want->large != NULL ? 0 : range_pages(want->range), tables);
         if (tide_failed(status))
             goto out;
         tables_promise(space, tables);
         if (want->large != NULL)
             status = leaves_make(space, want->range, retry->node);
         if (tide_failed(status)) {
-            pages_uncharge(space, range_pages(want->range));
+            want->no_frame = true;
             tables_promise_drop(space, tables);
             goto out;
         }
@@ -307,43 +309,80 @@ out:
     return status;
 }
 
+/*
+ * Takes the frames of large pages and charges them. Whether there is room for the region and for the charge is looked at
+ * first, since taking the frames may repurpose all standby pages of the engine.
+ */
+static tide_status large_take(struct region_retry *retry, struct reservation *want, uint64_t count)
+{
+    tide_space *space = retry->space;
+    const unsigned node = want->node == TIDE_NO_PREFERRED_NODE ? retry->node : want->node;
+    struct reservation look = *want;
+
+    sync_lock(&space->lock);
+    tide_status status = range_settle(space, &look);
+    sync_unlock(&space->lock);
+    if (!tide_failed(status))
+        status = large_charge(retry, count * FRAMES_RUN);
+    if (tide_failed(status))
+        return status;
+    /* It fits; but the engine may be left for frames, and nothing may be held then. */
+    large_uncharge(space, count * FRAMES_RUN);
+    status = large_frames_take(space, retry->thread, count, node, want->large);
+    if (tide_failed(status))
+        return status;
+    status = large_charge(retry, count * FRAMES_RUN);
+    if (tide_failed(status))
+        large_frames_give_back(space, want->large, count);
+    return status;
+}
+
+/* Nothing is held while region_retry() waits: the frames of large pages are taken anew for each try. */
+static tide_status reserve_large(struct region_retry *retry, struct reservation *want)
+{
+    const uint64_t count = range_pages(want->range) / FRAMES_RUN;
+    const uint64_t frames = space_frames(retry->space)->total;
+    tide_status status;
+
+    if (count > frames / FRAMES_RUN)
+        return error_set(TIDE_NO_MEMORY, 0, 0, "%lu large pages of %u frames each, and the engine has %lu frames",
+                         count, FRAMES_RUN, frames);
+    want->kind = VAD_LARGE_PAGES;
+    want->large = calloc(count, sizeof *want->large);
+    if (want->large == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to list %lu large pages", count);
+    do {
+        want->no_frame = false;
+        status = large_take(retry, want, count);
+        if (tide_failed(status))
+            continue;
+        status = reserve_try(retry, want);
+        if (tide_failed(status)) {
+            large_frames_give_back(retry->space, want->large, count);
+            large_uncharge(retry->space, count * FRAMES_RUN);
+        }
+    } while (tide_failed(status) && (status != TIDE_NO_MEMORY || want->no_frame) && region_retry(retry, &status));
+    free(want->large);
+    return status;
+}
+
 static tide_status reserve(struct region_retry *retry, struct reservation *want)
 {
-    const uint64_t large = want->type & TIDE_MEM_LARGE_PAGES ? range_pages(want->range) / LARGE_PAGE_PAGES : 0;
     tide_status status = TIDE_SUCCESS;
 
+    if (want->type & TIDE_MEM_LARGE_PAGES)
+        return reserve_large(retry, want);
     if (want->type & TIDE_MEM_WRITE_WATCH) {
         want->kind = VAD_WRITE_WATCH;
         status = watch_create(want->range, &want->watch);
     }
-    if (large != 0) {
-        const unsigned node = want->node == TIDE_NO_PREFERRED_NODE ? retry->node : want->node;
-
-        want->kind = VAD_LARGE_PAGES;
-        want->large = calloc(large, sizeof *want->large);
-        if (want->large == NULL)
-            status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to list %lu large pages", large);
-        else
-            status = large_frames_take(retry->space, large, node, want->large);
-        if (tide_failed(status)) {
-            free(want->large);
-            return status;
-        }
-    }
     if (tide_failed(status))
         return status;
-    do {
+    do
         status = reserve_try(retry, want);
-        /* No range is no matter of frames; only large pages make tables here. */
-        if (status == TIDE_NO_MEMORY && large == 0)
-            break;
-    } while (tide_failed(status) && region_retry(retry, &status));
-    if (tide_failed(status)) {
-        if (large != 0)
-            large_frames_give_back(retry->space, want->large, large);
+    while (status == TIDE_COMMITMENT_LIMIT && region_retry(retry, &status));
+    if (tide_failed(status))
         free(want->watch);
-    }
-    free(want->large);
     return status;
 }
 
@@ -425,15 +464,24 @@ static tide_status large_check(uint32_t type, uint32_t protection, tide_address 
     return TIDE_SUCCESS;
 }
 
+/* What an explicit base is rounded down to. A placeholder is replaced where it lies, be it a part split off at a page. */
+static uint64_t base_granularity(uint32_t type)
+{
+    return (type & TIDE_MEM_RESERVE) && !(type & TIDE_MEM_REPLACE_PLACEHOLDER) ? TIDE_ALLOCATION_GRANULARITY_BYTES
+                                                                               : TIDE_PAGE_BYTES;
+}
+
 static tide_status parameters_check(const tide_alloc_parameters *parameters, tide_address base, uint64_t bytes,
                                     uint32_t type, uint32_t protection)
 {
     const uint64_t granularity = TIDE_ALLOCATION_GRANULARITY_BYTES;
 
-    if (base % ((type & TIDE_MEM_RESERVE) ? granularity : TIDE_PAGE_BYTES) != 0 || bytes % TIDE_PAGE_BYTES != 0)
+    const uint64_t of_base = base_granularity(type);
+
+    if (base % of_base != 0 || bytes % TIDE_PAGE_BYTES != 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, base,
                          "base 0x%lx, %lu bytes; the base must be a multiple of %lu and the size one of %u", base,
-                         bytes, granularity, TIDE_PAGE_BYTES);
+                         bytes, of_base, TIDE_PAGE_BYTES);
     if ((type & TIDE_MEM_RESERVE_PLACEHOLDER) && protection != TIDE_PAGE_NOACCESS)
         return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, 0, "protection 0x%x; that of a placeholder is 0x%x",
                          protection, TIDE_PAGE_NOACCESS);
@@ -449,7 +497,7 @@ static tide_status parameters_check(const tide_alloc_parameters *parameters, tid
     if (base != 0 && (lowest | highest | alignment) != 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "base 0x%lx with address requirements; it must be 0", base);
     if (lowest % granularity != 0 || (highest != 0 && (highest + 1) % granularity != 0) ||
-        highest > TIDE_HIGHEST_ADDRESS || (highest != 0 && lowest > highest))
+        highest > TIDE_HIGHEST_ADDRESS || lowest > (highest != 0 ? highest : TIDE_HIGHEST_ADDRESS))
         return error_set(TIDE_INVALID_PARAMETER, 0, lowest,
                          "addresses from 0x%lx to 0x%lx; the first must be a multiple of %lu, the last one less than "
                          "one and at most 0x%llx",
@@ -505,7 +553,7 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
     if (anywhere)
         type |= TIDE_MEM_RESERVE;
     const bool reserving = (type & TIDE_MEM_RESERVE) != 0;
-    status = range_of(*base, *bytes, reserving ? TIDE_ALLOCATION_GRANULARITY_BYTES : TIDE_PAGE_BYTES, &range);
+    status = range_of(*base, *bytes, base_granularity(type), &range);
     if (tide_failed(status))
         return status;
     if (!anywhere && range.first < FIRST_PAGE)

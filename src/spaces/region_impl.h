@@ -58,6 +58,10 @@ bool region_retry(struct region_retry *retry, tide_status *status);
 TIDE_MUST_CHECK tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t tables);
 /* Gives the charge of pages back. */
 void pages_uncharge(tide_space *space, uint64_t pages);
+/* The same for large pages, which the space's own limit does not count. Space not locked. */
+TIDE_MUST_CHECK tide_status large_charge(struct region_retry *retry, uint64_t pages);
+void large_uncharge(tide_space *space, uint64_t pages);
+void large_uncharge_locked(tide_space *space, uint64_t pages); /* space locked */
 /* Tables that were charged are kept for the space until the promise is dropped: then, as many as do not exist go back. */
 void tables_promise(tide_space *space, uint64_t tables);
 void tables_promise_drop(tide_space *space, uint64_t tables);
@@ -82,12 +86,16 @@ TIDE_MUST_CHECK tide_status range_decommit(struct region_retry *retry, struct va
 TIDE_MUST_CHECK tide_status range_protect(struct region_retry *retry, struct vad *vad, struct range range,
                                           unsigned protection, unsigned *old);
 /* Software protection of one page, 0 if it is not committed. */
-unsigned range_protection(const tide_space *space, const struct vad *vad, uint64_t page);
+unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t page);
 
 /* ---- large pages (large.c) -------------------------------------------------------------------------------------- */
 
-/* Frames for `count` large pages, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. */
-TIDE_MUST_CHECK tide_status large_frames_take(tide_space *space, uint64_t count, unsigned node, frame_t *first);
+/*
+ * Frames for `count` large pages, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. Leaves the engine
+ * for a moment if frames wait for their grace period, so whatever was looked up before is void.
+ */
+TIDE_MUST_CHECK tide_status large_frames_take(tide_space *space, struct grace_thread *thread, uint64_t count,
+                                              unsigned node, frame_t *first);
 void large_frames_give_back(tide_space *space, const frame_t *first, uint64_t count);
 /* Makes them the pages of a region whose leaf tables exist and that nobody sees yet. */
 void large_pages_install(tide_space *space, const struct vad *vad, const frame_t *first);

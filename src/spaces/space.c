@@ -16,6 +16,36 @@ enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 /* Sleep between two looks for a frame. Frames that come free signal an event; sections that end do not. */
 #define FRAME_WAIT_SLICE_NS 2000000u
 
+/*
+ * Destroyed spaces, to be used again: their memory is never given back to the process, so that the magic of a handle
+ * that was destroyed can be read at any time, and is wrong until the memory becomes another space.
+ */
+static struct sync_lock pool_lock = { .rank = SYNC_RANK_space_pool };
+static tide_space *pool; /* [L:space_pool] by `next` */
+
+static tide_space *pool_get(void)
+{
+    sync_lock(&pool_lock);
+    tide_space *space = pool;
+    if (space != NULL)
+        pool = space->next;
+    sync_unlock(&pool_lock);
+    if (space == NULL)
+        space = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *space);
+    if (space != NULL)
+        memset(space, 0, sizeof *space);
+    return space;
+}
+
+/* Its magic is 0. */
+static void pool_put(tide_space *space)
+{
+    sync_lock(&pool_lock);
+    space->next = pool;
+    pool = space;
+    sync_unlock(&pool_lock);
+}
+
 uint64_t space_counter(const tide_space *space, enum space_counter counter)
 {
     uint64_t sum = 0;
@@ -68,7 +98,7 @@ static void starts_choose(tide_space *space, uint64_t seed)
 tide_status space_create(struct partition *partition, struct grace_thread *thread, tide_space **out)
 {
     const unsigned cpus = partition->topology->cpu_count;
-    tide_space *space = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *space);
+    tide_space *space = pool_get();
     struct space_counters *counters = aligned_alloc(SYNC_CACHE_LINE_BYTES, cpus * sizeof *counters);
     const unsigned node = topology_cpu_node(partition->topology, os_cpu_current());
     uint64_t deadline = 0;
@@ -80,7 +110,6 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
                            sizeof *space + cpus * sizeof *counters);
         goto out;
     }
-    memset(space, 0, sizeof *space);
     memset(counters, 0, cpus * sizeof *counters);
     status = commit_init(&space->commit, TIDE_NO_COMMIT_LIMIT, cpus);
     if (tide_failed(status))
@@ -89,6 +118,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->counters = counters;
     space->cpu_count = cpus;
     space->priority = TIDE_PRIORITY_NORMAL;
+    space->commit_limit = TIDE_NO_COMMIT_LIMIT;
     sync_lock_init(&space->lock, SYNC_RANK_space);
     working_set_init(space);
     sync_event_init(&space->lock_gate_open);
@@ -122,9 +152,10 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
 out:
     if (charged)
         commit_return(&partition->commit, 1);
-    if (space != NULL)
+    if (space != NULL) {
         commit_destroy(&space->commit);
-    free(space);
+        pool_put(space);
+    }
     free(counters);
     return status;
 }
@@ -166,7 +197,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     space->magic = 0;
     commit_destroy(&space->commit);
     free(space->counters);
-    free(space);
+    pool_put(space);
 }
 
 tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *deadline_ns)

@@ -54,6 +54,8 @@ struct tide_space {
     unsigned cpu_count;           /* [I] */
     struct space_counters *counters;                 /* [I] one per CPU */
     struct commit commit;                            /* private commit, and its limit (charge.c) */
+    uint64_t commit_limit;                           /* [L:space] as the user set it: large pages do not count */
+    uint64_t large_pages;                            /* [L:space] pages charged for large pages */
     struct sync_lock lock SYNC_CACHE_ALIGNED;        /* rank space: the VAD tree */
     struct vad *retired, *retired_last;              /* [L:space] removed VADs in their grace period, oldest first */
     uint64_t retired_count;                          /* [L:space] */
@@ -234,6 +236,8 @@ TIDE_MUST_CHECK tide_status region_query(tide_space *space, tide_address address
  * limit if need be: a few pages, which the engine's reserve covers, until the space next settles its charge.
  */
 void region_tables_charge(tide_space *space, unsigned made);
+/* Limits the private commit of the space, large pages aside (nt-behaviour 7 rule 1). */
+void space_commit_limit_set(tide_space *space, uint64_t pages);
 /* Frees the VADs that left the tree, whatever their grace period: nobody uses the space any more. */
 void region_retired_free_all(tide_space *space);
 

@@ -68,6 +68,12 @@ static tide_status guard_move(struct region_retry *retry, struct vad *vad, uint6
     if (!pte_protection_is_guard(protection))
         return TIDE_SUCCESS; /* another thread was first */
     const bool last = next.first <= vad->first_page;
+    /* Was the stack committed anew as a whole, the guard may have no table yet; the region has paid for it. */
+    if (vad->commit_state != 0) {
+        const tide_status status = leaves_make(retry->space, guard, retry->node);
+        if (tide_failed(status))
+            return status;
+    }
     if (!last) {
         const tide_status status = range_commit(retry, vad, next, protection);
         if (tide_failed(status))
@@ -97,8 +103,10 @@ tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t 
     } while (tide_failed(status) && status != TIDE_STACK_OVERFLOW && region_retry(&retry, &status));
     if (status == TIDE_COMMITMENT_LIMIT)
         return error_set(TIDE_STACK_OVERFLOW, 0, page * TIDE_PAGE_BYTES,
-                         "the stack cannot grow below its guard page 0x%lx: %lu pages are committed, the limit is %lu",
+                         "the stack cannot grow below its guard page 0x%lx: the engine has committed %lu pages of %lu, "
+                         "the space %lu of %lu",
                          page * TIDE_PAGE_BYTES, commit_total(&space->partition->commit),
-                         sync_load_64(&space->partition->commit.limit));
+                         sync_load_64(&space->partition->commit.limit), commit_total(&space->commit),
+                         sync_load_64(&space->commit.limit));
     return status;
 }

@@ -22,7 +22,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-enum { BITS = 64, GRACE_SPINS = 64 };
+enum { BITS = 64, GRACE_SPINS = 64, RESET_PAGES = 512 };
 
 static uint64_t words_of(uint64_t pages)
 {
@@ -78,14 +78,6 @@ static bool unmark(struct write_watch *watch, uint64_t page)
     return false;
 }
 
-static bool is_marked(struct write_watch *watch, uint64_t page)
-{
-    uint64_t bit;
-    const uint64_t *word = word_of(watch, page, &bit);
-
-    return (sync_load_64(word) & bit) != 0;
-}
-
 /* The first marked page from `page` on up to `last`; UINT64_MAX if there is none. */
 static uint64_t next_marked(struct write_watch *watch, uint64_t page, uint64_t last)
 {
@@ -116,7 +108,10 @@ static void write_right_remove(tide_space *space, struct write_watch *watch, uin
         }
         if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION) {
             const uint64_t word = sync_load_64(&frame_pfn(space_frames(space), pte_frame(seen))->word);
-            if (pfn_reference_count(word) > pfn_share_count(word))
+            const unsigned writer = (word & PFN_WRITE_IN_PROGRESS) != 0;
+            if (pte_load(pte).bits != seen.bits)
+                continue; /* the frame may be another page's by now */
+            if (pfn_reference_count(word) > pfn_share_count(word) + writer)
                 watch_mark(watch, page);
         }
         if (!pte_is_valid(seen) || !(seen.bits & PTE_WRITE) || pte_cas(pte, seen, (pte_t){ seen.bits & ~PTE_WRITE }))
@@ -176,6 +171,23 @@ static tide_status sections_wait(tide_space *space, struct grace_thread *thread)
     return status;
 }
 
+/*
+ * The pages are marked again. The engine was left meanwhile, so each one's region is looked up: it may have been split,
+ * and if it is gone, so is what was to be reported.
+ */
+static void marks_restore(tide_space *space, const tide_address *addresses, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        struct vad *vad = region_lock(space, addresses[i] / TIDE_PAGE_BYTES);
+
+        if (vad == NULL)
+            continue;
+        if (vad->watch != NULL)
+            watch_mark(vad->watch, addresses[i] / TIDE_PAGE_BYTES);
+        sync_unlock(&vad->lock);
+    }
+}
+
 tide_status watch_get(tide_space *space, struct grace_thread *thread, uint32_t flags, tide_address base, uint64_t bytes,
                       tide_address *addresses, uint64_t *count)
 {
@@ -206,12 +218,7 @@ tide_status watch_get(tide_space *space, struct grace_thread *thread, uint32_t f
     if (reset && found != 0) {
         const tide_status status = sections_wait(space, thread);
         if (tide_failed(status)) {
-            /* The engine was left: look the region up again. If it is gone, so is what was to be reported. */
-            vad = watched_lock(space, base, bytes, &range);
-            for (uint64_t i = 0; i < found && vad != NULL; i++)
-                watch_mark(vad->watch, addresses[i] / TIDE_PAGE_BYTES);
-            if (vad != NULL)
-                sync_unlock(&vad->lock);
+            marks_restore(space, addresses, found);
             return status;
         }
     }
@@ -219,17 +226,23 @@ tide_status watch_get(tide_space *space, struct grace_thread *thread, uint32_t f
     return TIDE_SUCCESS;
 }
 
+/* By the same way as a reset that reports, so that writes that come after it through older pointers are seen. */
 tide_status watch_reset(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes)
 {
-    struct range range;
-    struct vad *vad = watched_lock(space, base, bytes, &range);
+    tide_address pages[RESET_PAGES];
+    uint64_t count;
 
-    (void)thread;
-    if (vad == NULL)
-        return TIDE_INVALID_PARAMETER;
-    for (uint64_t page = range.first; page <= range.last; page++)
-        if (is_marked(vad->watch, page) && unmark(vad->watch, page))
-            write_right_remove(space, vad->watch, page);
-    sync_unlock(&vad->lock);
+    do {
+        count = RESET_PAGES;
+        const tide_status status = watch_get(space, thread, TIDE_WRITE_WATCH_RESET, base, bytes, pages, &count);
+        if (tide_failed(status))
+            return status;
+        if (count == RESET_PAGES) {
+            const tide_address next = pages[RESET_PAGES - 1] + TIDE_PAGE_BYTES;
+            count = next - base < bytes ? count : 0;
+            bytes -= next - base;
+            base = next;
+        }
+    } while (count == RESET_PAGES);
     return TIDE_SUCCESS;
 }

@@ -44,17 +44,18 @@ struct model_page *model_page_find(const struct model_space *space, tide_address
  */
 static uint64_t place_region(const struct model_space *space, uint64_t count, bool top_down)
 {
+    const uint64_t units = (count + MODEL_UNIT_PAGES - 1) / MODEL_UNIT_PAGES * MODEL_UNIT_PAGES;
     uint64_t best = 0;
     for (int i = -1; i < (int)space->region_count; i++) {
         uint64_t candidate;
         if (top_down) {
             const uint64_t end = i < 0 ? highest_page + 1 : space->regions[i].first;
-            candidate = end < count ? 0 : (end - count) / MODEL_UNIT_PAGES * MODEL_UNIT_PAGES;
+            candidate = end < units ? 0 : end / MODEL_UNIT_PAGES * MODEL_UNIT_PAGES - units;
         } else {
             const uint64_t start = i < 0 ? lowest_page : space->regions[i].first + space->regions[i].count;
             candidate = (start + MODEL_UNIT_PAGES - 1) / MODEL_UNIT_PAGES * MODEL_UNIT_PAGES;
         }
-        if (candidate < lowest_page || candidate + count - 1 > highest_page || !range_free(space, candidate, count))
+        if (candidate < lowest_page || candidate + count - 1 > highest_page || !range_free(space, candidate, units))
             continue;
         if (best == 0 || (top_down ? candidate > best : candidate < best))
             best = candidate;
@@ -64,7 +65,12 @@ static uint64_t place_region(const struct model_space *space, uint64_t count, bo
 
 static bool protection_legal(uint32_t protection)
 {
-    switch (protection) {
+    const uint32_t modifiers = TIDE_PAGE_GUARD | TIDE_PAGE_NOCACHE | TIDE_PAGE_WRITECOMBINE;
+    const uint32_t modifier = protection & modifiers;
+
+    if ((modifier & (modifier - 1)) != 0 || (modifier != 0 && (protection & ~modifiers) == TIDE_PAGE_NOACCESS))
+        return false;
+    switch (protection & ~modifiers) {
     case TIDE_PAGE_NOACCESS:
     case TIDE_PAGE_READONLY:
     case TIDE_PAGE_READWRITE:
@@ -91,7 +97,8 @@ static void commit_pages(struct model *model, struct model_space *space, struct 
     for (uint64_t i = 0; i < count; i++) {
         struct model_page *page = &region->pages[first - region->first + i];
         if (!page->committed) {
-            *page = (struct model_page){ .committed = true, .incarnation = ++model->incarnations };
+            page->committed = true;
+            page->incarnation = ++model->incarnations;
             space->committed++;
             model->charge++;
         }
@@ -109,8 +116,16 @@ static void decommit_pages(struct model *model, struct model_space *space, struc
             model->charge--;
         }
         free(page->data);
-        *page = (struct model_page){ 0 };
+        *page = (struct model_page){ .written = page->written };
     }
+}
+
+/* Would a commit of so many pages more, small ones, pass a limit? */
+static bool over_limit(const struct model *model, const struct model_space *space, uint64_t need)
+{
+    const uint64_t small = space->committed - space->large;
+
+    return need != 0 && (need > model->limit - model->charge || small > space->limit || need > space->limit - small);
 }
 
 static struct model_region *region_insert(struct model_space *space, uint64_t first, uint64_t count,
@@ -148,7 +163,7 @@ uint64_t model_alloc_need(const struct model_space *space, tide_address base, ui
     }
     page_range(base, bytes, &first, &count);
     const struct model_region *region = region_find(space, first);
-    if (region == NULL || first + count > region->first + region->count)
+    if (region == NULL || first + count > region->first + region->count || region->kind >= MODEL_LARGE)
         return 0;
     return uncommitted(region, first, count);
 }
@@ -161,7 +176,8 @@ tide_status model_virtual_alloc(struct model *model, struct model_space *space, 
     uint64_t first, count;
 
     if ((type & (TIDE_MEM_RESERVE | TIDE_MEM_COMMIT)) == 0 ||
-        (type & ~(TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | TIDE_MEM_TOP_DOWN)) != 0)
+        (type & ~(TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | TIDE_MEM_TOP_DOWN | TIDE_MEM_WRITE_WATCH)) != 0 ||
+        ((type & TIDE_MEM_WRITE_WATCH) != 0 && (type & TIDE_MEM_RESERVE) == 0))
         return TIDE_INVALID_PARAMETER;
     if (!protection_legal(protection))
         return TIDE_INVALID_PAGE_PROTECTION;
@@ -172,12 +188,13 @@ tide_status model_virtual_alloc(struct model *model, struct model_space *space, 
     if (!reserve) {
         page_range(*base, *bytes, &first, &count);
         region = region_find(space, first);
-        if (region == NULL || first + count > region->first + region->count)
+        if (region == NULL || first + count > region->first + region->count || region->kind >= MODEL_LARGE)
             return TIDE_CONFLICTING_ADDRESSES;
     } else if (*base != 0) {
         const tide_address unit = *base / TIDE_ALLOCATION_GRANULARITY_BYTES * TIDE_ALLOCATION_GRANULARITY_BYTES;
         page_range(unit, *base + *bytes - unit, &first, &count);
-        if (!range_free(space, first, count))
+        const uint64_t unit_end = (first + count + MODEL_UNIT_PAGES - 1) / MODEL_UNIT_PAGES * MODEL_UNIT_PAGES;
+        if (!range_free(space, first, unit_end - first))
             return TIDE_CONFLICTING_ADDRESSES;
     } else {
         count = (*bytes + TIDE_PAGE_BYTES - 1) / TIDE_PAGE_BYTES;
@@ -185,10 +202,12 @@ tide_status model_virtual_alloc(struct model *model, struct model_space *space, 
         if (first == 0)
             return TIDE_NO_MEMORY;
     }
-    if (commit && (region == NULL ? count : uncommitted(region, first, count)) > model->limit - model->charge)
+    if (commit && over_limit(model, space, region == NULL ? count : uncommitted(region, first, count)))
         return TIDE_COMMITMENT_LIMIT;
     if (region == NULL)
         region = region_insert(space, first, count, protection);
+    if (type & TIDE_MEM_WRITE_WATCH)
+        region->kind = MODEL_WATCHED;
     if (commit)
         commit_pages(model, space, region, first, count, protection);
     *base = first * TIDE_PAGE_BYTES;
@@ -198,36 +217,255 @@ tide_status model_virtual_alloc(struct model *model, struct model_space *space, 
 
 static void region_release(struct model *model, struct model_space *space, struct model_region *region)
 {
+    if (region->kind == MODEL_LARGE)
+        space->large -= region->count;
     decommit_pages(model, space, region, region->first, region->count);
     free(region->pages);
     space->region_count--;
     memmove(region, region + 1, (size_t)((char *)&space->regions[space->region_count] - (char *)region));
 }
 
+/* Makes `count` pages from `first` on, inside of a region, a region of their own; returns it. */
+static struct model_region *region_split(struct model_space *space, struct model_region *region, uint64_t first,
+                                         uint64_t count)
+{
+    const struct model_region whole = *region;
+    const uint64_t before = first - whole.first, after = whole.count - before - count;
+    const unsigned parts = 1 + (before != 0) + (after != 0);
+    const uint64_t counts[3] = { before, count, after };
+    uint64_t at = 0;
+
+    memmove(region + parts, region + 1, (size_t)((char *)&space->regions[space->region_count] - (char *)(region + 1)));
+    space->region_count += parts - 1;
+    struct model_region *out = region, *middle = NULL;
+    for (unsigned i = 0; i < 3; i++) {
+        if (counts[i] == 0)
+            continue;
+        *out = whole;
+        out->first = whole.first + at;
+        out->count = counts[i];
+        out->pages = malloc(counts[i] * sizeof(struct model_page));
+        memcpy(out->pages, whole.pages + at, counts[i] * sizeof(struct model_page));
+        at += counts[i];
+        middle = i == 1 ? out : middle;
+        out++;
+    }
+    free(whole.pages);
+    return middle;
+}
+
+/* The pages that a free call means, in the order of the rules. */
+static tide_status free_range(struct model_space *space, tide_address base, uint64_t bytes,
+                              struct model_region **region, uint64_t *first, uint64_t *count)
+{
+    *region = region_find(space, base / TIDE_PAGE_BYTES);
+    if (*region == NULL)
+        return TIDE_MEMORY_NOT_ALLOCATED;
+    *first = (*region)->first;
+    *count = (*region)->count;
+    if (bytes == 0)
+        return base / TIDE_PAGE_BYTES == *first ? TIDE_SUCCESS : TIDE_FREE_VM_NOT_AT_BASE;
+    page_range(base, bytes, first, count);
+    if (bytes > TIDE_HIGHEST_ADDRESS || *first + *count > (*region)->first + (*region)->count)
+        return TIDE_UNABLE_TO_FREE_VM;
+    return TIDE_SUCCESS;
+}
+
+tide_status model_virtual_free_native(struct model *model, struct model_space *space, tide_address *base,
+                                      uint64_t *bytes, uint32_t type)
+{
+    struct model_region *region;
+    uint64_t first, count;
+
+    if (type != TIDE_MEM_DECOMMIT && type != TIDE_MEM_RELEASE)
+        return TIDE_INVALID_PARAMETER;
+    const tide_status status = free_range(space, *base, *bytes, &region, &first, &count);
+    if (status != TIDE_SUCCESS)
+        return status;
+    if (type == TIDE_MEM_DECOMMIT) {
+        if (region->kind >= MODEL_LARGE)
+            return TIDE_UNABLE_TO_FREE_VM;
+        decommit_pages(model, space, region, first, count);
+    } else {
+        if (region->kind == MODEL_LARGE && count != region->count)
+            return TIDE_UNABLE_TO_FREE_VM;
+        region_release(model, space, region_split(space, region, first, count));
+    }
+    *base = first * TIDE_PAGE_BYTES;
+    *bytes = count * TIDE_PAGE_BYTES;
+    return TIDE_SUCCESS;
+}
+
+static void make_placeholder(struct model_region *region)
+{
+    region->kind = MODEL_PLACEHOLDER;
+    region->protection = TIDE_PAGE_NOACCESS;
+    region->was_placeholder = false;
+    memset(region->pages, 0, region->count * sizeof(struct model_page));
+}
+
+/* Joins the placeholders that make up exactly the range. */
+static tide_status join(struct model_space *space, uint64_t first, uint64_t count)
+{
+    uint64_t next = first;
+    unsigned from = 0, parts = 0;
+
+    for (unsigned i = 0; i < space->region_count && next < first + count; i++) {
+        if (space->regions[i].first != next || space->regions[i].kind != MODEL_PLACEHOLDER)
+            continue;
+        from = parts == 0 ? i : from;
+        parts++;
+        next += space->regions[i].count;
+    }
+    if (next != first + count || parts < 2)
+        return TIDE_CONFLICTING_ADDRESSES;
+    for (unsigned i = 0; i < parts; i++)
+        free(space->regions[from + i].pages);
+    space->regions[from].count = count;
+    space->regions[from].pages = calloc(count, sizeof(struct model_page));
+    memmove(&space->regions[from + 1], &space->regions[from + parts],
+            (space->region_count - from - parts) * sizeof(space->regions[0]));
+    space->region_count -= parts - 1;
+    return TIDE_SUCCESS;
+}
+
+static tide_status placeholder_free(struct model *model, struct model_space *space, tide_address base, uint64_t bytes,
+                                    uint32_t type)
+{
+    struct model_region *region;
+    uint64_t first, count;
+
+    if (base % TIDE_PAGE_BYTES != 0 || bytes % TIDE_PAGE_BYTES != 0 || bytes == 0)
+        return TIDE_INVALID_PARAMETER;
+    if (type & TIDE_MEM_COALESCE_PLACEHOLDERS)
+        return join(space, base / TIDE_PAGE_BYTES, bytes / TIDE_PAGE_BYTES);
+    const tide_status status = free_range(space, base, bytes, &region, &first, &count);
+    if (status != TIDE_SUCCESS)
+        return status;
+    const bool whole = count == region->count;
+    if (region->kind == MODEL_PLACEHOLDER && !whole)
+        region_split(space, region, first, count);
+    else if (region->kind != MODEL_PLACEHOLDER && region->was_placeholder && whole) {
+        decommit_pages(model, space, region, first, count);
+        make_placeholder(region);
+    } else {
+        return TIDE_CONFLICTING_ADDRESSES;
+    }
+    return TIDE_SUCCESS;
+}
+
+tide_status model_virtual_alloc2(struct model *model, struct model_space *space, tide_address *base, uint64_t *bytes,
+                                 uint32_t type, uint32_t protection)
+{
+    uint64_t first, count;
+
+    if (type == (TIDE_MEM_RESERVE | TIDE_MEM_RESERVE_PLACEHOLDER)) {
+        if (protection != TIDE_PAGE_NOACCESS)
+            return TIDE_INVALID_PAGE_PROTECTION;
+        const tide_status status = model_virtual_alloc(model, space, base, bytes, TIDE_MEM_RESERVE, protection);
+        if (status == TIDE_SUCCESS)
+            make_placeholder(region_find(space, *base / TIDE_PAGE_BYTES));
+        return status;
+    }
+    if (type & TIDE_MEM_LARGE_PAGES) { /* the engine had the frames; the address is the engine's */
+        struct model_region *region =
+            region_insert(space, *base / TIDE_PAGE_BYTES, *bytes / TIDE_PAGE_BYTES, protection);
+        region->kind = MODEL_LARGE;
+        commit_pages(model, space, region, region->first, region->count, protection);
+        for (uint64_t i = 0; i < region->count; i++)
+            region->pages[i].touched = true;
+        space->large += region->count;
+        return TIDE_SUCCESS;
+    }
+    /* a placeholder is replaced */
+    if (!protection_legal(protection))
+        return TIDE_INVALID_PAGE_PROTECTION;
+    if (*base == 0 || *base % TIDE_PAGE_BYTES != 0 || *bytes % TIDE_PAGE_BYTES != 0 || *bytes == 0)
+        return TIDE_INVALID_PARAMETER;
+    page_range(*base, *bytes, &first, &count);
+    struct model_region *region = region_find(space, first);
+    if (region == NULL || region->kind != MODEL_PLACEHOLDER || region->first != first || region->count != count)
+        return TIDE_CONFLICTING_ADDRESSES;
+    if ((type & TIDE_MEM_COMMIT) != 0 && over_limit(model, space, count))
+        return TIDE_COMMITMENT_LIMIT;
+    region->kind = (type & TIDE_MEM_WRITE_WATCH) != 0 ? MODEL_WATCHED : MODEL_PRIVATE;
+    region->was_placeholder = true;
+    region->protection = protection;
+    if (type & TIDE_MEM_COMMIT)
+        commit_pages(model, space, region, first, count, protection);
+    return TIDE_SUCCESS;
+}
+
+tide_status model_virtual_protect(struct model_space *space, tide_address base, uint64_t bytes, uint32_t protection,
+                                  uint32_t *old)
+{
+    uint64_t first, count;
+
+    if (!protection_legal(protection))
+        return TIDE_INVALID_PAGE_PROTECTION;
+    if (bytes == 0 || base > TIDE_HIGHEST_ADDRESS || bytes > TIDE_HIGHEST_ADDRESS - base + 1)
+        return TIDE_INVALID_PARAMETER;
+    page_range(base, bytes, &first, &count);
+    struct model_region *region = region_find(space, first);
+    if (region == NULL || first + count > region->first + region->count)
+        return TIDE_CONFLICTING_ADDRESSES;
+    if (uncommitted(region, first, count) != 0)
+        return TIDE_NOT_COMMITTED;
+    if (region->kind == MODEL_LARGE && protection != TIDE_PAGE_READWRITE)
+        return TIDE_INVALID_PAGE_PROTECTION;
+    *old = region->pages[first - region->first].protection;
+    for (uint64_t i = 0; i < count; i++)
+        region->pages[first - region->first + i].protection = protection;
+    return TIDE_SUCCESS;
+}
+
+tide_status model_refuse(struct model_space *space, tide_address address)
+{
+    struct model_page *page = address > TIDE_HIGHEST_ADDRESS ? NULL : model_page_find(space, address);
+
+    if (page == NULL || !page->committed || (page->protection & TIDE_PAGE_GUARD) == 0)
+        return TIDE_ACCESS_VIOLATION;
+    page->protection &= ~TIDE_PAGE_GUARD;
+    return TIDE_GUARD_PAGE_VIOLATION;
+}
+
+void model_mark(struct model_space *space, tide_address address, uint64_t bytes)
+{
+    uint64_t first, count;
+
+    if (bytes == 0)
+        return;
+    page_range(address, bytes, &first, &count);
+    for (uint64_t page = first; page < first + count; page++) {
+        struct model_region *region = region_find(space, page);
+        if (region != NULL && region->kind == MODEL_WATCHED)
+            region->pages[page - region->first].written = true;
+    }
+}
+
+struct model_region *model_watched(struct model_space *space, tide_address base, uint64_t bytes)
+{
+    uint64_t first, count;
+
+    if (bytes == 0 || base > TIDE_HIGHEST_ADDRESS || bytes > TIDE_HIGHEST_ADDRESS - base + 1)
+        return NULL;
+    page_range(base, bytes, &first, &count);
+    struct model_region *region = region_find(space, first);
+    return region == NULL || region->kind != MODEL_WATCHED || first + count > region->first + region->count ? NULL
+                                                                                                            : region;
+}
+
 tide_status model_virtual_free(struct model *model, struct model_space *space, tide_address base, uint64_t bytes,
                                uint32_t type)
 {
+    if (type == (TIDE_MEM_RELEASE | TIDE_MEM_PRESERVE_PLACEHOLDER) ||
+        type == (TIDE_MEM_RELEASE | TIDE_MEM_COALESCE_PLACEHOLDERS))
+        return placeholder_free(model, space, base, bytes, type);
     if (type != TIDE_MEM_DECOMMIT && type != TIDE_MEM_RELEASE)
         return TIDE_INVALID_PARAMETER;
     if (type == TIDE_MEM_RELEASE && bytes != 0)
         return TIDE_INVALID_PARAMETER;
-    struct model_region *region = region_find(space, base / TIDE_PAGE_BYTES);
-    if (region == NULL)
-        return TIDE_MEMORY_NOT_ALLOCATED;
-    uint64_t first = region->first, count = region->count;
-    if (bytes == 0) {
-        if (base / TIDE_PAGE_BYTES != region->first)
-            return TIDE_FREE_VM_NOT_AT_BASE;
-    } else {
-        page_range(base, bytes, &first, &count);
-        if (first + count > region->first + region->count)
-            return TIDE_UNABLE_TO_FREE_VM;
-    }
-    if (type == TIDE_MEM_DECOMMIT)
-        decommit_pages(model, space, region, first, count);
-    else
-        region_release(model, space, region);
-    return TIDE_SUCCESS;
+    return model_virtual_free_native(model, space, &base, &bytes, type);
 }
 
 tide_status model_virtual_query(const struct model_space *space, tide_address address, tide_region *answer)
@@ -265,7 +503,7 @@ static bool page_accessible(const struct model_page *page, tide_access_kind kind
 {
     if (page == NULL || !page->committed)
         return false;
-    switch (page->protection) {
+    switch (page->protection & ~(uint32_t)(TIDE_PAGE_NOCACHE | TIDE_PAGE_WRITECOMBINE)) {
     case TIDE_PAGE_READWRITE:
     case TIDE_PAGE_EXECUTE_READWRITE:
         return true;
@@ -318,6 +556,7 @@ void model_read(struct model_space *space, tide_address address, void *buffer, u
 void model_write(struct model_space *space, tide_address address, const void *buffer, uint64_t bytes)
 {
     copy(space, address, NULL, buffer, bytes);
+    model_mark(space, address, bytes);
 }
 
 void model_space_clear(struct model *model, struct model_space *space)
