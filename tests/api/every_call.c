@@ -408,6 +408,75 @@ static void ranges(struct walk *walk)
     REFUSED(tide_write_watch_reset, "no write watch", TIDE_INVALID_PARAMETER, walk->space, walk->base, PG);
 }
 
+static void counters(struct walk *walk)
+{
+    tide_engine *engine = walk->fixture->engine;
+    tide_page_file_statistics file = { .struct_bytes = sizeof file };
+    tide_statistics zero = { .struct_bytes = sizeof zero }, none = { 0 };
+    tide_rates rates;
+    tide_performance_information information = { .struct_bytes = sizeof information };
+    tide_memory_status memory = { .struct_bytes = sizeof memory };
+    tide_working_set_statistics set;
+    tide_use_matrix matrix;
+    static tide_pressure_snapshot snapshot;
+    tide_pressure_verdict verdict;
+    tide_memory_thresholds thresholds;
+    tide_working_set_entry entry = { .address = walk->base };
+    tide_frame_info frame;
+    char text[8];
+    bool event;
+    int fd;
+
+    ENGINE(tide_page_file_statistics_get, 0, &file);
+    REFUSED(tide_page_file_statistics_get, "no such file", TIDE_INVALID_PARAMETER, engine, 16, &file);
+    REFUSED(tide_page_file_statistics_get, "place NULL", TIDE_INVALID_PARAMETER, engine, 0, NULL);
+    REFUSED(tide_statistics_rates, "all NULL", TIDE_INVALID_PARAMETER, NULL, NULL, NULL);
+    REFUSED(tide_statistics_rates, "struct_bytes 0", TIDE_INVALID_PARAMETER, &none, &none, &rates);
+    REFUSED(tide_statistics_rates, "no time between", TIDE_INVALID_PARAMETER, &zero, &zero, &rates);
+    ENGINE(tide_performance_information_get, &information);
+    REFUSED(tide_performance_information_get, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+    SPACE(tide_memory_status_get, &memory);
+    REFUSED(tide_memory_status_get, "place NULL", TIDE_INVALID_PARAMETER, walk->space, NULL);
+    SPACE(tide_working_set_statistics_get, &set);
+    REFUSED(tide_working_set_statistics_get, "place NULL", TIDE_INVALID_PARAMETER, walk->space, NULL);
+    SPACE(tide_working_set_query, &entry, 1);
+    REFUSED(tide_working_set_query, "entries NULL", TIDE_INVALID_PARAMETER, walk->space, NULL, 1);
+    entry.address = UINT64_MAX;
+    REFUSED(tide_working_set_query, "past the end", TIDE_INVALID_PARAMETER, walk->space, &entry, 1);
+    ENGINE(tide_use_matrix_get, &matrix);
+    REFUSED(tide_use_matrix_get, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+    ENGINE(tide_frame_query, 0, &frame);
+    REFUSED(tide_frame_query, "past the end", TIDE_INVALID_PARAMETER, engine, UINT64_MAX, &frame);
+    REFUSED(tide_frame_query, "place NULL", TIDE_INVALID_PARAMETER, engine, 0, NULL);
+    ENGINE(tide_pressure_snapshot_take, &snapshot);
+    REFUSED(tide_pressure_snapshot_take, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+    REFUSED(tide_pressure_classify, "all NULL", TIDE_INVALID_PARAMETER, NULL, NULL, NULL, NULL);
+    REFUSED(tide_pressure_classify, "empty snapshots", TIDE_INVALID_PARAMETER, &snapshot, &snapshot, NULL, &verdict);
+    ENGINE(tide_memory_event_fd, (tide_memory_event)0, &fd);
+    REFUSED(tide_memory_event_fd, "event 99", TIDE_INVALID_PARAMETER, engine, (tide_memory_event)99, &fd);
+    REFUSED(tide_memory_event_fd, "place NULL", TIDE_INVALID_PARAMETER, engine, (tide_memory_event)0, NULL);
+    ENGINE(tide_memory_event_query, (tide_memory_event)0, &event);
+    REFUSED(tide_memory_event_query, "event 99", TIDE_INVALID_PARAMETER, engine, (tide_memory_event)99, &event);
+    REFUSED(tide_memory_event_query, "place NULL", TIDE_INVALID_PARAMETER, engine, (tide_memory_event)0, NULL);
+    ENGINE(tide_memory_thresholds_get, &thresholds);
+    REFUSED(tide_memory_thresholds_get, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+
+    /* What cannot fail. */
+    tide_pressure_snapshot_free(NULL);
+    called(walk, "tide_pressure_snapshot_free");
+    assert_string_equal(tide_pressure_name((tide_pressure_kind)99), "unknown");
+    called(walk, "tide_pressure_name");
+    assert_string_equal(tide_use_name((tide_use)99), "unknown");
+    called(walk, "tide_use_name");
+    assert_string_equal(tide_frame_state_name((tide_frame_state)99), "unknown");
+    called(walk, "tide_frame_state_name");
+    assert_int_equal(tide_use_matrix_print(NULL, text, sizeof text), 0);
+    called(walk, "tide_use_matrix_print");
+    assert_int_equal(tide_frame_number_end(NULL), 0);
+    assert_int_equal(tide_frame_number_end(walk->dead), 0);
+    called(walk, "tide_frame_number_end");
+}
+
 static void accesses(struct walk *walk)
 {
     static char buffer[2 * PG];
@@ -540,6 +609,7 @@ static void every_call_refuses_what_cannot_be(void **state)
     allocation(walk);
     freeing(walk);
     ranges(walk);
+    counters(walk);
     accesses(walk);
     assert_complete(walk);
     fixture_verify(fixture);
