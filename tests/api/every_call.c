@@ -408,6 +408,34 @@ static void ranges(struct walk *walk)
     REFUSED(tide_write_watch_reset, "no write watch", TIDE_INVALID_PARAMETER, walk->space, walk->base, PG);
 }
 
+static void contents(struct walk *walk)
+{
+    const tide_memory_range range = { walk->base, PG };
+
+    SPACE(tide_virtual_reset, walk->base, PG);
+    SPACE(tide_virtual_reset_undo, walk->base, PG);
+    SPACE(tide_virtual_discard, walk->base, PG);
+    SPACE(tide_virtual_offer, walk->base, PG, 1);
+    SPACE(tide_virtual_reclaim, walk->base, PG);
+    SPACE(tide_virtual_lock, walk->base, PG);
+    SPACE(tide_virtual_unlock, walk->base, PG);
+    SPACE(tide_virtual_prefetch, &range, 1, 0);
+    for (unsigned i = 0; i < WRAPPING; i++) {
+        const tide_address at = wrapping[i].address;
+        const uint64_t bytes = wrapping[i].bytes;
+        REFUSED(tide_virtual_reset, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+        REFUSED(tide_virtual_reset_undo, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+        REFUSED(tide_virtual_discard, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+        REFUSED(tide_virtual_offer, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes, 1);
+        REFUSED(tide_virtual_reclaim, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+        REFUSED(tide_virtual_lock, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+        REFUSED(tide_virtual_unlock, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
+    }
+    REFUSED(tide_virtual_offer, "priority 99", TIDE_INVALID_PARAMETER, walk->space, walk->base, PG, 99);
+    REFUSED(tide_virtual_prefetch, "ranges NULL", TIDE_INVALID_PARAMETER, walk->space, NULL, 1, 0);
+    REFUSED(tide_virtual_prefetch, "flags", TIDE_INVALID_PARAMETER, walk->space, &range, 1, 0x80000000u);
+}
+
 static void counters(struct walk *walk)
 {
     tide_engine *engine = walk->fixture->engine;
@@ -609,6 +637,7 @@ static void every_call_refuses_what_cannot_be(void **state)
     allocation(walk);
     freeing(walk);
     ranges(walk);
+    contents(walk);
     counters(walk);
     accesses(walk);
     assert_complete(walk);
