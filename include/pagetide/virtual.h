@@ -138,8 +138,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free_native(tide_space *spa
  * Changes the protection of committed pages: VirtualProtect. Rounded outwards to pages; all or nothing.
  * @param[out] old the former protection of the first page; must not be NULL.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (not inside one
- *   region); TIDE_NOT_COMMITTED (a page of it); TIDE_TIMEOUT or TIDE_ACCESS_SECTION_TOO_LONG (no frame for a page table).
- *   TIDE_INVALID_PAGE_PROTECTION also for pages that are offered.
+ *   region); TIDE_INVALID_PAGE_PROTECTION also for offered pages; TIDE_NOT_COMMITTED (a page of it); TIDE_TIMEOUT or
+ *   TIDE_ACCESS_SECTION_TOO_LONG (no frame for a page table).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_protect(tide_space *space, tide_address base, uint64_t bytes,
                                                              uint32_t protection, uint32_t *old);

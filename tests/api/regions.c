@@ -155,6 +155,13 @@ static void RC_7_a_split_charges_the_tables_it_needs(void **state)
     fixture_open(fixture, 256);
     tide_space *space = space_new(fixture);
     const tide_address base = region_new_at(space, (1ull << 39) - 512 * PG, pages); /* over a border of every level */
+    /* untouched, with no table yet: both parts may need all of them, and promise so */
+    const tide_address sparse = region_new_at(space, 5ull << 40, 64);
+    release_native(space, sparse + 8 * PG, 48 * PG);
+    fixture_verify(fixture);
+    release_native(space, sparse, 8 * PG);
+    release_native(space, sparse + 56 * PG, 8 * PG);
+    fixture_verify(fixture);
     const tide_address filler = region_new(space, 16);
     tide_statistics now = statistics_now(fixture);
     const uint64_t left = now.commit_limit_pages - now.commit_total_pages;

@@ -142,7 +142,7 @@ static void RS_7_bad_calls_are_refused(void **state)
         uint64_t bytes;
     } wrong[] = { { 2, base, PG },          { 0, plain, PG },        { 0, base, 17 * PG },
                   { 0, base, 0 },           { 0, base, UINT64_MAX }, { 0, UINT64_MAX, PG },
-                  { 0, base - PG, 2 * PG }, { 0, 0x7000000000, PG },      { 0x80000000u, base, PG } };
+                  { 0, base - PG, 2 * PG }, { 0, 0x7000000000, PG }, { 0x80000000u, base, PG } };
     for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         assert_status(tide_write_watch_get(space, wrong[i].flags, wrong[i].base, wrong[i].bytes, got, &room, NULL),
                       TIDE_INVALID_PARAMETER);
@@ -156,6 +156,50 @@ static void RS_7_bad_calls_are_refused(void **state)
     assert_success(stamp_put(space, base, 1, 1));
     assert_success(tide_write_watch_get(space, TIDE_WRITE_WATCH_RESET, base, PG, NULL, &room, NULL));
     assert_written(space, 0, base, 16, (unsigned[]){ 0 }, 1);
+    fixture_close(fixture);
+}
+
+static void holder(struct crew_member *member)
+{
+    tide_space *space = ((void **)member->context)[0];
+    const tide_address base = *(tide_address *)((void **)member->context)[1];
+    tide_address got[4];
+    uint64_t room = 4;
+
+    if (member->index == 0) { /* holds a pointer for writing */
+        tide_access access;
+        CREW_NOTE(member, tide_access_begin(space, &access) == TIDE_SUCCESS);
+        volatile char *pointer = tide_access_pointer(&access, base, TIDE_ACCESS_WRITE);
+        CREW_NOTE(member, pointer != NULL);
+        crew_barrier(member);
+        crew_barrier(member);
+        if (pointer != NULL)
+            *pointer = 1;
+        tide_access_end(&access);
+        crew_barrier(member);
+        return;
+    }
+    crew_barrier(member);
+    CREW_NOTE(member, tide_write_watch_get(space, TIDE_WRITE_WATCH_RESET, base, PG, got, &room, NULL) == TIDE_TIMEOUT);
+    CREW_NOTE(member, room == 4);
+    CREW_NOTE(member, tide_write_watch_reset(space, base, PG) == TIDE_TIMEOUT);
+    crew_barrier(member);
+    crew_barrier(member);
+    CREW_NOTE(member, tide_write_watch_get(space, TIDE_WRITE_WATCH_RESET, base, PG, got, &room, NULL) == TIDE_SUCCESS);
+    CREW_NOTE(member, room == 1 && got[0] == base);
+}
+
+/* While another thread could write through a pointer from before, a reset does not end; and it resets nothing. */
+static void RS_7_a_reset_waits_for_sections(void **state)
+{
+    struct fixture *fixture = *state;
+
+    fixture->config.frame_wait_ms = 20;
+    fixture_open(fixture, 128);
+    tide_space *space = space_new(fixture);
+    tide_address base = watched_new(space, 4);
+    void *context[2] = { space, &base };
+    crew_run(2, holder, context);
     fixture_close(fixture);
 }
 
@@ -321,6 +365,7 @@ static const struct CMUnitTest write_watch[] = {
     API_TEST(RS_7_written_pages_are_listed_and_reset),
     API_TEST(RS_7_pointers_and_pins_write_too),
     API_TEST(RS_7_bad_calls_are_refused),
+    API_TEST(RS_7_a_reset_waits_for_sections),
     API_TEST(RS_7_a_split_region_goes_on),
     API_TEST(RS_7_resets_lose_no_write_of_16_writers),
     API_TEST(RS_7_resets_lose_no_write_while_pages_are_trimmed),
