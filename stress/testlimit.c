@@ -32,9 +32,6 @@ enum { PAGE = TIDE_PAGE_BYTES, OTHER_PAGES = 64, SETTLE_SECONDS = 20 };
 
 #define MIB 1048576ull
 
-/* VirtualLock, if this library has it: whoever asks for -v without it is told so. */
-extern tide_status tide_virtual_lock(tide_space *space, tide_address address, uint64_t bytes) __attribute__((weak));
-
 enum mode { MODE_NONE, MODE_RESERVE, MODE_COMMIT, MODE_TOUCH, MODE_LOCK };
 
 struct options {
@@ -167,8 +164,6 @@ static struct options options_parse(int argc, char **argv)
             break;
         case 'v':
             mode_set(&o, MODE_LOCK, "-v", optarg);
-            if (tide_virtual_lock == NULL)
-                refuse("-v needs tide_virtual_lock(), which this libpagetide does not have");
             break;
         case 'c':
             o.count = number("-c", optarg, 1, UINT32_MAX);
@@ -353,6 +348,21 @@ static tide_status touch(tide_space *space, tide_address base, uint64_t bytes)
     return status;
 }
 
+/*
+ * Locks, as a program does that needs much locked: it raises its minimum working set first. Where the engine allows no
+ * higher one, the lock says so.
+ */
+static tide_status lock(struct run *run, tide_address base, uint64_t bytes)
+{
+    enum { OVERHEAD_PAGES = 8, SLACK_PAGES = 64 };
+    const uint64_t wanted = space_now(run, run->leaker).private_pages + OVERHEAD_PAGES;
+
+    const tide_status raised = tide_working_set_set_limits(run->leaker, wanted, wanted + SLACK_PAGES, 0);
+    const tide_status locked = tide_virtual_lock(run->leaker, base, bytes);
+
+    return tide_failed(raised) && !tide_failed(locked) ? raised : locked;
+}
+
 /* One step. TIDE_SUCCESS, or why there was none; what a failed step has committed stays, as in a leaking program. */
 static tide_status leak(struct run *run)
 {
@@ -366,7 +376,7 @@ static tide_status leak(struct run *run)
     if (!tide_failed(status) && o->mode == MODE_TOUCH)
         status = touch(run->leaker, base, bytes);
     if (!tide_failed(status) && o->mode == MODE_LOCK)
-        status = tide_virtual_lock(run->leaker, base, bytes);
+        status = lock(run, base, bytes);
     return status;
 }
 
