@@ -32,6 +32,7 @@ struct vad *region_lock(tide_space *space, uint64_t page)
 
         if (vad == NULL)
             return NULL;
+        __builtin_prefetch(vad); /* its lock has a line of its own */
         sync_lock(&vad->lock);
         if ((sync_load_32(&vad->commit_state) & VAD_GONE) == 0)
             return vad;
@@ -82,9 +83,10 @@ bool region_retry(struct region_retry *retry, tide_status *status)
 
 /* ---- VADs ------------------------------------------------------------------------------------------------------- */
 
-static struct vad *vad_create(struct range range, const struct vad *like)
+/* Space locked, as for all of the space's VADs that are made or freed. */
+static struct vad *vad_create(tide_space *space, struct range range, const struct vad *like)
 {
-    struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
+    struct vad *vad = slab_take(&space->vad_memory);
 
     if (vad == NULL) {
         (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a region descriptor of %zu bytes",
@@ -107,10 +109,17 @@ static struct vad *vad_create(struct range range, const struct vad *like)
     return vad;
 }
 
-static void vad_free(struct vad *vad)
+/* One that was never in the tree, or has left it for long. */
+static void vad_free(tide_space *space, struct vad *vad)
+{
+    if (vad != NULL)
+        slab_put(&space->vad_memory, vad);
+}
+
+static void retired_vad_free(tide_space *space, struct vad *vad)
 {
     watch_put(vad->watch);
-    free(vad);
+    vad_free(space, vad);
 }
 
 /* Frees VADs whose grace period has passed. Space locked. */
@@ -126,7 +135,7 @@ static void retired_free(tide_space *space)
 
         space->retired = vad->retired_next;
         space->retired_count--;
-        vad_free(vad);
+        retired_vad_free(space, vad);
     }
 }
 
@@ -134,7 +143,7 @@ void region_retired_free_all(tide_space *space)
 {
     for (struct vad *vad = space->retired, *next; vad != NULL; vad = next) {
         next = vad->retired_next;
-        vad_free(vad);
+        retired_vad_free(space, vad);
     }
     space->retired = NULL;
 }
@@ -242,22 +251,26 @@ static struct vad *placeholder_lock(const tide_space *space, struct range range)
 static tide_status reserve_try(struct region_retry *retry, struct reservation *want)
 {
     tide_space *space = retry->space;
-    struct vad *vad = vad_create(want->range, NULL);
     struct vad *placeholder = NULL;
     uint64_t tables = 0;
     tide_status status;
 
     retry->wanted_pages = 0;
     want->no_frame = false;
-    if (vad == NULL)
-        return TIDE_INSUFFICIENT_RESOURCES;
     sync_lock(&space->lock);
+    struct vad *vad = vad_create(space, want->range, NULL);
+    if (vad == NULL) {
+        sync_unlock(&space->lock);
+        return TIDE_INSUFFICIENT_RESOURCES;
+    }
     if (want->type & TIDE_MEM_REPLACE_PLACEHOLDER) {
         placeholder = placeholder_lock(space, want->range);
         status = placeholder == NULL ? TIDE_CONFLICTING_ADDRESSES : TIDE_SUCCESS;
     } else {
         status = range_settle(space, want);
     }
+    if (!tide_failed(status))
+        status = vad_prepare(&space->vads, placeholder != NULL);
     if (tide_failed(status))
         goto out;
     vad->first_page = want->range.first;
@@ -304,8 +317,8 @@ out:
             retire(space, placeholder);
     }
     retired_free(space);
+    vad_free(space, vad);
     sync_unlock(&space->lock);
-    free(vad);
     return status;
 }
 
@@ -652,15 +665,15 @@ struct parts {
     unsigned count;
 };
 
-static void parts_free(struct parts *parts)
+static void parts_free(tide_space *space, struct parts *parts)
 {
     for (unsigned i = 0; i < parts->count; i++)
-        free(parts->vads[i]);
+        vad_free(space, parts->vads[i]);
 }
 
 static tide_status part_add(tide_space *space, const struct vad *whole, struct range range, struct parts *parts)
 {
-    struct vad *vad = vad_create(range, whole);
+    struct vad *vad = vad_create(space, range, whole);
 
     if (vad == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
@@ -692,6 +705,8 @@ static tide_status split(struct region_retry *retry, struct vad *vad, struct ran
         tables += parts.vads[i]->table_charge;
         kept += parts.vads[i]->committed_pages;
     }
+    if (!tide_failed(status))
+        status = vad_prepare(&space->vads, 1);
     /* Upper tables that two parts lack are promised twice from now on. */
     if (!tide_failed(status) && tables > vad->table_charge) {
         status = pages_charge(retry, 0, tables - vad->table_charge);
@@ -699,7 +714,7 @@ static tide_status split(struct region_retry *retry, struct vad *vad, struct ran
             tables_promise(space, tables - vad->table_charge);
     }
     if (tide_failed(status)) {
-        parts_free(&parts);
+        parts_free(space, &parts);
         return status;
     }
     const uint64_t surplus = vad->table_charge > tables ? vad->table_charge - tables : 0;
@@ -727,10 +742,12 @@ static tide_status placeholder_restore(tide_space *space, struct vad *vad)
 {
     const struct range range = { vad->first_page, vad->last_page };
     const uint64_t promised = vad->table_charge;
-    struct vad *placeholder = vad_create(range, NULL);
+    struct vad *placeholder = vad_create(space, range, NULL);
 
-    if (placeholder == NULL)
+    if (placeholder == NULL || tide_failed(vad_prepare(&space->vads, 1))) {
+        vad_free(space, placeholder);
         return TIDE_INSUFFICIENT_RESOURCES;
+    }
     placeholder->kind = VAD_PLACEHOLDER;
     placeholder->protection = TIDE_PAGE_NOACCESS;
     vad_replace(&space->vads, &vad, 1, &placeholder, 1);
@@ -744,7 +761,7 @@ static tide_status placeholder_restore(tide_space *space, struct vad *vad)
 /* Joins the placeholders that make up exactly the range. Space locked. */
 static tide_status placeholders_join(tide_space *space, struct range range)
 {
-    struct vad *fresh = vad_create(range, NULL);
+    struct vad *fresh = vad_create(space, range, NULL);
     struct vad **old = NULL;
     uint64_t count = 0, next = range.first;
     tide_status status = TIDE_SUCCESS;
@@ -775,9 +792,12 @@ static tide_status placeholders_join(tide_space *space, struct range range)
                            range.first * TIDE_PAGE_BYTES, range.last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
         goto out;
     }
+    status = vad_prepare(&space->vads, count);
+    if (tide_failed(status))
+        goto out;
     fresh->kind = VAD_PLACEHOLDER;
     fresh->protection = TIDE_PAGE_NOACCESS;
-    vad_replace(&space->vads, old, (unsigned)count, &fresh, 1);
+    vad_replace(&space->vads, old, count, &fresh, 1);
     fresh = NULL;
     for (uint64_t i = 0; i < count; i++) {
         /* Whoever holds its lock finds that nothing can be done in it; nobody takes two. */
@@ -785,7 +805,7 @@ static tide_status placeholders_join(tide_space *space, struct range range)
         retire(space, old[i]);
     }
 out:
-    free(fresh);
+    vad_free(space, fresh);
     free(old);
     return status;
 }
@@ -931,6 +951,29 @@ tide_status region_free_native(tide_space *space, struct grace_thread *thread, t
 
 /* ---- query ------------------------------------------------------------------------------------------------------ */
 
+/* What a query says of a page in a region, which is locked. */
+static void query_region(const tide_space *space, const struct vad *vad, uint64_t page, tide_region *region)
+{
+    const unsigned protection = range_protection(space, vad, page);
+    uint64_t end = page + 1;
+
+    region->allocation_base = vad->first_page * TIDE_PAGE_BYTES;
+    region->allocation_protection = vad->protection;
+    region->type = TIDE_MEM_PRIVATE;
+    region->protection = pte_page_protection_of(protection);
+    region->state = protection != 0 ? TIDE_MEM_COMMIT : TIDE_MEM_RESERVE;
+    while (end <= vad->last_page) {
+        uint64_t leaf_page = end;
+        if (page_table_next_leaf(&space->table, &leaf_page, vad->last_page) == NULL)
+            leaf_page = vad->last_page + 1;
+        /* Pages without a leaf are all alike: look at the first and step over the rest. */
+        if (pte_page_protection_of(range_protection(space, vad, end)) != region->protection)
+            break;
+        end = leaf_page > end ? leaf_page : end + 1;
+    }
+    region->bytes = (end - page) * TIDE_PAGE_BYTES;
+}
+
 tide_status region_query(tide_space *space, tide_address address, tide_region *region)
 {
     const uint64_t page = address / TIDE_PAGE_BYTES;
@@ -939,33 +982,21 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
         return error_set(TIDE_INVALID_PARAMETER, 0, address, "address 0x%lx lies past the highest address 0x%llx",
                          address, TIDE_HIGHEST_ADDRESS);
     *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
-    sync_lock(&space->lock);
-    struct vad *vad = vad_find_first(&space->vads, page, page);
-    if (vad == NULL || vad->first_page > page) {
-        region->state = TIDE_MEM_FREE;
-        region->bytes = ((vad == NULL ? LAST_PAGE + 1 : vad->first_page) - page) * TIDE_PAGE_BYTES;
-    } else {
-        uint64_t end = page + 1;
-
-        sync_lock(&vad->lock);
-        const unsigned protection = range_protection(space, vad, page);
-        region->allocation_base = vad->first_page * TIDE_PAGE_BYTES;
-        region->allocation_protection = vad->protection;
-        region->type = TIDE_MEM_PRIVATE;
-        region->protection = pte_page_protection_of(protection);
-        region->state = protection != 0 ? TIDE_MEM_COMMIT : TIDE_MEM_RESERVE;
-        while (end <= vad->last_page) {
-            uint64_t leaf_page = end;
-            if (page_table_next_leaf(&space->table, &leaf_page, vad->last_page) == NULL)
-                leaf_page = vad->last_page + 1;
-            /* Pages without a leaf are all alike: look at the first and step over the rest. */
-            if (pte_page_protection_of(range_protection(space, vad, end)) != region->protection)
-                break;
-            end = leaf_page > end ? leaf_page : end + 1;
+    struct vad *vad = region_lock(space, page);
+    while (vad == NULL) {
+        /* Up to where it is free is a matter of all regions. */
+        sync_lock(&space->lock);
+        const struct vad *next = vad_find_first(&space->vads, page, page);
+        const uint64_t end = next == NULL ? LAST_PAGE + 1 : next->first_page;
+        sync_unlock(&space->lock);
+        if (end > page) {
+            region->state = TIDE_MEM_FREE;
+            region->bytes = (end - page) * TIDE_PAGE_BYTES;
+            return TIDE_SUCCESS;
         }
-        region->bytes = (end - page) * TIDE_PAGE_BYTES;
-        sync_unlock(&vad->lock);
+        vad = region_lock(space, page);
     }
-    sync_unlock(&space->lock);
+    query_region(space, vad, page, region);
+    sync_unlock(&vad->lock);
     return TIDE_SUCCESS;
 }

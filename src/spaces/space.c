@@ -120,6 +120,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->priority = TIDE_PRIORITY_NORMAL;
     space->commit_limit = TIDE_NO_COMMIT_LIMIT;
     sync_lock_init(&space->lock, SYNC_RANK_space);
+    space->vad_memory = slab_make(sizeof(struct vad));
     working_set_init(space);
     sync_event_init(&space->lock_gate_open);
     status = commit_charge(&partition->commit, 1);
@@ -138,7 +139,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     sync_lock_init(&space->tables_lock, SYNC_RANK_space_tables);
     sync_lock(&partition->lock);
     space->id = ++partition->next_space_id;
-    vad_tree_init(&space->vads, space->id);
+    vad_tree_init(&space->vads, &partition->frames->grace);
     starts_choose(space, partition->aslr_seed);
     space->next = partition->spaces;
     if (space->next != NULL)
@@ -193,6 +194,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
         partition->retired.values[c] += space_counter(space, (enum space_counter)c) - counted[c];
     sync_unlock(&partition->lock);
     region_retired_free_all(space);
+    vad_tree_destroy(&space->vads);
+    slab_destroy(&space->vad_memory);
     working_set_watch_end(space);
     space->magic = 0;
     commit_destroy(&space->commit);

@@ -57,6 +57,7 @@ struct tide_space {
     uint64_t commit_limit;                           /* [L:space] as the user set it: large pages do not count */
     uint64_t large_pages;                            /* [L:space] pages charged for large pages */
     struct sync_lock lock SYNC_CACHE_ALIGNED;        /* rank space: the VAD tree */
+    struct slab vad_memory;                          /* [L:space] */
     struct vad *retired, *retired_last;              /* [L:space] removed VADs in their grace period, oldest first */
     uint64_t retired_count;                          /* [L:space] */
     uint64_t peak_virtual_pages;                     /* [L:space] */

@@ -1,229 +1,470 @@
 /*
- * The VAD tree: a treap with lock-free readers.
+ * The tree of VADs: a B+-tree with lock-free readers.
  *
  * What. One tree per space holds its regions, disjoint, ordered by page number. Every fault asks it "which region is
  * this page in", from any thread, so a lookup takes no lock and writes no memory; reserve and release, which are rare
  * beside faults, change it under the lock of the space.
  *
- * Why a treap. Each VAD gets a random priority at insertion; the tree is ordered by page and a heap by priority, which
- * fixes its shape as that of a search tree filled in random order: expected depth of a node under 2 ln n (23 for
- * 100,000 regions, the deepest about 45), whatever the order in which a program reserves. An AVL tree is a third
- * shallower. The treap is chosen for what it gives the lock-free reader:
- *   - Every link that was ever stored leads from a higher priority to a lower one, priorities never change, and no two
- *     are equal (the generator is a permutation of a counter). So a reader that races with writers, and mixes links of
- *     different moments, still descends strictly in priority: it cannot loop, and needs no bound on its steps.
- *   - Insertion is one split and removal one merge, which pass less than two nodes on average: no rotations, no balance
- *     to repair.
+ * Why a B+-tree. What a lookup costs in a large space is the cache misses that wait for each other. A binary tree of
+ * 100,000 regions makes its readers wait for about 20, a B+-tree with 32 entries a node for two a level and four levels,
+ * the upper ones of which stay in the cache. Bounds of regions stand in the leaves, so that a walk touches no VAD but
+ * the one it is after.
  *
- * Readers. The sequence is odd while a writer is inside. A reader notes it, walks, and
- *   - if it meets a VAD that holds the page, returns it at once, whatever the sequence does;
- *   - if it falls off the tree, returns NULL when the sequence was even and has not moved, and else tries again.
+ * Nodes. All leaves have the same depth. A node has between a quarter and the whole of its capacity of entries; the root
+ * may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries from it.
+ * Appending fills nodes to three quarters (leaf_split()), since programs reserve in ascending order.
  *
- * Why a VAD that is met may be returned without a look at the sequence. A VAD is in the tree from the store that links
- * it in to the store that takes its only link away, which is the first link store of its removal. Claim: each node that
- * a walk reaches was in the tree at some moment of the call. The root was. Let node N have been in the tree at moment t
- * of the call, and let the reader then load its link to X. If N was still in the tree then, so was X. If N had been
- * removed, at a moment r after t, its links have not changed since (a removed VAD's links are left alone, and it is
- * never inserted again), so X was in the tree just before r. "Moment" is the order of the writers' stores, which the
- * lock makes total; the loads of one reader see it monotonically, on x86 because loads keep their order and so do
- * stores, under C11 because every link is stored with release and loaded with acquire. So a reader whose page lies in a
- * region that stands does not wait for a writer that lost its CPU in mid-change, unless that very change hides the
- * path.
+ * Changes. A reader sees each change as one store, of one of three kinds:
+ *   - A VAD is removed, or takes the place of one with the same bounds: the store of its entry in the leaf. The entry of
+ *     a removed VAD holds NULL, "no region here", until its leaf is rewritten, or a region with just these bounds comes
+ *     back, which programs often do. So a removal needs no memory and cannot fail.
+ *   - Everything else writes new nodes instead of those whose keys or entries change, up to the first node in which one
+ *     entry changes to one: the store of that entry, or of the root, puts them into the tree. The nodes that they
+ *     replace are left alone from then on and are used again after a grace period.
+ *   - When several old VADs are replaced (placeholders are joined), all nodes on the way to them are written anew, and
+ *     the store of the root shows it all at once.
+ * What only writers read - the bounds and gaps of subtrees in inner nodes - is changed in place.
  *
- * Why NULL with an unmoved sequence s (even) is right. The first load of s acquires the release store that ended the
- * change which led to s: no load of the walk sees anything older than that state. Had a load of the walk seen a link of
- * a later change, that link was stored with release after the store of s + 1 and loaded with acquire before the second
- * look at the sequence, and that look would have seen at least s + 1. So every link was of the state s exactly, and in
- * that state the page is in no VAD. This needs no fence: the acquire and the release of the links themselves are the
- * fences of the usual sequence lock. first_page and last_page are plain: written before the VAD's first publication,
- * never after.
+ * Why a reader is right. The keys of a leaf never change, those of an inner node hardly (see below). Claim: each node
+ * that a walk for page p reaches was, at some moment of the call, in the tree as the node of its level for p. The root
+ * was. Let inner node N have been so at moment t of the call, and let the reader then load N's entry for p, child C. If
+ * N was still in the tree then, C was N's child at that moment. If N had been replaced, at a moment r after t, N's
+ * entries have not changed since, so C was the node for p just before r. In a leaf the keys and bounds stand; if the
+ * leaf was still in the tree when the reader loaded the entry for p, that was the answer at that moment, else the
+ * answer just before the leaf was replaced. So the answer, a VAD or NULL, was true at a moment of the call, and the
+ * reader neither waits nor looks twice. "Moment" is the order of the writers' stores, which the lock makes total; a
+ * reader's loads see it monotonically, on x86 because loads keep their order and so do stores, under C11 because each
+ * entry is stored with release and loaded with acquire. A removal may be followed by a rewriting of nodes; it changes
+ * no answer.
  *
- * A VAD is freed by the caller after a grace period, so the memory that a reader stands on is there until its section
- * ends.
+ * Separators. A key of an inner node says where one child ends and the next begins. No VAD may lie across a key, or the
+ * pages behind the key would not find it. A new VAD may, if keys were left behind by VADs that are gone: then these keys
+ * are first raised to the page after it, in place (raise()). All pages between the old key and the new one are free at
+ * that moment, and until the VAD is put in: a reader that goes right by the old key, rather than left by the new one,
+ * finds nothing, which was true when it read the key. In nodes that nobody sees yet, keys are raised at leisure.
  *
- * Gaps. Space is given out in units of 16 pages (64 KiB): a unit that any VAD touches is taken whole. Each node carries
- * the bounds of its subtree and the longest run of free units between two neighbours in it. The search visits a subtree
- * only if a run that is long enough lies in it or on its borders. Such a subtree can then disappoint only when it
- * straddles one end of the range asked for, and at each depth there is at most one subtree that straddles an end:
- * O(depth) in all.
+ * The sequence moves after each change, by a locked instruction, so that the epoch which the replaced nodes and VADs are
+ * stamped with is read after the change was visible. Whoever found a VAD and sees the sequence as it was before the
+ * lookup knows that the VAD is still in the tree, or leaves it just now and is not freed before the section of this
+ * look ends (fault_vad()).
  *
- * Invariants, all checked by vad_tree_check(): disjoint and sorted; heap order with unequal priorities; the three
- * subtree fields of each node follow from its children; count and pages are the sums; the sequence is even. Nothing
- * here can fail: memory for the VAD comes from the caller.
+ * Gaps. Space is given out in units of 16 pages (64 KiB): a unit that any VAD touches is taken whole. An inner node
+ * knows of each child the bounds of its VADs and the longest run of free units between two of them. The search goes into
+ * a child only if a run that is long enough lies in it. Such a child can then disappoint only when it straddles one end
+ * of the range asked for, and at each level there is at most one that straddles an end: O(height) nodes in all.
+ *
+ * Memory. Nodes come from a pool of the tree (vad_node.c), which vad_prepare() fills before a change that may need some:
+ * for each level two, for a join of several more. A removal that finds no memory to join a node with its neighbour lets
+ * it have too few entries and counts that in `missed`; nothing but the height bound suffers.
+ *
+ * Invariants, all checked by vad_tree_check() (vad_search.c): VADs disjoint, sorted, with the bounds of their entries,
+ * between the separators of their leaf; fill, order of keys, one depth; bounds and gaps of each child follow from it;
+ * count and pages are the sums; each node is in the tree, free or retired.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "spaces/vad.h"
+#include "spaces/vad_impl.h"
 
-#include "base/random.h"
+#include "base/error.h"
 
-#include <inttypes.h>
-#include <sched.h>
-#include <stdio.h>
+/* A change of the tree. If it is whole, its nodes are shown by a store of the root at its end, and none before. */
+struct change {
+    struct vad_tree *tree;
+    struct vad_node *root; /* as it will be */
+    bool whole;
+};
 
-/* Failed looks of a reader before it gives its CPU away: the writer that it waits for may need it. */
-enum { READER_SPINS = 32 };
+/* An entry of a node outside of it. */
+struct item {
+    uint64_t key;
+    union {
+        struct vad *vad;
+        struct vad_node *child;
+    };
+    struct vad_span span;
+};
 
-/* No page number has a unit this high. */
-#define UNIT_END (UINT64_MAX / VAD_UNIT_PAGES + 1)
+/* Two nodes, and what comes in. */
+enum { ITEMS_MAX = 2 * VAD_FANOUT + VAD_PARTS_MAX };
 
-static uint64_t unit_of(uint64_t page)
+/* ---- lookup, without a lock ------------------------------------------------------------------------------------- */
+
+/* Which entry is wanted is known only when the keys have come: its line is fetched along with theirs. */
+static void node_prefetch(const struct vad_node *node)
 {
-    return page / VAD_UNIT_PAGES;
+    __builtin_prefetch(&node->key[0]);
+    for (unsigned i = 0; i < VAD_FANOUT; i += VAD_KEYS_A_LINE)
+        __builtin_prefetch(&node->vad[i]);
 }
 
-/* Free units in [start, end); 0 if two regions share a unit and the bounds cross. */
-static uint64_t gap_length(uint64_t start, uint64_t end)
+struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
 {
-    return end > start ? end - start : 0;
+    const struct vad_node *node = sync_load_ptr(&tree->root);
+
+    if (node == NULL)
+        return NULL;
+    while (node->level > 0) {
+        node = sync_load_ptr(&node->child[vad_rank(node, page) - 1]);
+        node_prefetch(node);
+    }
+    const unsigned after = vad_rank(node, page);
+    return after > 0 && page <= node->last[after - 1] ? sync_load_ptr(&node->vad[after - 1]) : NULL;
 }
 
-static uint64_t max_u64(uint64_t a, uint64_t b)
+/* ---- nodes ------------------------------------------------------------------------------------------------------ */
+
+static struct item vad_item(struct vad *vad)
 {
-    return a > b ? a : b;
+    return (struct item){ .key = vad->first_page, .vad = vad, .span = { vad->first_page, vad->last_page, 0 } };
+}
+
+static struct item node_item(struct vad_node *node, uint64_t key)
+{
+    return (struct item){ .key = key, .child = node, .span = vad_node_span(node) };
+}
+
+/* Appends the entries [from, to) of a node; of a leaf, those that hold a VAD. Returns how many the items are now. */
+static unsigned gather(const struct vad_node *node, unsigned from, unsigned to, struct item *items, unsigned count)
+{
+    for (unsigned i = from; i < to; i++) {
+        if (node->level == 0 && node->vad[i] == NULL)
+            continue;
+        if (node->level == 0)
+            items[count] = vad_item(node->vad[i]);
+        else
+            items[count] =
+                (struct item){ .key = node->key[i], .child = node->child[i], .span = vad_child_span(node, i) };
+        count++;
+    }
+    return count;
+}
+
+static struct vad_node *node_make(struct vad_tree *tree, unsigned level, const struct item *items, unsigned count)
+{
+    struct vad_node *node = vad_node_take(tree, level);
+
+    node->level = (uint16_t)level;
+    node->count = (uint16_t)count;
+    node->live = (uint16_t)count;
+    node->born = tree->sequence;
+    for (unsigned i = 0; i < count; i++) {
+        sync_store_relaxed_64(&node->key[i], items[i].key);
+        node->last[i] = items[i].span.last;
+        if (level == 0) {
+            sync_store_ptr(&node->vad[i], items[i].vad);
+            continue;
+        }
+        sync_store_ptr(&node->child[i], items[i].child);
+        node->first[i] = items[i].span.first;
+        node->gap[i] = items[i].span.gap;
+    }
+    for (unsigned i = count; i < VAD_FANOUT; i++)
+        sync_store_relaxed_64(&node->key[i], UINT64_MAX);
+    if (level > 0)
+        sync_store_relaxed_64(&node->key[0], 0);
+    return node;
+}
+
+/* One node or two of the items; their first key stays that of the first. Returns how many. */
+static unsigned nodes_make(struct vad_tree *tree, unsigned level, const struct item *items, unsigned count,
+                           unsigned left, struct item *made)
+{
+    made[0] = node_item(node_make(tree, level, items, left), items[0].key);
+    if (left == count)
+        return 1;
+    made[1] = node_item(node_make(tree, level, items + left, count - left), items[left].key);
+    return 2;
+}
+
+static bool is_fresh(const struct change *change, const struct vad_node *node)
+{
+    return node->born == change->tree->sequence;
+}
+
+static void root_set(struct change *change, struct vad_node *root)
+{
+    change->root = root;
+    /* Release: pairs with the first load of vad_find(). */
+    if (!change->whole)
+        sync_store_ptr(&change->tree->root, root);
+}
+
+/* A node's entries changed: tells its parents, as far as it matters to them. */
+static void spans_update(struct vad_path *path, unsigned level)
+{
+    for (; level < path->top; level++) {
+        const struct vad_span span = vad_node_span(path->node[level]);
+        struct vad_node *parent = path->node[level + 1];
+        const unsigned at = path->at[level + 1];
+
+        if (parent->first[at] == span.first && parent->last[at] == span.last && parent->gap[at] == span.gap)
+            return;
+        parent->first[at] = span.first;
+        parent->last[at] = span.last;
+        parent->gap[at] = span.gap;
+    }
+}
+
+/* ---- the shape of the tree -------------------------------------------------------------------------------------- */
+
+static void children_replace(struct change *change, struct vad_path *path, unsigned level, unsigned at, unsigned old,
+                             const struct item *fresh, unsigned count);
+
+/*
+ * The node of the path at a level, which is no root and is written anew anyhow, would get too few of the items: it is
+ * joined with a neighbour, or takes from it.
+ */
+static void join(struct change *change, struct vad_path *path, unsigned level, struct item *items, unsigned count)
+{
+    struct vad_tree *tree = change->tree;
+    const struct vad_node *parent = path->node[level + 1];
+    const unsigned at = path->at[level + 1];
+    const unsigned left = at > 0 ? at - 1 : at;
+    struct vad_node *other = parent->child[at > 0 ? at - 1 : at + 1];
+    struct item all[ITEMS_MAX], made[2];
+    unsigned total = 0;
+
+    ASSERT_ALWAYS(parent->count > 1);
+    if (at > 0)
+        total = gather(other, 0, other->count, all, total);
+    for (unsigned i = 0; i < count; i++)
+        all[total + i] = items[i];
+    const unsigned second = at > 0 ? total : count;
+    total += count;
+    if (at == 0)
+        total = gather(other, 0, other->count, all, total);
+    /* The key 0 of an inner node stands for the node's own, which the parent knows. */
+    if (level > 0 && second < total)
+        all[second].key = parent->key[left + 1];
+    vad_node_drop(tree, path->node[level]);
+    vad_node_drop(tree, other);
+    /* Some room is left, lest the next insertion splits it again. */
+    const unsigned made_count =
+        nodes_make(tree, level, all, total, total <= tree->capacity * 3 / 4 ? total : total / 2, made);
+    children_replace(change, path, level + 1, left, 2, made, made_count);
+}
+
+/*
+ * Puts new nodes into the place of `old` children of the path's node at a level, from child `at` on. The first of them
+ * inherits the key. A level above the root: they replace the root.
+ */
+static void children_replace(struct change *change, struct vad_path *path, unsigned level, unsigned at, unsigned old,
+                             const struct item *fresh, unsigned count)
+{
+    struct vad_tree *tree = change->tree;
+    struct item items[ITEMS_MAX], made[2];
+
+    if (level > path->top) {
+        root_set(change, count == 1 ? fresh[0].child : node_make(tree, level, fresh, count));
+        return;
+    }
+    struct vad_node *node = path->node[level];
+    if (old == 1 && count == 1 && (!change->whole || is_fresh(change, node))) {
+        /* Release: pairs with the load of the entry in vad_find(). */
+        sync_store_ptr(&node->child[at], fresh[0].child);
+        path->node[level - 1] = fresh[0].child;
+        spans_update(path, level - 1);
+        return;
+    }
+    unsigned total = gather(node, 0, at, items, 0);
+    for (unsigned i = 0; i < count; i++)
+        items[total + i] = fresh[i];
+    items[total].key = node->key[at];
+    total = gather(node, at + old, node->count, items, total + count);
+    if (level == path->top && total == 1) {
+        vad_node_drop(tree, node);
+        root_set(change, items[0].child);
+    } else if (level < path->top && total < vad_least(tree)) {
+        join(change, path, level, items, total);
+    } else {
+        const bool appended = at + old == node->count && total > tree->capacity;
+        const unsigned left = total <= tree->capacity ? total : appended ? total - vad_least(tree) : total / 2;
+
+        vad_node_drop(tree, node);
+        const unsigned made_count = nodes_make(tree, level, items, total, left, made);
+        children_replace(change, path, level + 1, level < path->top ? path->at[level + 1] : 0, 1, made, made_count);
+    }
+}
+
+/* Writes the path's leaf anew, with the items in it. `appended`: they were put behind all others. */
+static void leaf_replace(struct change *change, struct vad_path *path, struct item *items, unsigned count,
+                         bool appended)
+{
+    struct vad_tree *tree = change->tree;
+    struct item made[2];
+
+    if (path->top > 0 && count < vad_least(tree)) {
+        join(change, path, 0, items, count);
+        return;
+    }
+    vad_node_drop(tree, path->node[0]);
+    if (count == 0) {
+        root_set(change, NULL);
+        return;
+    }
+    const unsigned left = count <= tree->capacity ? count : appended ? count - vad_least(tree) : count / 2;
+    const unsigned made_count = nodes_make(tree, 0, items, count, left, made);
+    children_replace(change, path, 1, path->top > 0 ? path->at[1] : 0, 1, made, made_count);
+}
+
+/*
+ * Raises all keys to the right of the path that lie inside of a VAD on it, whose place is free or which nobody sees yet.
+ * Children without VADs may lose all their pages so.
+ */
+static void raise(struct vad_path *path, const struct vad *vad)
+{
+    for (unsigned level = 1; level <= path->top; level++) {
+        struct vad_node *node = path->node[level];
+
+        for (unsigned i = path->at[level] + 1; i < node->count; i++) {
+            if (node->key[i] > vad->last_page)
+                return;
+            sync_store_64(&node->key[i], vad->last_page + 1);
+        }
+    }
 }
 
 /* ---- changes, under the space's lock ---------------------------------------------------------------------------- */
 
-/* The relaxed store is ordered before the change by the release of each link stored after it. */
-static void change_begin(struct vad_tree *tree)
+static struct change change_begin(struct vad_tree *tree, bool whole)
 {
-    ASSERT_DEBUG((tree->sequence & 1) == 0);
-    sync_store_relaxed_64(&tree->sequence, tree->sequence + 1);
+    return (struct change){ .tree = tree, .root = tree->root, .whole = whole };
 }
 
-/* Release: pairs with the first load of the sequence in vad_find(). */
-static void change_end(struct vad_tree *tree)
+static void change_end(struct change *change)
 {
-    sync_store_64(&tree->sequence, tree->sequence + 1);
+    struct vad_tree *tree = change->tree;
+
+    /* Release: pairs with the first load of vad_find(). */
+    if (change->whole)
+        sync_store_ptr(&tree->root, change->root);
+    (void)sync_add_64(&tree->sequence, 1); /* a full barrier */
+    vad_nodes_retire(tree);
 }
 
-/* Release: pairs with the load of the link in walk(). An unchanged link is not written: its line stays shared. */
-static void link_set(struct vad **link, struct vad *vad)
+static uint64_t pages_of(const struct vad *vad)
 {
-    if (*link != vad)
-        sync_store_ptr(link, vad);
+    return vad->last_page - vad->first_page + 1;
 }
 
-struct augmentation {
-    uint64_t first, last, gap;
-};
-
-/* What the subtree fields of a VAD must be, from those of its children. */
-static struct augmentation augmentation_of(const struct vad *vad)
+/* The way to a VAD that must be in the tree; at[0] is its entry. */
+static void descend_to(struct vad_node *root, const struct vad *vad, struct vad_path *path)
 {
-    struct augmentation a = { vad->first_page, vad->last_page, 0 };
-
-    if (vad->left != NULL) {
-        a.first = vad->left->subtree_first;
-        a.gap =
-            max_u64(vad->left->subtree_gap, gap_length(unit_of(vad->left->subtree_last) + 1, unit_of(vad->first_page)));
-    }
-    if (vad->right != NULL) {
-        a.last = vad->right->subtree_last;
-        a.gap = max_u64(a.gap, vad->right->subtree_gap);
-        a.gap = max_u64(a.gap, gap_length(unit_of(vad->last_page) + 1, unit_of(vad->right->subtree_first)));
-    }
-    return a;
+    ASSERT_ALWAYS(root != NULL);
+    vad_descend(root, vad->first_page, path);
+    ASSERT_ALWAYS(path->at[0] > 0 && path->node[0]->vad[path->at[0] - 1] == vad);
+    path->at[0]--;
 }
 
-static void augment(struct vad *vad)
+/* Puts a VAD into a leaf's entry, or takes the one in it away: one store, seen at once. */
+static void entry_set(struct vad_path *path, struct vad *vad)
 {
-    const struct augmentation a = augmentation_of(vad);
+    struct vad_node *leaf = path->node[0];
+    struct vad **entry = &leaf->vad[path->at[0]];
 
-    vad->subtree_first = a.first;
-    vad->subtree_last = a.last;
-    vad->subtree_gap = a.gap;
+    leaf->live = (uint16_t)(leaf->live + (vad != NULL) - (*entry != NULL));
+    /* Release: pairs with the load of the entry in vad_find(). */
+    sync_store_ptr(entry, vad);
+    spans_update(path, 0);
 }
 
-/* Parts a subtree into the VADs below `page` and those above; no VAD of it holds `page`. */
-static void split(struct vad *vad, uint64_t page, struct vad **below, struct vad **above)
+static void insert_changing(struct change *change, struct vad *vad)
 {
-    if (vad == NULL) {
-        link_set(below, NULL);
-        link_set(above, NULL);
-        return;
-    }
-    if (vad->first_page < page) {
-        link_set(below, vad);
-        split(vad->right, page, &vad->right, above);
-    } else {
-        link_set(above, vad);
-        split(vad->left, page, below, &vad->left);
-    }
-    augment(vad);
-}
-
-/* Joins two subtrees, all of `below` before all of `above`, into a link. */
-static void merge(struct vad *below, struct vad *above, struct vad **link)
-{
-    if (below == NULL || above == NULL) {
-        link_set(link, below == NULL ? above : below);
-    } else if (below->priority > above->priority) {
-        link_set(link, below);
-        merge(below->right, above, &below->right);
-        augment(below);
-    } else {
-        link_set(link, above);
-        merge(below, above->left, &above->left);
-        augment(above);
-    }
-}
-
-/* Puts a VAD where its priority belongs on the path to its page; what was there is split beneath it. */
-static void insert_below(struct vad **link, struct vad *vad)
-{
-    struct vad *here = *link;
-
-    if (here != NULL && here->priority > vad->priority) {
-        insert_below(vad->first_page < here->first_page ? &here->left : &here->right, vad);
-        augment(here);
-        return;
-    }
-    split(here, vad->first_page, &vad->left, &vad->right);
-    augment(vad);
-    link_set(link, vad);
-}
-
-/* Joins the subtrees of a VAD in its place. The VAD's own links stay as they are, for readers that stand on it. */
-static void remove_below(struct vad **link, struct vad *vad)
-{
-    struct vad *here = *link;
-
-    ASSERT_ALWAYS(here != NULL);
-    if (here == vad) {
-        merge(vad->left, vad->right, link);
-        return;
-    }
-    remove_below(vad->first_page < here->first_page ? &here->left : &here->right, vad);
-    augment(here);
-}
-
-void vad_tree_init(struct vad_tree *tree, uint64_t seed)
-{
-    *tree = (struct vad_tree){ .random = seed };
-}
-
-/* Inside a change. */
-static void insert_changing(struct vad_tree *tree, struct vad *vad)
-{
-    const struct vad *next = vad_find_first(tree, vad->first_page, vad->last_page);
+    struct item items[ITEMS_MAX], made[1];
+    struct vad_path path;
 
     ASSERT_ALWAYS(vad->first_page <= vad->last_page);
+    if (change->root == NULL) {
+        items[0] = vad_item(vad);
+        (void)nodes_make(change->tree, 0, items, 1, 1, made);
+        root_set(change, made[0].child);
+        return;
+    }
+    vad_descend(change->root, vad->first_page, &path);
+    struct vad_path walk = path;
+    const struct vad *next = vad_from(&walk, vad->first_page);
     ASSERT_ALWAYS(next == NULL || next->first_page > vad->last_page);
-    vad->left = NULL;
-    vad->right = NULL;
-    vad->priority = random_next(&tree->random);
-    insert_below(&tree->root, vad);
-    tree->count++;
-    tree->pages += vad->last_page - vad->first_page + 1;
+    raise(&path, vad);
+    const struct vad_node *leaf = path.node[0];
+    const unsigned at = path.at[0];
+    if (at > 0 && leaf->key[at - 1] == vad->first_page && leaf->last[at - 1] == vad->last_page) {
+        path.at[0] = at - 1;
+        entry_set(&path, vad);
+        return;
+    }
+    unsigned count = gather(leaf, 0, at, items, 0);
+    items[count++] = vad_item(vad);
+    const unsigned before = count;
+    count = gather(leaf, at, leaf->count, items, count);
+    leaf_replace(change, &path, items, count, before == count);
 }
 
-static void remove_changing(struct vad_tree *tree, struct vad *vad)
+static void remove_changing(struct change *change, struct vad *vad)
 {
-    remove_below(&tree->root, vad);
-    tree->count--;
-    tree->pages -= vad->last_page - vad->first_page + 1;
+    struct vad_tree *tree = change->tree;
+    struct item items[ITEMS_MAX];
+    struct vad_path path;
+
+    descend_to(change->root, vad, &path);
+    entry_set(&path, NULL);
+    const struct vad_node *leaf = path.node[0];
+    if (leaf->live >= vad_least(tree) || (path.top == 0 && leaf->live > 0))
+        return;
+    if (path.top > 0 && !vad_nodes_have(tree, 2, 2 * (uint64_t)path.top + 1)) {
+        tree->missed++;
+        return;
+    }
+    leaf_replace(change, &path, items, gather(leaf, 0, leaf->count, items, 0), false);
+}
+
+/* The new VADs, inside the old one or, if the change is whole, one that begins with it, take its place in its leaf. */
+static void replace_changing(struct change *change, struct vad *old, struct vad *const *fresh, unsigned fresh_count)
+{
+    struct item items[ITEMS_MAX];
+    struct vad_path path;
+
+    descend_to(change->root, old, &path);
+    const struct vad_node *leaf = path.node[0];
+    const unsigned at = path.at[0];
+    if (fresh_count == 1 && !change->whole && fresh[0]->first_page == old->first_page &&
+        fresh[0]->last_page == old->last_page) {
+        entry_set(&path, fresh[0]);
+        return;
+    }
+    unsigned count = gather(leaf, 0, at, items, 0);
+    for (unsigned i = 0; i < fresh_count; i++)
+        items[count++] = vad_item(fresh[i]);
+    const unsigned before = count;
+    count = gather(leaf, at + 1, leaf->count, items, count);
+    leaf_replace(change, &path, items, count, before == count);
+}
+
+/* Takes a VAD out of a leaf that is written anew for it: what readers see stays as it is until the end. */
+static void remove_whole(struct change *change, struct vad *vad)
+{
+    struct item items[ITEMS_MAX];
+    struct vad_path path;
+
+    descend_to(change->root, vad, &path);
+    const struct vad_node *leaf = path.node[0];
+    unsigned count = gather(leaf, 0, path.at[0], items, 0);
+    count = gather(leaf, path.at[0] + 1, leaf->count, items, count);
+    leaf_replace(change, &path, items, count, false);
+}
+
+tide_status vad_prepare(struct vad_tree *tree, uint64_t old_count)
+{
+    const uint64_t levels = vad_height(tree);
+    /*
+     * Two nodes a level, and a root. A join leaves at most two nodes of each level on each side of its range, and two on
+     * the way; what it writes for the VADs in between it uses again at once.
+     */
+    const uint64_t a_level = old_count > 1 ? 8 : 2;
+
+    if (vad_nodes_have(tree, a_level, a_level * levels + 1))
+        return TIDE_SUCCESS;
+    return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for %lu nodes of a tree of %lu regions",
+                     a_level * (levels + 1) + 1, tree->count);
 }
 
 void vad_insert(struct vad_tree *tree, struct vad *vad)
@@ -236,206 +477,32 @@ void vad_remove(struct vad_tree *tree, struct vad *vad)
     vad_replace(tree, &vad, 1, NULL, 0);
 }
 
-void vad_replace(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_count, struct vad *const *fresh,
                  unsigned fresh_count)
 {
-    change_begin(tree);
-    for (unsigned i = 0; i < old_count; i++)
-        remove_changing(tree, old[i]);
+    struct change change = change_begin(tree, old_count > 1);
+    struct vad_path path;
+
+    ASSERT_ALWAYS(old_count == 1 ? fresh_count <= VAD_PARTS_MAX : fresh_count == 1);
+    for (uint64_t i = 0; i < old_count; i++)
+        tree->pages -= pages_of(old[i]);
     for (unsigned i = 0; i < fresh_count; i++)
-        insert_changing(tree, fresh[i]);
-    change_end(tree);
-}
-
-/* ---- lookup, without a lock ------------------------------------------------------------------------------------- */
-
-static struct vad *walk(const struct vad_tree *tree, uint64_t page)
-{
-    struct vad *vad = sync_load_ptr(&tree->root);
-
-    while (vad != NULL) {
-        if (page < vad->first_page)
-            vad = sync_load_ptr(&vad->left);
-        else if (page > vad->last_page)
-            vad = sync_load_ptr(&vad->right);
-        else
-            break;
-    }
-    return vad;
-}
-
-struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
-{
-    for (unsigned attempt = 0;; attempt++) {
-        const uint64_t sequence = sync_load_64(&tree->sequence);
-        struct vad *vad = walk(tree, page);
-
-        if (vad != NULL || ((sequence & 1) == 0 && sync_load_64(&tree->sequence) == sequence))
-            return vad;
-        if (attempt < READER_SPINS)
-            sync_pause();
-        else
-            (void)sched_yield();
-    }
-}
-
-/* ---- searches, under the space's lock --------------------------------------------------------------------------- */
-
-struct vad *vad_find_first(const struct vad_tree *tree, uint64_t first, uint64_t last)
-{
-    struct vad *found = NULL;
-
-    ASSERT_DEBUG(first <= last);
-    for (struct vad *vad = tree->root; vad != NULL;) {
-        if (vad->last_page >= first) {
-            found = vad;
-            vad = vad->left;
-        } else {
-            vad = vad->right;
+        tree->pages += pages_of(fresh[i]);
+    tree->count = tree->count - old_count + fresh_count;
+    if (old_count == 0) {
+        insert_changing(&change, fresh[0]);
+    } else if (fresh_count == 0) {
+        remove_changing(&change, old[0]);
+    } else {
+        ASSERT_ALWAYS(fresh[0]->first_page >= old[0]->first_page &&
+                      fresh[fresh_count - 1]->last_page <= old[old_count - 1]->last_page);
+        for (uint64_t i = 1; i < old_count; i++)
+            remove_whole(&change, old[i]);
+        replace_changing(&change, old[0], fresh, fresh_count);
+        if (change.whole) {
+            vad_descend(change.root, fresh[0]->first_page, &path);
+            raise(&path, fresh[0]);
         }
     }
-    return found;
-}
-
-struct vad *vad_first(const struct vad_tree *tree)
-{
-    return vad_find_first(tree, 0, UINT64_MAX);
-}
-
-struct vad *vad_next(const struct vad_tree *tree, const struct vad *vad)
-{
-    return vad->last_page == UINT64_MAX ? NULL : vad_find_first(tree, vad->last_page + 1, UINT64_MAX);
-}
-
-/* A search for `length` free units from a unit in [lowest, highest] on that is a multiple of `alignment`. */
-struct gap_request {
-    uint64_t length, lowest, highest, alignment;
-    uint64_t surely; /* a gap of this length holds `length` units at any alignment */
-    bool top_down;
-};
-
-/* One gap, the units [start, end): the fitting base in it that the request likes best. */
-static bool gap_fit(const struct gap_request *request, uint64_t start, uint64_t end, uint64_t *base)
-{
-    if (gap_length(start, end) < request->length)
-        return false;
-    const uint64_t at_least = max_u64(start, request->lowest);
-    const uint64_t at_most = end - request->length < request->highest ? end - request->length : request->highest;
-    const uint64_t low = (at_least + request->alignment - 1) & ~(request->alignment - 1);
-    const uint64_t high = at_most & ~(request->alignment - 1);
-    if (low > high || high < at_least)
-        return false;
-    *base = request->top_down ? high : low;
-    return true;
-}
-
-/* Searches the gaps in a subtree and on its borders: from the unit after its predecessor to that of its successor. */
-static bool gap_search(const struct gap_request *request, const struct vad *vad, uint64_t start, uint64_t end,
-                       uint64_t *base)
-{
-    if (vad == NULL)
-        return gap_fit(request, start, end, base);
-    if (start > request->highest || end <= request->lowest ||
-        (vad->subtree_gap < request->surely && gap_length(start, unit_of(vad->subtree_first)) < request->surely &&
-         gap_length(unit_of(vad->subtree_last) + 1, end) < request->surely))
-        return false;
-
-    const uint64_t left_end = unit_of(vad->first_page);
-    const uint64_t right_start = unit_of(vad->last_page) + 1;
-    if (request->top_down)
-        return gap_search(request, vad->right, right_start, end, base) ||
-               gap_search(request, vad->left, start, left_end, base);
-    return gap_search(request, vad->left, start, left_end, base) ||
-           gap_search(request, vad->right, right_start, end, base);
-}
-
-bool vad_find_gap(const struct vad_tree *tree, const struct vad_gap *gap, uint64_t *first_page)
-{
-    ASSERT_ALWAYS(gap->pages > 0 && gap->alignment >= VAD_UNIT_PAGES && (gap->alignment & (gap->alignment - 1)) == 0);
-    if (gap->lowest > gap->highest || gap->pages - 1 > gap->highest - gap->lowest)
-        return false;
-
-    struct gap_request request = {
-        .length = unit_of(gap->pages - 1) + 1,
-        .lowest = unit_of(gap->lowest) + (gap->lowest % VAD_UNIT_PAGES != 0),
-        .highest = unit_of(gap->highest - (gap->pages - 1)),
-        .alignment = gap->alignment / VAD_UNIT_PAGES,
-        .top_down = gap->top_down,
-    };
-    uint64_t base;
-    if (request.lowest > request.highest)
-        return false;
-    /* First only where the length alone tells that it fits; then wherever it may. */
-    request.surely = request.length + request.alignment - 1;
-    bool found = gap_search(&request, tree->root, 0, UNIT_END, &base);
-    if (!found && request.alignment > 1) {
-        request.surely = request.length;
-        found = gap_search(&request, tree->root, 0, UNIT_END, &base);
-    }
-    if (found)
-        *first_page = base * VAD_UNIT_PAGES;
-    return found;
-}
-
-/* ---- verification ----------------------------------------------------------------------------------------------- */
-
-struct check {
-    const struct vad *previous; /* in order */
-    uint64_t count, pages;
-    char *why;
-    size_t why_bytes;
-};
-
-#define VAD_FORMAT "VAD 0x%" PRIx64 "-0x%" PRIx64
-#define VAD_ARGUMENTS(vad) (vad)->first_page, (vad)->last_page
-
-#define CHECK(condition, ...)                                                                                          \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            (void)snprintf(check->why, check->why_bytes, __VA_ARGS__);                                                 \
-            return false;                                                                                              \
-        }                                                                                                              \
-    } while (0)
-
-/* In order. Heap order is looked at on the way down, so that the walk ends even in a tree whose links went wrong. */
-static bool check_subtree(struct check *check, const struct vad *vad, const struct vad *parent)
-{
-    if (vad == NULL)
-        return true;
-    CHECK(parent == NULL || parent->priority > vad->priority,
-          VAD_FORMAT ": priority 0x%" PRIx64 " is not below its parent's 0x%" PRIx64, VAD_ARGUMENTS(vad), vad->priority,
-          parent->priority);
-    if (!check_subtree(check, vad->left, vad))
-        return false;
-    CHECK(vad->first_page <= vad->last_page, VAD_FORMAT " ends before it begins", VAD_ARGUMENTS(vad));
-    CHECK(check->previous == NULL || check->previous->last_page < vad->first_page,
-          VAD_FORMAT " does not lie after " VAD_FORMAT, VAD_ARGUMENTS(vad), VAD_ARGUMENTS(check->previous));
-    check->previous = vad;
-    check->count++;
-    check->pages += vad->last_page - vad->first_page + 1;
-    if (!check_subtree(check, vad->right, vad))
-        return false;
-
-    const struct augmentation a = augmentation_of(vad);
-    CHECK(a.first == vad->subtree_first && a.last == vad->subtree_last,
-          VAD_FORMAT ": subtree bounds 0x%" PRIx64 "-0x%" PRIx64 ", but 0x%" PRIx64 "-0x%" PRIx64 " by its children",
-          VAD_ARGUMENTS(vad), vad->subtree_first, vad->subtree_last, a.first, a.last);
-    CHECK(a.gap == vad->subtree_gap, VAD_FORMAT ": subtree gap of %" PRIu64 " units, but %" PRIu64 " by its children",
-          VAD_ARGUMENTS(vad), vad->subtree_gap, a.gap);
-    return true;
-}
-
-bool vad_tree_check(const struct vad_tree *tree, char *why, size_t why_bytes)
-{
-    struct check state = { .why = why, .why_bytes = why_bytes };
-    struct check *check = &state;
-
-    CHECK((tree->sequence & 1) == 0, "VAD tree: sequence %" PRIu64 " is odd without a writer", tree->sequence);
-    if (!check_subtree(check, tree->root, NULL))
-        return false;
-    CHECK(check->count == tree->count, "VAD tree: %" PRIu64 " VADs in it, but a count of %" PRIu64, check->count,
-          tree->count);
-    CHECK(check->pages == tree->pages, "VAD tree: %" PRIu64 " pages in it, but a sum of %" PRIu64, check->pages,
-          tree->pages);
-    return true;
+    change_end(&change);
 }

@@ -1,10 +1,10 @@
 /*
- * VADs: the regions of an address space, as a balanced tree keyed by virtual page number (nt-behaviour 8.1).
+ * VADs: the regions of an address space, in a B+-tree keyed by virtual page number (nt-behaviour 8.1).
  *
- * Writers (reserve, release) hold the space's lock. Readers (faults) take no lock and write nothing: they walk the tree
- * inside an epoch section, and a sequence count that writers move tells them whether "there is none" can be believed. A
- * VAD that left the tree is freed only after a grace period. Nodes carry the largest gap of their subtree, so that
- * finding room is O(log n) too. How it works and why it is right: vad.c.
+ * Writers (reserve, release) hold the space's lock. Readers (faults, queries) take no lock, write nothing and wait for
+ * nobody: they walk the tree inside an epoch section, and each change becomes visible to them by one store. A VAD that
+ * left the tree is freed by the caller only after a grace period; so are nodes, by the tree. Nodes carry the largest gap
+ * of each subtree, so that finding room is O(log n) too. How it works and why it is right: vad.c.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -14,6 +14,8 @@
 #include <pagetide/virtual.h>
 
 #include "base/sync.h"
+#include "frames/grace.h"
+#include "spaces/slab.h"
 
 /* A region begins at a multiple of this many pages: the allocation granularity of 64 KiB. */
 enum { VAD_UNIT_PAGES = 16 };
@@ -39,10 +41,9 @@ struct write_watch {
 };
 
 struct vad {
-    /* What a reader's walk and a fault touch, together: one cache line. */
+    /* What a fault reads, together: one cache line. */
     uint64_t first_page;        /* [I] virtual page numbers, inclusive; a region changes its bounds by being replaced */
     uint64_t last_page;         /* [I] */
-    struct vad *left, *right;   /* [A] [E] stored with release under L:space, loaded with acquire */
     uint32_t protection;        /* [I] TIDE_PAGE_ value at reserve time */
     uint32_t preferred_node;    /* [I] or TIDE_NO_PREFERRED_NODE */
     uint32_t commit_state;      /* [A] written under L:region; software protection with which a zero PTE counts as
@@ -54,46 +55,64 @@ struct vad {
     bool was_placeholder;       /* [I] it replaced one */
     uint16_t retired_epoch;     /* [L:space] */
     /* What writers alone touch. */
-    struct sync_lock lock;    /* rank region: commit, decommit, protect, and the end of the region */
-    uint64_t committed_pages; /* [L:region] pages charged */
-    uint64_t table_charge;    /* [L:region] pages charged for tables that the region may still need */
-    uint64_t priority;        /* [I] set at insertion; unique in the tree, higher than those of both children */
-    uint64_t subtree_first;   /* [L:space] first page of the leftmost VAD of the subtree */
-    uint64_t subtree_last;    /* [L:space] last page of the rightmost */
-    uint64_t subtree_gap;     /* [L:space] longest run of untouched units between two neighbours of the subtree */
-    struct vad *retired_next; /* [L:space] after removal: waits for its grace period */
-} SYNC_CACHE_ALIGNED;         /* two lines; regions share none: committed_pages is written at each commit */
+    struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank region: commit, decommit, protect, and the end of the region */
+    uint64_t committed_pages;                 /* [L:region] pages charged */
+    uint64_t table_charge;                    /* [L:region] pages charged for tables that the region may still need */
+    struct vad *retired_next;                 /* [L:space] after removal: waits for its grace period */
+}; /* two lines; regions share none: committed_pages is written at each commit */
 _Static_assert(sizeof(struct vad) == 2 * SYNC_CACHE_LINE_BYTES, "a VAD has two cache lines");
 
+struct vad_node; /* vad_impl.h */
+
 struct vad_tree {
-    struct vad *root;  /* [A] [E] as vad.left */
-    uint64_t sequence; /* [A] odd while a writer changes the tree */
-    uint64_t count;    /* [L:space] */
-    uint64_t pages;    /* [L:space] sum of all lengths */
-    uint64_t random;   /* [L:space] state of the generator of priorities */
+    struct vad_node *root;      /* [A] [E] stored with release under L:space, loaded with acquire; NULL if empty */
+    uint64_t sequence;          /* [A] moves after each change, and never without one */
+    uint64_t count;             /* [L:space] */
+    uint64_t pages;             /* [L:space] sum of all lengths */
+    struct grace *grace;        /* [I] */
+    uint32_t capacity;          /* [I] entries of a node; tests lower it, before the first insertion */
+    uint32_t missed;            /* [L:space] nodes that were left with too few entries since there was no memory */
+    struct slab leaves, inners; /* [L:space] all nodes: in the tree, retired and free */
+    struct vad_node *dropped;   /* [L:space] replaced in the change that is under way */
+    struct vad_node *retired, *retired_last; /* [L:space] replaced nodes in their grace period, oldest first */
+    uint64_t retired_count;                  /* [L:space] */
+    uint64_t retired_bound;                  /* [L:space] count from which on to move the grace period */
 };
 
-void vad_tree_init(struct vad_tree *tree, uint64_t seed);
+void vad_tree_init(struct vad_tree *tree, struct grace *grace);
+/* Frees all nodes, whatever their grace period: nobody uses the tree any more. The VADs are the caller's. */
+void vad_tree_destroy(struct vad_tree *tree);
 
 /*
- * Under the space's lock. Inserts a VAD whose range is known to be free (asserted in every build). The caller has set
- * the [I] fields other than the priority. A VAD is inserted once in its life.
+ * Under the space's lock: gets the memory that the next insertion, or replacement of `old_count` VADs, may need, so that
+ * it cannot fail. TIDE_INSUFFICIENT_RESOURCES: there is none, and nothing has changed.
+ */
+TIDE_MUST_CHECK tide_status vad_prepare(struct vad_tree *tree, uint64_t old_count);
+
+/*
+ * Under the space's lock, after vad_prepare(). Inserts a VAD whose range is known to be free (asserted in every build).
+ * The caller has set the [I] fields. A VAD is inserted once in its life.
  */
 void vad_insert(struct vad_tree *tree, struct vad *vad);
-/* Under the space's lock. Unlinks a VAD of this tree (asserted); the caller frees it after a grace period. */
+/*
+ * Under the space's lock. Unlinks a VAD of this tree (asserted); the caller frees it after a grace period. Cannot fail,
+ * and needs no preparation.
+ */
 void vad_remove(struct vad_tree *tree, struct vad *vad);
 
 /*
- * Under the space's lock. The new VADs, in ascending order, take the place of the old one, or of the old ones, in one
- * change: no reader misses a page that is in both. Old and new ones are under the conditions of remove and insert.
+ * Under the space's lock, after vad_prepare(). The new VADs, in ascending order, take the place of the old one, or of
+ * the old ones, in one change: a reader finds all of the old or all of the new. Either there is one old VAD and all new
+ * ones, at most VAD_PARTS_MAX, lie inside of it; or there are several old ones that lie next to each other, and one new
+ * one. Old and new ones are under the conditions of remove and insert.
  */
-void vad_replace(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+enum { VAD_PARTS_MAX = 3 };
+void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_count, struct vad *const *fresh,
                  unsigned fresh_count);
 
 /*
  * Lock-free, inside an epoch section: the VAD that holds a page, or NULL. The answer was true at some moment of the
- * call. Waits (spins, then yields) only for a writer that is inside the tree at this moment, and only if the walk did
- * not meet the page. Also right under the space's lock, where it never waits.
+ * call, which waits for nobody. Also right under the space's lock.
  */
 struct vad *vad_find(const struct vad_tree *tree, uint64_t page);
 /* Under the space's lock: the first VAD that overlaps [first, last], else the first one after it; NULL if none. */
@@ -120,8 +139,8 @@ struct vad *vad_first(const struct vad_tree *tree);
 struct vad *vad_next(const struct vad_tree *tree, const struct vad *vad);
 
 /*
- * Under the space's lock: checks order, disjointness, heap order, augmentation and totals (I10). Returns false and
- * fills `why` on the first violation. O(n).
+ * Under the space's lock: checks order, disjointness, separators, fill, height, gaps, totals, and that no node is lost
+ * (I10). Returns false and fills `why` on the first violation. O(n).
  */
 bool vad_tree_check(const struct vad_tree *tree, char *why, size_t why_bytes);
 

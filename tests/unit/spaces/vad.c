@@ -1,10 +1,11 @@
 /*
- * The VAD tree: against a sorted array, in adverse orders, at 100,000 regions (VAD-1), its gap search against brute
- * force, and its lock-free readers against writers that never rest.
+ * The VAD tree: against a sorted array, with small nodes and large ones, in adverse orders, at 100,000 regions (VAD-1),
+ * its gap search against brute force, what readers see in the midst of each change, and readers against writers that
+ * never rest.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "spaces/vad.h"
+#include "spaces/vad_impl.h"
 
 #include "base/random.h"
 
@@ -64,6 +65,44 @@ static struct vad *vad_new(uint64_t first, uint64_t last)
     return vad;
 }
 
+/* One grace period for all tests; with nobody in a section it passes as soon as it is moved. */
+static struct grace test_grace;
+
+static int group_setup(void **state)
+{
+    (void)state;
+    grace_init(&test_grace);
+    return 0;
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    grace_destroy(&test_grace);
+    return 0;
+}
+
+enum { SMALLEST = 4 };
+
+static void tree_init(struct vad_tree *tree, unsigned capacity)
+{
+    vad_tree_init(tree, &test_grace);
+    tree->capacity = capacity;
+}
+
+static void insert(struct vad_tree *tree, struct vad *vad)
+{
+    assert_int_equal(vad_prepare(tree, 0), TIDE_SUCCESS);
+    vad_insert(tree, vad);
+}
+
+static void replace(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+                    unsigned fresh_count)
+{
+    assert_int_equal(vad_prepare(tree, old_count), TIDE_SUCCESS);
+    vad_replace(tree, old, old_count, fresh, fresh_count);
+}
+
 static void tree_free(struct vad_tree *tree)
 {
     for (struct vad *vad; (vad = vad_first(tree)) != NULL;) {
@@ -73,14 +112,17 @@ static void tree_free(struct vad_tree *tree)
     assert_null(tree->root);
     assert_int_equal(tree->count, 0);
     assert_int_equal(tree->pages, 0);
+    vad_tree_destroy(tree);
 }
 
-static unsigned depth_of(const struct vad *vad)
+/* The highest that a tree of so many VADs can be: the root has 2 children, each other node the least. */
+static unsigned height_bound(const struct vad_tree *tree)
 {
-    if (vad == NULL)
-        return 0;
-    const unsigned left = depth_of(vad->left), right = depth_of(vad->right);
-    return 1 + (left > right ? left : right);
+    unsigned height = 1;
+
+    for (uint64_t most = tree->count / 2; most >= vad_least(tree); most /= vad_least(tree))
+        height++;
+    return height;
 }
 
 /* ---- against a sorted array ------------------------------------------------------------------------------------- */
@@ -124,41 +166,128 @@ static void oracle_compare(const struct oracle *oracle, const struct vad_tree *t
     }
 }
 
+static void oracle_remove(struct oracle *oracle, unsigned at, unsigned count)
+{
+    for (unsigned i = at; i < at + count; i++) {
+        oracle->pages -= oracle->sorted[i]->last_page - oracle->sorted[i]->first_page + 1;
+        free(oracle->sorted[i]);
+    }
+    memmove(&oracle->sorted[at], &oracle->sorted[at + count], (oracle->count - at - count) * sizeof(struct vad *));
+    oracle->count -= count;
+}
+
+static void oracle_insert(struct oracle *oracle, unsigned at, struct vad *vad)
+{
+    memmove(&oracle->sorted[at + 1], &oracle->sorted[at], (oracle->count - at) * sizeof vad);
+    oracle->sorted[at] = vad;
+    oracle->count++;
+    oracle->pages += vad->last_page - vad->first_page + 1;
+}
+
+/* A VAD is cut into up to three parts, one of which may go, or becomes another of the same bounds. */
+static void random_parts(struct oracle *oracle, struct vad_tree *tree, unsigned at, uint64_t *random)
+{
+    struct vad *old = oracle->sorted[at], *parts[VAD_PARTS_MAX];
+    const uint64_t first = old->first_page, last = old->last_page;
+    const uint64_t a = first + random_below(random, last - first + 1), b = a + random_below(random, last - a + 1);
+    const bool keep = random_below(random, 2) != 0;
+    unsigned count = 0;
+
+    if (a > first)
+        parts[count++] = vad_new(first, a - 1);
+    if (keep || (a == first && b == last))
+        parts[count++] = vad_new(a, b);
+    if (b < last)
+        parts[count++] = vad_new(b + 1, last);
+    replace(tree, &old, 1, parts, count);
+    oracle_remove(oracle, at, 1);
+    for (unsigned i = 0; i < count; i++)
+        oracle_insert(oracle, at + i, parts[i]);
+}
+
+/* VADs next to each other become one, whatever lies free between them, which stays free at the ends. */
+static void random_join(struct oracle *oracle, struct vad_tree *tree, unsigned at, unsigned count)
+{
+    struct vad *fresh = vad_new(oracle->sorted[at]->first_page, oracle->sorted[at + count - 1]->last_page);
+
+    replace(tree, &oracle->sorted[at], count, &fresh, 1);
+    oracle_remove(oracle, at, count);
+    oracle_insert(oracle, at, fresh);
+}
+
+/* Phases of growth and of decay, so that nodes split and join at all levels. */
 static void random_operations_match_a_sorted_array(void **state)
 {
+    static const unsigned capacities[] = { SMALLEST, 5, 8, VAD_FANOUT };
+
     (void)state;
-    for (uint64_t seed = 1; seed <= 10; seed++) {
+    for (uint64_t seed = 1; seed <= 20; seed++) {
         struct oracle oracle = { .count = 0 };
         struct vad_tree tree;
         uint64_t random = seed;
 
-        vad_tree_init(&tree, seed);
+        tree_init(&tree, capacities[seed % 4]);
         oracle_compare(&oracle, &tree);
-        for (unsigned step = 1; step <= 2000; step++) {
+        for (unsigned step = 1; step <= 4000 / EFFORT_DIVISOR; step++) {
+            const bool growing = step / 400 % 2 == 0;
             const uint64_t first = random_below(&random, ORACLE_PAGES);
-            const uint64_t last = first + random_below(&random, 40);
+            const uint64_t last = first + random_below(&random, 12);
             const unsigned i = oracle_at(&oracle, first);
+            const uint64_t dice = random_below(&random, 100);
+            const uint64_t before = tree.sequence;
 
-            if (i < oracle.count && oracle.sorted[i]->first_page <= last) {
-                struct vad *victim = oracle.sorted[i];
-                vad_remove(&tree, victim);
-                memmove(&oracle.sorted[i], &oracle.sorted[i + 1], (oracle.count - i - 1) * sizeof victim);
-                oracle.count--;
-                oracle.pages -= victim->last_page - victim->first_page + 1;
-                free(victim);
-            } else if (oracle.count < ORACLE_MAX) {
+            if (dice < 10 && i < oracle.count && oracle.count + VAD_PARTS_MAX < ORACLE_MAX) {
+                random_parts(&oracle, &tree, i, &random);
+            } else if (dice < 12 && i + 2 < oracle.count) {
+                const unsigned most = oracle.count - i < 40 ? oracle.count - i : 40;
+                random_join(&oracle, &tree, i, 2 + (unsigned)random_below(&random, most - 1));
+            } else if (i < oracle.count && (oracle.sorted[i]->first_page <= last || (!growing && dice < 90))) {
+                vad_remove(&tree, oracle.sorted[i]);
+                oracle_remove(&oracle, i, 1);
+            } else if (oracle.count < ORACLE_MAX && (i == oracle.count || oracle.sorted[i]->first_page > last)) {
                 struct vad *vad = vad_new(first, last);
-                vad_insert(&tree, vad);
-                memmove(&oracle.sorted[i + 1], &oracle.sorted[i], (oracle.count - i) * sizeof vad);
-                oracle.sorted[i] = vad;
-                oracle.count++;
-                oracle.pages += last - first + 1;
+                insert(&tree, vad);
+                oracle_insert(&oracle, i, vad);
+            } else {
+                continue;
             }
+            assert_int_equal(tree.sequence, before + 1);
             assert_tree_sound(&tree);
-            if (step % 200 == 0)
+            assert_in_range(vad_height(&tree), 0, height_bound(&tree));
+            if (step % 100 == 0)
                 oracle_compare(&oracle, &tree);
         }
+        assert_int_equal(tree.missed, 0);
         tree_free(&tree);
+    }
+}
+
+/* A join over thousands of VADs: whole subtrees go. */
+static void joins_over_many_nodes(void **state)
+{
+    enum { COUNT = 3000 };
+    static struct vad *vads[COUNT];
+
+    (void)state;
+    for (unsigned capacity = SMALLEST; capacity <= VAD_FANOUT; capacity *= 2) {
+        for (unsigned from = 0; from < COUNT; from += COUNT / 3 - 1) {
+            struct vad_tree tree;
+
+            tree_init(&tree, capacity);
+            for (unsigned i = 0; i < COUNT; i++)
+                insert(&tree, vads[i] = vad_new(16 * (uint64_t)i, 16 * (uint64_t)i + 15));
+            const unsigned count = from + COUNT / 2 <= COUNT ? COUNT / 2 : COUNT - from;
+            struct vad *fresh = vad_new(16 * (uint64_t)from, 16 * (uint64_t)(from + count) - 1);
+            replace(&tree, &vads[from], count, &fresh, 1);
+            assert_tree_sound(&tree);
+            assert_int_equal(tree.count, COUNT - count + 1);
+            for (unsigned i = 0; i < COUNT; i++)
+                assert_ptr_equal(vad_find(&tree, 16 * (uint64_t)i + 7),
+                                 i < from || i >= from + count ? vads[i] : fresh);
+            for (unsigned i = from; i < from + count; i++)
+                free(vads[i]);
+            tree_free(&tree);
+        }
     }
 }
 
@@ -168,11 +297,11 @@ static void regions_at_both_ends_of_the_page_numbers(void **state)
     uint64_t base;
 
     (void)state;
-    vad_tree_init(&tree, 1);
+    tree_init(&tree, VAD_FANOUT);
     struct vad *high = vad_new(UINT64_MAX - 15, UINT64_MAX);
     struct vad *low = vad_new(0, 0);
-    vad_insert(&tree, high);
-    vad_insert(&tree, low);
+    insert(&tree, high);
+    insert(&tree, low);
     assert_tree_sound(&tree);
     assert_ptr_equal(vad_find(&tree, UINT64_MAX), high);
     assert_ptr_equal(vad_find(&tree, 0), low);
@@ -192,11 +321,7 @@ static void regions_at_both_ends_of_the_page_numbers(void **state)
 
 /* ---- 100,000 regions -------------------------------------------------------------------------------------------- */
 
-/*
- * The expected depth of the deepest of 100,000 nodes is about 45 and the chance of passing 64 is under one in a
- * million; the seeds are fixed, so it is the same tree in every run.
- */
-enum { MANY = 100000, DEPTH_BOUND = 64 };
+enum { MANY = 100000 };
 
 enum order { ASCENDING, DESCENDING, INWARD, SHUFFLED, ORDER_COUNT };
 
@@ -220,14 +345,16 @@ static void a_hundred_thousand_regions_stay_balanced(void **state)
     for (enum order order = ASCENDING; order < ORDER_COUNT; order++) {
         struct vad_tree tree;
 
-        vad_tree_init(&tree, 7 + (uint64_t)order);
+        tree_init(&tree, order == SHUFFLED ? 8 : VAD_FANOUT);
         for (uint64_t i = 0; i < MANY; i++) {
             const uint64_t first = 16 * order_index(order, i) * 3;
-            vad_insert(&tree, vad_new(first, first + 15 + i % 17));
+            insert(&tree, vad_new(first, first + 15 + i % 17));
         }
         assert_int_equal(tree.count, MANY);
         assert_tree_sound(&tree);
-        assert_in_range(depth_of(tree.root), 17, DEPTH_BOUND);
+        assert_in_range(vad_height(&tree), 4, height_bound(&tree));
+        if (order == ASCENDING) /* three quarters full */
+            assert_in_range(tree.leaves.total - tree.leaves.free_count, MANY / VAD_FANOUT, MANY / 24 + 100);
 
         /* Half away, every second one first, then a run in the middle. */
         for (uint64_t i = 0; i < MANY; i++) {
@@ -239,7 +366,7 @@ static void a_hundred_thousand_regions_stay_balanced(void **state)
             }
         }
         assert_tree_sound(&tree);
-        assert_in_range(depth_of(tree.root), 15, DEPTH_BOUND);
+        assert_in_range(vad_height(&tree), 3, height_bound(&tree));
         for (uint64_t i = 0; i < MANY; i++)
             assert_true((vad_find(&tree, 48 * i) != NULL) == !(i % 2 == 0 || (i > MANY / 3 && i < MANY / 2)));
         tree_free(&tree);
@@ -258,14 +385,14 @@ static void a_hundred_thousand_random_regions_never_overlap(void **state)
     const uint64_t lowest = TIDE_LOWEST_ADDRESS >> 12, highest = TIDE_HIGHEST_ADDRESS >> 12;
 
     (void)state;
-    vad_tree_init(&tree, 99);
+    tree_init(&tree, VAD_FANOUT);
     for (unsigned i = 0; i < MANY; i++) {
         const uint64_t pages = 1 + random_below(&random, 64);
         uint64_t first = lowest + random_below(&random, highest - lowest - 64) / 16 * 16;
         const struct vad *in_the_way = vad_find_first(&tree, first, first + pages - 1);
         if (in_the_way != NULL && in_the_way->first_page <= first + pages - 1)
             assert_true(gap_of(&tree, pages, lowest, highest, false, &first));
-        vad_insert(&tree, regions[i] = vad_new(first, first + pages - 1));
+        insert(&tree, regions[i] = vad_new(first, first + pages - 1));
     }
     assert_tree_sound(&tree);
     for (unsigned i = 0; i < MANY; i += 2) {
@@ -278,7 +405,7 @@ static void a_hundred_thousand_random_regions_never_overlap(void **state)
         uint64_t first;
         assert_true(gap_of(&tree, pages, from, highest, i % 4 == 0, &first));
         assert_true(first >= from && first + pages - 1 <= highest && first % 16 == 0);
-        vad_insert(&tree, regions[i] = vad_new(first, first + pages - 1)); /* asserts that it is free */
+        insert(&tree, regions[i] = vad_new(first, first + pages - 1)); /* asserts that it is free */
     }
     assert_int_equal(tree.count, MANY);
     assert_tree_sound(&tree);
@@ -293,10 +420,10 @@ static void gap_search_among_a_hundred_thousand_regions(void **state)
     uint64_t base;
 
     (void)state;
-    vad_tree_init(&tree, 5);
+    tree_init(&tree, VAD_FANOUT);
     for (uint64_t i = 0; i < MANY; i++)
         if (i % (MANY / 100) != 7) /* one missing in each thousand: a hole of 7 units */
-            vad_insert(&tree, vad_new(64 * i, 64 * i + i % 16));
+            insert(&tree, vad_new(64 * i, 64 * i + i % 16));
     for (uint64_t i = 0; i < MANY / EFFORT_DIVISOR; i++) {
         /* Nothing of 4 units between two missing ones, in either direction, though both sides have it. */
         const uint64_t hole = 64ull * (MANY / 100) * (i % 99) + 64 * 7;
@@ -358,13 +485,13 @@ static void gap_search_matches_brute_force(void **state)
         struct vad_tree tree;
         uint64_t random = seed;
 
-        vad_tree_init(&tree, seed);
+        tree_init(&tree, seed % 3 == 0 ? VAD_FANOUT : SMALLEST + seed % 5);
         for (unsigned i = 0; i < seed % 30; i++) {
             const uint64_t first = random_below(&random, GAP_PAGES) & (aligned ? ~15ull : ~0ull);
             const uint64_t last = first + random_below(&random, longest);
             const struct vad *in_the_way = vad_find_first(&tree, first, last);
             if (in_the_way == NULL || in_the_way->first_page > last)
-                vad_insert(&tree, vad_new(first, last));
+                insert(&tree, vad_new(first, last));
         }
         assert_tree_sound(&tree);
         for (unsigned i = 0; i < 2000; i++) {
@@ -394,9 +521,9 @@ static void the_rest_of_a_unit_is_lost(void **state)
     uint64_t base;
 
     (void)state;
-    vad_tree_init(&tree, 3);
-    vad_insert(&tree, vad_new(16, 16));
-    vad_insert(&tree, vad_new(64, 80));
+    tree_init(&tree, VAD_FANOUT);
+    insert(&tree, vad_new(16, 16));
+    insert(&tree, vad_new(64, 80));
     assert_true(gap_of(&tree, 1, 16, 1000, false, &base));
     assert_int_equal(base, 32);
     assert_true(gap_of(&tree, 32, 16, 1000, false, &base));
@@ -438,10 +565,21 @@ struct race_thread {
     uint64_t lookups, known, wrong, missing, phantom;
 };
 
+/* Memory of VADs is as lasting as that of the test, that of nodes is used again and again. */
+static struct grace_thread *race_enter(void)
+{
+    struct grace_thread *thread = grace_thread_get(&test_grace);
+
+    if (thread == NULL)
+        abort();
+    return thread;
+}
+
 static void *race_writer(void *argument)
 {
     struct race_thread *self = argument;
     struct race *race = self->race;
+    struct grace_thread *thread = race_enter();
     uint64_t random = 1000 + self->index;
 
     for (unsigned step = 0; step < 200000 / EFFORT_DIVISOR; step++) {
@@ -451,6 +589,7 @@ static void *race_writer(void *argument)
         const uint64_t first = slot * SLOT_PAGES;
 
         (void)sync_add_64(&race->marks[slot], 1);
+        grace_enter(thread);
         sync_lock(&race->lock);
         if (race->vads[slot] == NULL) {
             struct vad *vad = calloc(1, sizeof *vad);
@@ -459,6 +598,8 @@ static void *race_writer(void *argument)
             vad->first_page = first;
             vad->last_page = first + random_below(&random, SLOT_PAGES);
             race->vads[slot] = vad;
+            if (vad_prepare(&race->tree, 0) != TIDE_SUCCESS)
+                abort();
             vad_insert(&race->tree, vad);
         } else {
             vad_remove(&race->tree, race->vads[slot]);
@@ -467,8 +608,10 @@ static void *race_writer(void *argument)
             race->vads[slot] = NULL;
         }
         sync_unlock(&race->lock);
+        grace_leave(thread);
         (void)sync_add_64(&race->marks[slot], 1);
     }
+    grace_thread_put(thread);
     (void)sync_add_32(&race->writers_left, (uint32_t)-1);
     return NULL;
 }
@@ -477,13 +620,16 @@ static void *race_reader(void *argument)
 {
     struct race_thread *self = argument;
     struct race *race = self->race;
+    struct grace_thread *thread = race_enter();
     uint64_t random = 2000 + self->index;
 
     while (sync_load_32(&race->writers_left) != 0) {
         const uint64_t slot = random_below(&random, SLOTS);
         const uint64_t page = slot * SLOT_PAGES; /* the first page is in every region of the slot */
         const uint64_t before = sync_load_64(&race->marks[slot]);
+        grace_enter(thread);
         const struct vad *vad = vad_find(&race->tree, page);
+        grace_leave(thread);
         const uint64_t after = sync_load_64(&race->marks[slot]);
 
         self->lookups++;
@@ -495,6 +641,7 @@ static void *race_reader(void *argument)
         self->missing += before % MARK_COUNT == MARK_PRESENT && vad == NULL;
         self->phantom += before % MARK_COUNT == MARK_ABSENT && vad != NULL;
     }
+    grace_thread_put(thread);
     return NULL;
 }
 
@@ -507,11 +654,11 @@ static void readers_race_writers(void **state)
 
     (void)state;
     memset(&race, 0, sizeof race);
-    vad_tree_init(&race.tree, 11);
+    tree_init(&race.tree, SMALLEST);
     sync_lock_init(&race.lock, SYNC_RANK_test);
     race.writers_left = WRITERS;
     for (uint64_t slot = 0; slot < SLOTS; slot += 8) {
-        vad_insert(&race.tree, vad_new(slot * SLOT_PAGES, slot * SLOT_PAGES + 5));
+        insert(&race.tree, vad_new(slot * SLOT_PAGES, slot * SLOT_PAGES + 5));
         race.marks[slot] = MARK_PRESENT;
     }
     for (unsigned i = 0; i < WRITERS + READERS; i++) {
@@ -531,6 +678,8 @@ static void readers_race_writers(void **state)
     }
     assert_true(lookups > 0 && known > 0);
     assert_tree_sound(&race.tree);
+    /* Nodes were used again: the tree never had more than a few hundred at a time. */
+    assert_in_range(race.tree.leaves.total, SLOTS / 2 / SMALLEST, 20 * SLOTS);
     tree_free(&race.tree);
     for (unsigned i = 0; i < WRITERS; i++) {
         for (struct vad *vad = race.retired[i], *next; vad != NULL; vad = next) {
@@ -540,19 +689,249 @@ static void readers_race_writers(void **state)
     }
 }
 
-/* A writer that lost its CPU in mid-change holds up only readers whose page it does not hold. */
-static void a_page_that_is_there_is_found_while_a_writer_is_inside(void **state)
+/* ---- what readers see in the midst of a change ------------------------------------------------------------------ */
+
+#ifdef TIDE_SYNC_POINTS
+
+enum { MIDST_PAGES = 16 * 200 };
+
+/* Looks all pages up before each atomic operation of a writer: as of before the change, or as of after it. */
+static struct {
+    const struct vad_tree *tree;
+    const struct vad *before[MIDST_PAGES], *after[MIDST_PAGES];
+    bool is_after, busy, failed;
+    unsigned looks;
+} midst;
+
+static void midst_look(const void *address)
 {
+    bool old = true, new = true;
+
+    (void)address;
+    if (midst.busy || midst.tree == NULL)
+        return;
+    midst.busy = true;
+    for (unsigned page = 0; page < MIDST_PAGES; page++) {
+        const struct vad *vad = vad_find(midst.tree, page);
+        old = old && vad == midst.before[page];
+        new = new &&vad == midst.after[page];
+    }
+    midst.failed = midst.failed || (!new && (midst.is_after || !old));
+    midst.is_after = midst.is_after || !old;
+    midst.looks++;
+    midst.busy = false;
+}
+
+static void midst_watch(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+                        unsigned fresh_count)
+{
+    for (unsigned page = 0; page < MIDST_PAGES; page++)
+        midst.before[page] = midst.after[page] = vad_find(tree, page);
+    for (unsigned i = 0; i < old_count; i++)
+        for (uint64_t page = old[i]->first_page; page <= old[i]->last_page; page++)
+            midst.after[page] = NULL;
+    for (unsigned i = 0; i < fresh_count; i++)
+        for (uint64_t page = fresh[i]->first_page; page <= fresh[i]->last_page; page++)
+            midst.after[page] = fresh[i];
+    midst.is_after = false;
+    assert_int_equal(vad_prepare(tree, old_count), TIDE_SUCCESS);
+    midst.tree = tree;
+    vad_replace(tree, old, old_count, fresh, fresh_count);
+    midst_look(NULL);
+    midst.tree = NULL;
+    assert_false(midst.failed);
+    assert_true(midst.is_after);
+    assert_tree_sound(tree);
+}
+
+static void a_change_is_seen_as_one(void **state)
+{
+    enum { COUNT = 120 };
+
+    (void)state;
+    memset(&midst, 0, sizeof midst);
+    sync_point_hook = midst_look;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct vad *vads[COUNT] = { NULL };
+        struct vad_tree tree;
+        uint64_t random = seed;
+
+        tree_init(&tree, seed % 3 == 0 ? VAD_FANOUT : SMALLEST);
+        for (unsigned step = 0; step < 600 / EFFORT_DIVISOR; step++) {
+            const unsigned i = (unsigned)random_below(&random, COUNT);
+            struct vad *old = vads[i];
+
+            if (old == NULL) {
+                /* Sometimes over the place of neighbours that are gone, and so over their keys. */
+                unsigned end = i;
+                while (end + 1 < COUNT && vads[end + 1] == NULL && end < i + 3)
+                    end++;
+                vads[i] = vad_new(16 * (uint64_t)i, 16 * (uint64_t)end + 3 + random_below(&random, 13));
+                midst_watch(&tree, NULL, 0, &vads[i], 1);
+                for (unsigned k = i + 1; k <= end; k++)
+                    vads[k] = vads[i];
+                continue;
+            }
+            unsigned first = i, end = i;
+            while (first > 0 && vads[first - 1] == old)
+                first--;
+            while (end + 1 < COUNT && vads[end + 1] == old)
+                end++;
+            if (step % 3 == 0) {
+                /* Joined with what follows. */
+                struct vad *list[COUNT] = { old };
+                unsigned count = 1;
+                for (unsigned k = end + 1; k < COUNT && vads[k] != NULL && count < 30; k++) {
+                    if (vads[k] != list[count - 1])
+                        list[count++] = vads[k];
+                }
+                if (count > 1) {
+                    struct vad *fresh = vad_new(old->first_page, list[count - 1]->last_page);
+                    /* What lay free between them counts as before and after: only their own pages are watched. */
+                    struct vad *pieces = fresh;
+                    midst_watch(&tree, list, count, &pieces, 1);
+                    for (unsigned k = 0; k < COUNT; k++)
+                        for (unsigned n = 0; n < count; n++)
+                            if (vads[k] == list[n])
+                                vads[k] = fresh;
+                    for (unsigned n = 0; n < count; n++)
+                        free(list[n]);
+                    continue;
+                }
+            }
+            if (step % 3 == 1) {
+                /* Another with the same bounds. */
+                struct vad *fresh = vad_new(old->first_page, old->last_page);
+                midst_watch(&tree, &old, 1, &fresh, 1);
+                for (unsigned k = first; k <= end; k++)
+                    vads[k] = fresh;
+            } else {
+                /* Parts, of which one page in the middle goes; then all of them, one by one. */
+                const uint64_t hole = (old->first_page + old->last_page) / 2;
+                struct vad *parts[2];
+                unsigned count = 0;
+                if (hole > old->first_page)
+                    parts[count++] = vad_new(old->first_page, hole - 1);
+                if (hole < old->last_page)
+                    parts[count++] = vad_new(hole + 1, old->last_page);
+                if (count > 0)
+                    midst_watch(&tree, &old, 1, parts, count);
+                else
+                    midst_watch(&tree, &old, 1, NULL, 0);
+                for (unsigned n = 0; n < count; n++) {
+                    midst_watch(&tree, &parts[n], 1, NULL, 0);
+                    free(parts[n]);
+                }
+                for (unsigned k = first; k <= end; k++)
+                    vads[k] = NULL;
+            }
+            free(old);
+        }
+        tree_free(&tree);
+    }
+    sync_point_hook = NULL;
+    assert_true(midst.looks > 1000 / EFFORT_DIVISOR);
+}
+
+#endif
+
+/* ---- memory ----------------------------------------------------------------------------------------------------- */
+
+/* Nodes that readers may be in are not used again; as soon as the reader is gone they are. */
+static void replaced_nodes_wait_for_readers(void **state)
+{
+    struct grace_thread *reader = grace_thread_get(&test_grace);
+    struct vad *vads[64];
     struct vad_tree tree;
 
     (void)state;
-    vad_tree_init(&tree, 2);
-    for (uint64_t i = 0; i < 100; i++)
-        vad_insert(&tree, vad_new(16 * i, 16 * i + 3));
-    tree.sequence++;
-    for (uint64_t i = 0; i < 100; i++)
-        assert_int_equal(vad_find(&tree, 16 * i + 3)->first_page, 16 * i);
-    tree.sequence++;
+    assert_non_null(reader);
+    tree_init(&tree, SMALLEST);
+    for (unsigned i = 0; i < 64; i++)
+        insert(&tree, vads[i] = vad_new(64 * (uint64_t)i, 64 * (uint64_t)i + 3));
+    grace_enter(reader);
+    const uint64_t held_since = tree.retired_count;
+    const struct vad_node *root = tree.root;
+    for (unsigned round = 0; round < 20; round++)
+        for (unsigned i = 0; i < 64; i++) {
+            vad_remove(&tree, vads[i]);
+            vads[i]->last_page ^= 8; /* other bounds: the old entry does not do */
+            insert(&tree, vads[i]);
+        }
+    assert_tree_sound(&tree);
+    assert_true(tree.retired_count > held_since + 20 * 64 - 64);
+    assert_ptr_not_equal(root, NULL);
+    const uint64_t most = tree.leaves.total;
+    grace_leave(reader);
+    for (unsigned round = 0; round < 20; round++)
+        for (unsigned i = 0; i < 64; i++) {
+            vad_remove(&tree, vads[i]);
+            vads[i]->last_page ^= 8;
+            insert(&tree, vads[i]);
+        }
+    assert_true(tree.retired_count < 200);
+    assert_int_equal(tree.leaves.total, most);
+    assert_tree_sound(&tree);
+    grace_thread_put(reader);
+    tree_free(&tree);
+}
+
+/* A removal needs no memory, only the shape suffers; later changes make it whole or live with it. */
+static void a_removal_without_memory_succeeds(void **state)
+{
+    struct vad *vads[400];
+    struct vad_tree tree;
+    uint64_t random = 5, base;
+
+    (void)state;
+    tree_init(&tree, SMALLEST);
+    for (unsigned i = 0; i < 400; i++)
+        insert(&tree, vads[i] = vad_new(64 * (uint64_t)i, 64 * (uint64_t)i + 20));
+    /* No limit of the process is needed: a slab whose objects are larger than a chunk cannot grow. */
+    const size_t bytes = tree.leaves.object_bytes;
+    tree.leaves.object_bytes = (size_t)1 << 40;
+    void *const kept = tree.leaves.free;
+    const uint64_t kept_count = tree.leaves.free_count;
+    struct grace_thread *reader = grace_thread_get(&test_grace);
+    grace_enter(reader);
+    tree.leaves.free = NULL;
+    tree.leaves.free_count = 0;
+    tree.leaves.total -= kept_count;
+    assert_int_equal(vad_prepare(&tree, 0), TIDE_INSUFFICIENT_RESOURCES);
+    for (unsigned i = 0; i < 400; i++) {
+        if (i / 40 % 2 == 0 || i % 7 == 0) {
+            vad_remove(&tree, vads[i]);
+            free(vads[i]);
+            vads[i] = NULL;
+            assert_tree_sound(&tree);
+        }
+    }
+    assert_true(tree.missed > 20);
+    for (unsigned i = 0; i < 400; i++)
+        assert_ptr_equal(vad_find(&tree, 64 * (uint64_t)i + 20), vads[i]);
+    assert_true(gap_of(&tree, 64 * 40, 0, 64 * 400, true, &base));
+    grace_leave(reader);
+    grace_thread_put(reader);
+    tree.leaves.object_bytes = bytes;
+    tree.leaves.free = kept;
+    tree.leaves.free_count = kept_count;
+    tree.leaves.total += kept_count;
+    /* Over the empty nodes, and all the others. */
+    insert(&tree, vads[0] = vad_new(0, 64 * 39));
+    assert_tree_sound(&tree);
+    for (unsigned step = 0; step < 4000; step++) {
+        const unsigned i = 40 + (unsigned)random_below(&random, 360);
+        if (vads[i] == NULL) {
+            insert(&tree, vads[i] = vad_new(64 * (uint64_t)i, 64 * (uint64_t)i + random_below(&random, 64)));
+        } else {
+            vad_remove(&tree, vads[i]);
+            free(vads[i]);
+            vads[i] = NULL;
+        }
+        assert_tree_sound(&tree);
+        for (unsigned k = 40; k < 400 && step % 100 == 0; k++)
+            assert_ptr_equal(vad_find(&tree, 64 * (uint64_t)k), vads[k]);
+    }
     tree_free(&tree);
 }
 
@@ -582,35 +961,52 @@ static void check_finds_each_planted_corruption(void **state)
     struct vad_tree tree;
 
     (void)state;
-    vad_tree_init(&tree, 4);
+    tree_init(&tree, SMALLEST);
     for (uint64_t i = 0; i < 50; i++)
-        vad_insert(&tree, vad_new(100 * i, 100 * i + 20));
+        insert(&tree, vad_new(100 * i, 100 * i + 20));
     assert_tree_sound(&tree);
     for (struct vad *vad = vad_first(&tree); vad != NULL; vad = vad_next(&tree, vad)) {
         struct vad *next = vad_next(&tree, vad);
+        struct vad_path path;
+
         if (next != NULL) {
-            PLANT(vad->last_page, next->first_page, vad->right != NULL ? "does not lie after" : "subtree bounds");
+            PLANT(vad->last_page, next->first_page, "in an entry for");
             PLANT(next->first_page, vad->last_page, "does not lie after");
         }
         if (vad->first_page != 0)
             PLANT(vad->last_page, vad->first_page - 1, "ends before");
-        PLANT(vad->subtree_first, vad->subtree_first + 1, "subtree bounds");
-        PLANT(vad->subtree_last, vad->subtree_last + 1, "subtree bounds");
-        PLANT(vad->subtree_gap, vad->subtree_gap + 1, "subtree gap");
-        if (vad->left != NULL || vad->right != NULL)
-            PLANT(vad->priority, 0, "priority");
-        if (vad != tree.root)
-            PLANT(vad->priority, UINT64_MAX, "priority");
-        if (vad->left != NULL)
-            PLANT(vad->left, NULL, "");
-        if (vad->right != NULL) {
-            PLANT(vad->right, tree.root, "priority"); /* a cycle */
-            PLANT(vad->right, NULL, "");
+        vad_descend(tree.root, vad->first_page, &path);
+        struct vad_node *leaf = path.node[0];
+        const unsigned at = path.at[0] - 1;
+        PLANT(leaf->vad[at], NULL, "VADs and counts");
+        PLANT(leaf->key[at], leaf->key[at] + 1, "");
+        PLANT(leaf->last[at], leaf->last[at] + 1, "in an entry for");
+        PLANT(leaf->key[VAD_FANOUT - 1], 0, "out of order");
+        PLANT(leaf->live, (uint16_t)(leaf->live + 1), "VADs and counts");
+        PLANT(leaf->live, 1, "the least is");
+        PLANT(leaf->count, SMALLEST + 1, "the most is");
+        PLANT(leaf->level, 1, "another level");
+        for (unsigned level = 1; level <= path.top; level++) {
+            struct vad_node *node = path.node[level];
+            const unsigned i = path.at[level];
+
+            PLANT(node->first[i], node->first[i] + 1, "bounds");
+            PLANT(node->last[i], node->last[i] + 1, "bounds");
+            PLANT(node->gap[i], node->gap[i] + 1, "gap of");
+            PLANT(node->child[i], NULL, "is none");
+            PLANT(node->child[i], tree.root, "another level"); /* a cycle */
+            PLANT(node->count, 1, "");
+            PLANT(node->key[0], 1, "");
+            if (i > 0) {
+                PLANT(node->key[i], node->key[i - 1], "out of order");
+                PLANT(node->key[i], node->first[i] + 1, ""); /* a separator inside of a VAD */
+            }
         }
     }
     PLANT(tree.count, 49, "count of 49");
     PLANT(tree.pages, tree.pages + 1, "pages");
-    PLANT(tree.sequence, tree.sequence + 1, "odd");
+    PLANT(tree.leaves.total, tree.leaves.total + 1, "free or retired");
+    PLANT(tree.inners.free_count, tree.inners.free_count + 1, "free or retired");
     PLANT(tree.root, NULL, "count of 50");
     tree_free(&tree);
 }
@@ -639,9 +1035,9 @@ static void insert_overlapping(void)
     static struct vad a = { .first_page = 16, .last_page = 40 }, b = { .first_page = 40, .last_page = 50 };
     struct vad_tree tree;
 
-    vad_tree_init(&tree, 1);
-    vad_insert(&tree, &a);
-    vad_insert(&tree, &b);
+    tree_init(&tree, VAD_FANOUT);
+    insert(&tree, &a);
+    insert(&tree, &b);
 }
 
 static void insert_reversed(void)
@@ -649,8 +1045,8 @@ static void insert_reversed(void)
     static struct vad a = { .first_page = 16, .last_page = 15 };
     struct vad_tree tree;
 
-    vad_tree_init(&tree, 1);
-    vad_insert(&tree, &a);
+    tree_init(&tree, VAD_FANOUT);
+    insert(&tree, &a);
 }
 
 static void remove_absent(void)
@@ -658,8 +1054,8 @@ static void remove_absent(void)
     static struct vad a = { .first_page = 16, .last_page = 40 }, b = { .first_page = 48, .last_page = 50 };
     struct vad_tree tree;
 
-    vad_tree_init(&tree, 1);
-    vad_insert(&tree, &a);
+    tree_init(&tree, VAD_FANOUT);
+    insert(&tree, &a);
     vad_remove(&tree, &b);
 }
 
@@ -675,6 +1071,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_operations_match_a_sorted_array),
+        cmocka_unit_test(joins_over_many_nodes),
         cmocka_unit_test(regions_at_both_ends_of_the_page_numbers),
         cmocka_unit_test(a_hundred_thousand_regions_stay_balanced),
         cmocka_unit_test(a_hundred_thousand_random_regions_never_overlap),
@@ -682,7 +1079,11 @@ int main(void)
         cmocka_unit_test(gap_search_matches_brute_force),
         cmocka_unit_test(the_rest_of_a_unit_is_lost),
         cmocka_unit_test(readers_race_writers),
-        cmocka_unit_test(a_page_that_is_there_is_found_while_a_writer_is_inside),
+#ifdef TIDE_SYNC_POINTS
+        cmocka_unit_test(a_change_is_seen_as_one),
+#endif
+        cmocka_unit_test(replaced_nodes_wait_for_readers),
+        cmocka_unit_test(a_removal_without_memory_succeeds),
         cmocka_unit_test(check_finds_each_planted_corruption),
         cmocka_unit_test(wrong_use_is_an_assertion),
     };
@@ -690,5 +1091,5 @@ int main(void)
 
     if (filter != NULL)
         cmocka_set_test_filter(filter);
-    return cmocka_run_group_tests_name("spaces/vad", tests, NULL, NULL) != 0;
+    return cmocka_run_group_tests_name("spaces/vad", tests, group_setup, group_teardown) != 0;
 }
