@@ -872,6 +872,7 @@ static tide_status release_try(struct region_retry *retry, tide_address base, ui
         status = error_set(TIDE_MEMORY_NOT_ALLOCATED, 0, base, "address 0x%lx lies in no region", base);
         goto out;
     }
+    __builtin_prefetch(vad);
     sync_lock(&vad->lock);
     status = free_range(vad, base, bytes, range);
     if (!tide_failed(status))

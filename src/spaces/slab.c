@@ -30,7 +30,7 @@ bool slab_have(struct slab *slab, uint64_t objects)
         return true;
     const uint64_t least = objects - slab->free_count;
     const size_t bytes = sizeof(struct chunk) + (slab->total > least ? slab->total : least) * slab->object_bytes;
-    const bool huge = bytes >= HUGE_BYTES;
+    const bool huge = bytes >= HUGE_BYTES / 2;
     uint64_t count = ((huge ? HUGE_BYTES : bytes) - sizeof(struct chunk)) / slab->object_bytes;
     if (count == 0)
         return false;

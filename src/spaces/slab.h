@@ -12,6 +12,23 @@
 
 #include "base/sync.h"
 
+/* AddressSanitizer finds whoever uses a free object. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SLAB_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SLAB_ASAN 1
+#endif
+#endif
+#ifdef SLAB_ASAN
+#include <sanitizer/asan_interface.h>
+#define SLAB_POISON(object, bytes) ASAN_POISON_MEMORY_REGION(object, bytes)
+#define SLAB_UNPOISON(object, bytes) ASAN_UNPOISON_MEMORY_REGION(object, bytes)
+#else
+#define SLAB_POISON(object, bytes) ((void)0)
+#define SLAB_UNPOISON(object, bytes) ((void)0)
+#endif
+
 struct slab {
     size_t object_bytes; /* [I] a multiple of a cache line */
     void *free;          /* objects, each with the address of the next one in its first word */
@@ -36,6 +53,7 @@ static inline void *slab_take(struct slab *slab)
     if (slab->free == NULL && !slab_have(slab, 1))
         return NULL;
     void **object = slab->free;
+    SLAB_UNPOISON(object, slab->object_bytes);
     slab->free = *object;
     slab->free_count--;
     return object;
@@ -46,6 +64,7 @@ static inline void slab_put(struct slab *slab, void *object)
     *(void **)object = slab->free;
     slab->free = object;
     slab->free_count++;
+    SLAB_POISON(object, slab->object_bytes);
 }
 
 #endif

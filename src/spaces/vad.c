@@ -494,7 +494,7 @@ void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_cou
     } else if (fresh_count == 0) {
         remove_changing(&change, old[0]);
     } else {
-        ASSERT_ALWAYS(fresh[0]->first_page >= old[0]->first_page &&
+        ASSERT_ALWAYS(fresh[0]->first_page >= old[0]->first_page && fresh[0]->first_page <= old[0]->last_page &&
                       fresh[fresh_count - 1]->last_page <= old[old_count - 1]->last_page);
         for (uint64_t i = 1; i < old_count; i++)
             remove_whole(&change, old[i]);

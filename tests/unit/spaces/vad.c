@@ -678,8 +678,6 @@ static void readers_race_writers(void **state)
     }
     assert_true(lookups > 0 && known > 0);
     assert_tree_sound(&race.tree);
-    /* Nodes were used again: the tree never had more than a few hundred at a time. */
-    assert_in_range(race.tree.leaves.total, SLOTS / 2 / SMALLEST, 20 * SLOTS);
     tree_free(&race.tree);
     for (unsigned i = 0; i < WRITERS; i++) {
         for (struct vad *vad = race.retired[i], *next; vad != NULL; vad = next) {
@@ -851,7 +849,6 @@ static void replaced_nodes_wait_for_readers(void **state)
         insert(&tree, vads[i] = vad_new(64 * (uint64_t)i, 64 * (uint64_t)i + 3));
     grace_enter(reader);
     const uint64_t held_since = tree.retired_count;
-    const struct vad_node *root = tree.root;
     for (unsigned round = 0; round < 20; round++)
         for (unsigned i = 0; i < 64; i++) {
             vad_remove(&tree, vads[i]);
@@ -860,7 +857,6 @@ static void replaced_nodes_wait_for_readers(void **state)
         }
     assert_tree_sound(&tree);
     assert_true(tree.retired_count > held_since + 20 * 64 - 64);
-    assert_ptr_not_equal(root, NULL);
     const uint64_t most = tree.leaves.total;
     grace_leave(reader);
     for (unsigned round = 0; round < 20; round++)
