@@ -953,7 +953,7 @@ tide_status region_free_native(tide_space *space, struct grace_thread *thread, t
 /* ---- query ------------------------------------------------------------------------------------------------------ */
 
 /* What a query says of a page in a region, which is locked. */
-static void query_region(const tide_space *space, const struct vad *vad, uint64_t page, tide_region *region)
+static void query_region(tide_space *space, const struct vad *vad, uint64_t page, tide_region *region)
 {
     const unsigned protection = range_protection(space, vad, page);
     uint64_t end = page + 1;

@@ -483,7 +483,8 @@ void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_cou
     struct change change = change_begin(tree, old_count > 1);
     struct vad_path path;
 
-    ASSERT_ALWAYS(old_count == 1 ? fresh_count <= VAD_PARTS_MAX : fresh_count == 1);
+    ASSERT_ALWAYS(old_count == 1 ? fresh_count <= VAD_PARTS_MAX
+                                 : fresh_count == 1 || (old_count > 1 && fresh_count == 0));
     for (uint64_t i = 0; i < old_count; i++)
         tree->pages -= pages_of(old[i]);
     for (unsigned i = 0; i < fresh_count; i++)
@@ -492,7 +493,10 @@ void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_cou
     if (old_count == 0) {
         insert_changing(&change, fresh[0]);
     } else if (fresh_count == 0) {
-        remove_changing(&change, old[0]);
+        for (uint64_t i = 0; i < old_count && change.whole; i++)
+            remove_whole(&change, old[i]);
+        if (!change.whole)
+            remove_changing(&change, old[0]);
     } else {
         ASSERT_ALWAYS(fresh[0]->first_page >= old[0]->first_page && fresh[0]->first_page <= old[0]->last_page &&
                       fresh[fresh_count - 1]->last_page <= old[old_count - 1]->last_page);

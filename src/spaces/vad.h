@@ -104,7 +104,7 @@ void vad_remove(struct vad_tree *tree, struct vad *vad);
  * Under the space's lock, after vad_prepare(). The new VADs, in ascending order, take the place of the old one, or of
  * the old ones, in one change: a reader finds all of the old or all of the new. Either there is one old VAD and all new
  * ones, at most VAD_PARTS_MAX, lie inside of it; or there are several old ones, all those of a range, and one new one,
- * which begins in the first. Old and new ones are under the conditions of remove and insert.
+ * which begins in the first, or none. Old and new ones are under the conditions of remove and insert.
  */
 enum { VAD_PARTS_MAX = 3 };
 void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_count, struct vad *const *fresh,

@@ -24,6 +24,20 @@ static struct vad *vad_new(uint64_t first, uint64_t last)
     return vad;
 }
 
+static struct grace test_grace;
+
+static void replace(struct vad_tree *tree, struct vad *const *old, unsigned old_count, struct vad *const *fresh,
+                    unsigned fresh_count)
+{
+    assert_int_equal(vad_prepare(tree, old_count), TIDE_SUCCESS);
+    vad_replace(tree, old, old_count, fresh, fresh_count);
+}
+
+static void insert(struct vad_tree *tree, struct vad *vad)
+{
+    replace(tree, NULL, 0, &vad, 1);
+}
+
 static void assert_tree_sound(const struct vad_tree *tree)
 {
     char why[200];
@@ -40,11 +54,11 @@ static void parts_take_the_place_of_the_whole(void **state)
     struct vad *old[4];
 
     (void)state;
-    vad_tree_init(&tree, 1);
-    vad_insert(&tree, whole);
-    vad_insert(&tree, left);
-    vad_insert(&tree, right);
-    vad_replace(&tree, &whole, 1, parts, 3);
+    vad_tree_init(&tree, &test_grace);
+    insert(&tree, whole);
+    insert(&tree, left);
+    insert(&tree, right);
+    replace(&tree, &whole, 1, parts, 3);
     assert_tree_sound(&tree);
     assert_int_equal(tree.count, 5);
     assert_int_equal(tree.pages, 0x120);
@@ -56,19 +70,19 @@ static void parts_take_the_place_of_the_whole(void **state)
         old[i] = parts[i];
     old[3] = right;
     struct vad *joined = vad_new(0x100, 0x20F);
-    vad_replace(&tree, old, 4, &joined, 1);
+    replace(&tree, old, 4, &joined, 1);
     assert_tree_sound(&tree);
     assert_int_equal(tree.count, 2);
     assert_ptr_equal(vad_find(&tree, 0x205), joined);
     /* a hole: two parts with a gap between */
     struct vad *ends[2] = { vad_new(0x100, 0x107), vad_new(0x209, 0x20F) };
-    vad_replace(&tree, &joined, 1, ends, 2);
+    replace(&tree, &joined, 1, ends, 2);
     assert_tree_sound(&tree);
     assert_null(vad_find(&tree, 0x108));
     assert_null(vad_find(&tree, 0x208));
     assert_ptr_equal(vad_find(&tree, 0x209), ends[1]);
     assert_int_equal(tree.pages, 0x10 + 8 + 7);
-    vad_replace(&tree, ends, 2, NULL, 0);
+    replace(&tree, ends, 2, NULL, 0);
     assert_tree_sound(&tree);
     assert_int_equal(tree.count, 1);
     free(whole);
@@ -79,6 +93,7 @@ static void parts_take_the_place_of_the_whole(void **state)
         free(parts[i]);
     free(ends[0]);
     free(ends[1]);
+    vad_tree_destroy(&tree);
 }
 
 /* ---- readers ---------------------------------------------------------------------------------------------------- */
@@ -91,14 +106,20 @@ static uint32_t stop, missed; /* [A] */
 /* Every page is in some region at all times: a reader that finds none has missed a change. */
 static void *reader(void *context)
 {
+    struct grace_thread *thread = grace_thread_get(&test_grace);
     uint64_t random = (uintptr_t)context;
 
+    if (thread == NULL)
+        abort();
     while (sync_load_32(&stop) == 0) {
         const uint64_t page = random_below(&random, REGIONS * SPAN);
+        grace_enter(thread);
         const struct vad *vad = vad_find(&shared, page);
+        grace_leave(thread);
         if (vad == NULL || page < vad->first_page || page > vad->last_page)
             (void)sync_add_32(&missed, 1);
     }
+    grace_thread_put(thread);
     return NULL;
 }
 
@@ -110,9 +131,9 @@ static void no_reader_misses_a_page_that_stays(void **state)
 
     (void)state;
     assert_non_null(garbage);
-    vad_tree_init(&shared, 7);
+    vad_tree_init(&shared, &test_grace);
     for (uint64_t i = 0; i < REGIONS; i++)
-        vad_insert(&shared, vad_new(i * SPAN, i * SPAN + SPAN - 1));
+        insert(&shared, vad_new(i * SPAN, i * SPAN + SPAN - 1));
     for (uintptr_t i = 0; i < READERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, reader, (void *)(i + 1)), 0);
     for (unsigned round = 0; round < ROUNDS; round++) {
@@ -121,12 +142,12 @@ static void no_reader_misses_a_page_that_stays(void **state)
         if (whole->last_page - whole->first_page + 1 == SPAN) { /* split it, or join what an earlier round split */
             const uint64_t cut = first + 1 + random_below(&random, SPAN - 1);
             struct vad *parts[2] = { vad_new(first, cut - 1), vad_new(cut, first + SPAN - 1) };
-            vad_replace(&shared, &whole, 1, parts, 2);
+            replace(&shared, &whole, 1, parts, 2);
             garbage[count++] = whole;
         } else {
             struct vad *old[2] = { whole, vad_find(&shared, first + SPAN - 1) };
             struct vad *joined = vad_new(first, first + SPAN - 1);
-            vad_replace(&shared, old, 2, &joined, 1);
+            replace(&shared, old, 2, &joined, 1);
             garbage[count++] = old[0];
             garbage[count++] = old[1];
         }
@@ -141,6 +162,7 @@ static void no_reader_misses_a_page_that_stays(void **state)
         vad_remove(&shared, vad);
         free(vad);
     }
+    vad_tree_destroy(&shared);
     for (uint64_t i = 0; i < count; i++)
         free(garbage[i]);
     free(garbage);
@@ -168,13 +190,13 @@ static void an_aligned_gap_is_found_if_there_is_one(void **state)
     (void)state;
     for (unsigned run = 0; run < 300; run++) {
         struct vad_tree tree;
-        vad_tree_init(&tree, run);
+        vad_tree_init(&tree, &test_grace);
         for (unsigned i = 0; i < 40; i++) { /* at pages, not units: parts of regions that were cut lie so */
             const uint64_t first = 16 + random_below(&random, PLACE_UNITS * VAD_UNIT_PAGES);
             const uint64_t last = first + random_below(&random, 60);
             const struct vad *other = vad_find_first(&tree, first, last);
             if (other == NULL || other->first_page > last)
-                vad_insert(&tree, vad_new(first, last));
+                insert(&tree, vad_new(first, last));
         }
         for (unsigned i = 0; i < 60; i++) {
             struct vad_gap gap = { .pages = 1 + random_below(&random, 200),
@@ -199,6 +221,7 @@ static void an_aligned_gap_is_found_if_there_is_one(void **state)
             vad_remove(&tree, vad);
             free(vad);
         }
+        vad_tree_destroy(&tree);
     }
 }
 
@@ -210,5 +233,8 @@ int main(void)
         cmocka_unit_test(an_aligned_gap_is_found_if_there_is_one),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+    grace_init(&test_grace);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    grace_destroy(&test_grace);
+    return failed != 0;
 }
