@@ -10,7 +10,7 @@ usage() {
 usage: cmake/dependencies.sh [--check] GROUP...
   build   compiler, CMake and the libraries that pagetide links
   test    what the tests need besides
-  fuzz    clang with libFuzzer, for the fuzzer of the API (about 500 MB)
+  fuzz    clang with libFuzzer, for the fuzzer of the API
   bench   what the benchmarks need besides
   --check only say what is missing; exit 1 if anything is
 END
