@@ -326,6 +326,7 @@ static void watch_run(struct fixture *fixture, bool trimming)
 {
     static struct watch_race race;
     struct crew_member self = { 0 };
+    uint64_t written = 0;
 
     race = (struct watch_race){ .space = space_new(fixture), .engine = fixture->engine, .running = WRITERS };
     race.base = watched_new(race.space, PAGES);
@@ -334,12 +335,13 @@ static void watch_run(struct fixture *fixture, bool trimming)
     for (unsigned i = 0; i < PAGES; i++) {
         uint64_t version;
         assert_success(tide_read(race.space, race.base + i * PG, &version, sizeof version));
+        written += version != 0;
         if (version != race.seen[i])
             fail_msg("page %u holds version 0x%llx, and the last that was reported is 0x%llx", i,
                      (unsigned long long)version, (unsigned long long)race.seen[i]);
     }
     assert_written(race.space, 0, race.base, PAGES, NULL, 0);
-    assert_true(race.reports >= PAGES);
+    assert_true(written > PAGES / 2 && race.reports >= written);
 }
 
 static void RS_7_resets_lose_no_write_of_16_writers(void **state)
