@@ -254,14 +254,25 @@ static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_
     return FRAME_NONE;
 }
 
+/* Are there free frames that only wait for their grace period? */
+static bool free_is_young(const struct frames *frames)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        if (frames_list_count(frames, n, FRAME_LIST_FREE) != 0)
+            return true;
+    return false;
+}
+
 /*
  * The whole search, for when the CPU's cache and the local lists did not answer. By node in order of distance: zeroed
- * and free of every node, then standby of every node; or node by node if the policy prefers local standby.
+ * and free of every node, then standby of every node; or node by node if the policy prefers local standby. Before
+ * standby pages are taken, the grace period is moved on for free frames that wait for it.
  */
 static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, unsigned flags, struct frames_cpu *cpu,
                       unsigned start)
 {
     const unsigned *order = frames->topology->nodes[node].order;
+    bool advanced = frames->prefer_local_standby || (flags & FRAMES_AT_HAND) != 0;
 
     for (int pass = 0; pass < (frames->prefer_local_standby ? 1 : 2); pass++) {
         for (unsigned i = 0; i < frames->node_count; i++) {
@@ -278,6 +289,10 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
                 frame = standby_take_lowest(frames, n, 7, cpu);
             if (!frame_is_none(frame))
                 return frame;
+        }
+        if (pass == 0 && !advanced && free_is_young(frames) && grace_advance(&frames->grace)) {
+            advanced = true;
+            pass = -1; /* the lists once more */
         }
     }
     return FRAME_NONE;

@@ -37,7 +37,10 @@ static inline enum frame_list frame_list_of(uint64_t word)
 static inline struct frame_shard *frames_shard(const struct frames *frames, unsigned node, enum frame_list list,
                                                frame_t frame)
 {
-    return &frames->nodes[node].lists[list][(frame.number >> FRAMES_SHARD_RUN_SHIFT) & frames->shard_mask];
+    /* Scattered, so that two threads that go through their frames in order do not meet on shard after shard. */
+    const uint32_t scattered = (frame.number >> FRAMES_SHARD_RUN_SHIFT) * 2654435769u; /* 2^32 by the golden ratio */
+
+    return &frames->nodes[node].lists[list][((uint64_t)scattered * (frames->shard_mask + 1)) >> 32];
 }
 
 /*

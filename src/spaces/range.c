@@ -243,6 +243,7 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
 struct delete_walk {
     pte_t leave;
     bool zero_is_committed;
+    bool peak_seen; /* the working set's peak is up to date */
     uint64_t deleted;
 };
 
@@ -250,6 +251,11 @@ static void delete_visit(tide_space *space, uint64_t *pte, void *context)
 {
     struct delete_walk *walk = context;
 
+    /* Before the first page leaves, for the sum over the CPUs is not for nothing. */
+    if (!walk->peak_seen && pte_is_valid(pte_load(pte))) {
+        space_peak_update(space);
+        walk->peak_seen = true;
+    }
     walk->deleted += page_delete(space, pte, walk->leave, walk->zero_is_committed);
 }
 
@@ -257,7 +263,6 @@ void range_clear(tide_space *space, struct range range)
 {
     struct delete_walk walk = { .leave = { 0 } };
 
-    space_peak_update(space);
     range_visit(space, range, delete_visit, &walk);
 }
 
@@ -297,7 +302,6 @@ tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct r
         if (tide_failed(status))
             return status;
     }
-    space_peak_update(space);
     range_visit(space, range, delete_visit, &walk);
     committed_add(vad, (uint64_t)0 - walk.deleted);
     pages_uncharge(space, walk.deleted);
