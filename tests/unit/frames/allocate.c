@@ -173,6 +173,25 @@ static void test_standby_by_priority(void **state)
     frames_close(frames);
 }
 
+/* Free frames that only wait for their grace period come before standby pages: somebody has to move it, and does. */
+static void test_young_free_before_standby(void **state)
+{
+    const tide_config config = small_config(32);
+    struct frames *frames = frames_good(ONE_NODE, &config);
+    const frame_t standby = take_standby(frames, 0, 0x100, 5);
+
+    (void)state;
+    grace_pass(frames); /* the standby page could be taken */
+    const frame_t freed = take_active(frames, 0, true, 0, 5);
+    exhaust(frames, 0);
+    frames_free(frames, freed);
+    assert_int_equal(take(frames, 0, FRAMES_ZERO).number, freed.number);
+    assert_int_equal(repurposed(frames, 5), 0);
+    assert_int_equal(take(frames, 0, FRAMES_ZERO).number, standby.number);
+    assert_int_equal(repurposed(frames, 5), 1);
+    frames_close(frames);
+}
+
 /* A page that a fault has claimed stays where it is, and the next one is taken. */
 static void test_claimed_standby_stays(void **state)
 {
@@ -472,6 +491,7 @@ int main(void)
         cmocka_unit_test(test_nodes_by_distance),
         cmocka_unit_test(test_nodes_without_frames_are_passed_by),
         cmocka_unit_test(test_standby_by_priority),
+        cmocka_unit_test(test_young_free_before_standby),
         cmocka_unit_test(test_claimed_standby_stays),
         cmocka_unit_test(test_modified_is_never_taken),
         cmocka_unit_test(test_prefer_local_standby),
