@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 1024 };
+enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 256 };
 
 /* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
 #define IDLE_LOOK_NS 100000000u
@@ -59,6 +59,8 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         worker->kind = (tide_worker)(i % TIDE_WORKER_COUNT);
         worker->node = i / TIDE_WORKER_COUNT;
         sync_lock_init(&worker->lock, SYNC_RANK_worker);
+        sync_event_init(&worker->idle_asked);
+        sync_event_init(&worker->idle_given);
         worker->last_ageing_ns = workers_clock_ns(workers);
         worker->trimmed_since_ageing = UINT64_MAX / 2; /* so the first shortage ages */
         if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
@@ -107,10 +109,7 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
 {
     switch (worker->kind) {
     case TIDE_WORKER_ZERO_PAGE: {
-        /*
-         * At idle priority it may be off its CPU at any moment, and needs no section: it must not hold the grace
-         * period back.
-         */
+        /* It takes long and needs no section: it must not hold the grace period back. */
         grace_io_begin(thread);
         const uint64_t done = zero_page_step(worker, budget);
         grace_io_end(thread);
@@ -198,6 +197,46 @@ static bool thread_wanted(void *context)
            (sync_load_32(&worker->workers->held[worker->kind]) == 0 && is_due(worker));
 }
 
+static bool stopped(const struct worker *worker)
+{
+    return sync_load_32(&worker->workers->stop) != 0;
+}
+
+/* The thread at idle priority beside the zero-page thread. See zero_page.c; it must never hold anything. */
+static void *idle_main(void *context)
+{
+    struct worker *worker = context;
+    char name[16];
+
+    snprintf(name, sizeof name, "tide-idle-%u", worker->node);
+    os_thread_name(name);
+    topology_bind_thread(worker->workers->partition->topology, worker->node);
+    os_thread_idle_priority();
+    while (!stopped(worker)) {
+        const uint32_t value = sync_event_value(&worker->idle_asked);
+
+        if (sync_cas_32(&worker->idle_wanted, 1, 0))
+            sync_event_signal(&worker->idle_given);
+        else if (!stopped(worker))
+            (void)sync_event_wait(&worker->idle_asked, value, UINT64_MAX);
+    }
+    return NULL;
+}
+
+/* Waits until a CPU of the node is idle, or the workers stop. */
+static void idle_wait(struct worker *worker)
+{
+    (void)sync_swap_32(&worker->idle_wanted, 1);
+    sync_event_signal(&worker->idle_asked);
+    for (;;) {
+        const uint32_t value = sync_event_value(&worker->idle_given);
+
+        if (sync_load_32(&worker->idle_wanted) == 0 || stopped(worker))
+            return;
+        (void)sync_event_wait(&worker->idle_given, value, UINT64_MAX);
+    }
+}
+
 static void *thread_main(void *context)
 {
     struct worker *worker = context;
@@ -210,20 +249,21 @@ static void *thread_main(void *context)
     os_thread_name(name);
     if (worker->kind != TIDE_WORKER_EXTENDER)
         topology_bind_thread(workers->partition->topology, worker->node);
-    if (worker->kind == TIDE_WORKER_ZERO_PAGE)
-        os_thread_idle_priority();
-    /* At idle priority a step may take long on a busy machine, and a verifier waits for it. */
-    const uint64_t budget = worker->kind == TIDE_WORKER_ZERO_PAGE ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
+    const bool zeroes = worker->kind == TIDE_WORKER_ZERO_PAGE;
+    const uint64_t budget = zeroes ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
     uint64_t stuck_ns = STUCK_LOOK_NS;
     while (sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
         int error = 0;
 
-        /* Also while it is held; and not the zero-page thread, which could lose its CPU in the middle of it. */
+        /* Also while it is held. */
         if (worker->kind == TIDE_WORKER_TRIMMER)
             partition_events_look(workers->partition);
+        if (zeroes && thread_wanted(worker))
+            idle_wait(worker);
         if (sync_load_32(&workers->held[worker->kind]) == 0)
             done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
+        sync_store_relaxed_32(&worker->more, done >= budget);
         if (done != 0 && error == 0) {
             stuck_ns = STUCK_LOOK_NS;
             continue;
@@ -249,7 +289,13 @@ tide_status workers_start(struct workers *workers)
         worker->record = grace_thread_get(&workers->partition->frames->grace);
         if (worker->record == NULL)
             return TIDE_INSUFFICIENT_RESOURCES;
-        const int error = pthread_create(&worker->thread, NULL, thread_main, worker);
+        int error = 0;
+        if (worker->kind == TIDE_WORKER_ZERO_PAGE) {
+            error = pthread_create(&worker->idle_thread, NULL, idle_main, worker);
+            worker->idle_started = error == 0;
+        }
+        if (error == 0)
+            error = pthread_create(&worker->thread, NULL, thread_main, worker);
         if (error != 0)
             return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "cannot start worker thread %u of %u: %s", i,
                              workers->node_count * TIDE_WORKER_COUNT, strerror(error));
@@ -278,6 +324,10 @@ void workers_destroy(struct workers *workers)
     for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
         struct worker *worker = &workers->workers[i];
 
+        sync_event_signal(&worker->idle_asked);
+        sync_event_signal(&worker->idle_given);
+        if (worker->idle_started)
+            pthread_join(worker->idle_thread, NULL);
         if (worker->started) {
             frames_bell_ring(bell_of(worker));
             pthread_join(worker->thread, NULL);

@@ -33,6 +33,13 @@ struct worker {
     struct grace_thread *record;          /* [I] the thread's, if there are threads */
     pthread_t thread;                     /* [I] if there are threads */
     bool started;                         /* [I] */
+    /* The zero-page thread's: a second thread, at idle priority, that says when a CPU has nothing better to do. */
+    uint32_t idle_wanted;         /* [A] 1 from the question to the answer */
+    struct sync_event idle_asked; /* it was asked, or the workers stop */
+    struct sync_event idle_given; /* it answered, or the workers stop */
+    pthread_t idle_thread;        /* [I] if there are threads */
+    bool idle_started;            /* [I] */
+    uint32_t more;                /* [A] 1: its last step ended by its budget, not for want of free frames */
 } SYNC_CACHE_ALIGNED;
 
 /* The extender's; extender.c. */
