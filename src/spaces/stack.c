@@ -110,5 +110,10 @@ tide_status stack_grow(tide_space *space, struct grace_thread *thread, tide_addr
                          page * TIDE_PAGE_BYTES, commit_total(&space->partition->commit),
                          sync_load_64(&space->partition->commit.limit), commit_total(&space->commit),
                          sync_load_64(&space->commit.limit));
+    if (status == TIDE_INVALID_PAGE_PROTECTION)
+        return error_set(TIDE_STACK_OVERFLOW, 0, address,
+                         "the stack cannot grow below its guard page 0x%lx: the next page is offered, and must be "
+                         "reclaimed first",
+                         page * TIDE_PAGE_BYTES);
     return status;
 }

@@ -185,7 +185,8 @@ void op_prefetch(struct run *run, struct tested_space *space)
     for (size_t i = 0; i < count; i++) {
         ranges[i].address = one_in(run, 40) ? TIDE_HIGHEST_ADDRESS - draw(run, PG) : draw_address(run, space);
         ranges[i].bytes = one_in(run, 40) ? 0 : 1 + draw(run, 64 * PG);
-        good = good && ranges[i].bytes != 0 && ranges[i].bytes <= TIDE_HIGHEST_ADDRESS - ranges[i].address + 1;
+        good = good && ranges[i].bytes != 0 && ranges[i].address <= TIDE_HIGHEST_ADDRESS &&
+               ranges[i].bytes <= TIDE_HIGHEST_ADDRESS - ranges[i].address + 1;
     }
     note(run, "prefetch(space %d, %zu ranges, the first 0x%llx, 0x%llx)", index_of(run, space), count,
          count == 0 ? 0 : (unsigned long long)ranges[0].address, count == 0 ? 0 : (unsigned long long)ranges[0].bytes);
