@@ -50,10 +50,13 @@ static bool is_zeros(struct stress_thread *thread, const struct place *place, un
     return false;
 }
 
-/* After undo or reclaim: content as before, or of some page lost. */
-static void check_kept(struct stress_thread *thread, const struct place *place, tide_status status, const char *how)
+/* After undo or reclaim: content as before, or of some page lost. `lost`: of one that is known, and must be told. */
+static void check_kept(struct stress_thread *thread, const struct place *place, bool lost, tide_status status,
+                       const char *how)
 {
-    if (status != TIDE_CONTENTS_LOST)
+    if (lost)
+        expect(thread, status, TIDE_CONTENTS_LOST, how, first_of(place));
+    else if (status != TIDE_CONTENTS_LOST)
         expect(thread, status, TIDE_SUCCESS, how, first_of(place));
     for (unsigned i = 0; i < place->count; i++) {
         struct shadow_page *page = page_at(place, i);
@@ -74,12 +77,15 @@ static void reset_and_undo(struct stress_thread *thread)
     const tide_address first = first_of(&place);
     const uint64_t bytes = (uint64_t)place.count * PAGE;
     expect(thread, tide_virtual_reset(place.space, first, bytes), TIDE_SUCCESS, "tide_virtual_reset", first);
+    bool lost = false;
     linger(thread, place.space);
     for (unsigned i = 0; i < place.count; i++) {
         struct shadow_page *page = page_at(&place, i);
         const tide_address address = page_address(&place, place.first + i);
-        if (one_in(thread, 3) && is_zeros(thread, &place, i, "read of a reset page"))
-            page->version = 0; /* lost for good */
+        if (one_in(thread, 3) && is_zeros(thread, &place, i, "read of a reset page")) {
+            lost = lost || page->version != 0;
+            page->version = 0;
+        }
         if (page->writable && one_in(thread, 4)) { /* needed again */
             const uint32_t version = version_begin(page);
             image_fill(thread->buffer, place.identity, address, version);
@@ -88,11 +94,11 @@ static void reset_and_undo(struct stress_thread *thread)
             page->version = version;
             linger(thread, place.space);
             if (is_zeros(thread, &place, i, "read of a page written after its reset"))
-                fail(thread, "page 0x%llx was written after its reset and lost version %u",
-                     (unsigned long long)address, version);
+                fail(thread, "page 0x%llx was written after its reset and lost version %u", (unsigned long long)address,
+                     version);
         }
     }
-    check_kept(thread, &place, tide_virtual_reset_undo(place.space, first, bytes), "tide_virtual_reset_undo");
+    check_kept(thread, &place, lost, tide_virtual_reset_undo(place.space, first, bytes), "tide_virtual_reset_undo");
     committed_put(&place);
 }
 
@@ -114,7 +120,7 @@ static void offer_and_reclaim(struct stress_thread *thread)
         if (region.state != TIDE_MEM_COMMIT || region.protection != TIDE_PAGE_NOACCESS)
             fail(thread, "offered page 0x%llx: state 0x%x, protection 0x%x", (unsigned long long)first, region.state,
                  region.protection);
-        check_kept(thread, &place, tide_virtual_reclaim(place.space, first, bytes), "tide_virtual_reclaim");
+        check_kept(thread, &place, false, tide_virtual_reclaim(place.space, first, bytes), "tide_virtual_reclaim");
     }
     committed_put(&place);
 }

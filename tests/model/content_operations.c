@@ -137,6 +137,19 @@ void op_contents(struct run *run, struct tested_space *space)
         else if (call == MODEL_OFFER)
             model_page_offer(&space->model, page);
     }
+    if (expected != TIDE_SUCCESS || (call != MODEL_RESET && call != MODEL_OFFER) || !one_in(run, 4))
+        return;
+    /* Memory is seldom so short that they are lost soon: what nobody holds goes now. */
+    expect(run, tide_working_set_empty(space->space), TIDE_SUCCESS, "tide_working_set_empty");
+    expect(run, tide_engine_empty(run->engine, TIDE_EMPTY_STANDBY), TIDE_SUCCESS, "tide_engine_empty");
+    if (one_in(run, 2)) /* touched again, they begin anew, and undo has to know */
+        (void)settle_all(run, space, first, count);
+    if (call == MODEL_OFFER || one_in(run, 2))
+        return;
+    do
+        status = tide_virtual_reset_undo(space->space, base, bytes);
+    while (gives_way(run, status));
+    check_kept(run, space, MODEL_UNDO, first, count, status);
 }
 
 /* ---- residence -------------------------------------------------------------------------------------------------- */
@@ -191,8 +204,8 @@ void op_prefetch(struct run *run, struct tested_space *space)
     note(run, "prefetch(space %d, %zu ranges, the first 0x%llx, 0x%llx)", index_of(run, space), count,
          count == 0 ? 0 : (unsigned long long)ranges[0].address, count == 0 ? 0 : (unsigned long long)ranges[0].bytes);
     const uint64_t before = space_statistics(run, space).working_set_pages;
-    expect(run, tide_virtual_prefetch(space->space, ranges, count, flags),
-           good ? TIDE_SUCCESS : TIDE_INVALID_PARAMETER, "tide_virtual_prefetch");
+    expect(run, tide_virtual_prefetch(space->space, ranges, count, flags), good ? TIDE_SUCCESS : TIDE_INVALID_PARAMETER,
+           "tide_virtual_prefetch");
     if (space_statistics(run, space).working_set_pages > before)
         failed(run, "a prefetch made the working set larger");
 }
@@ -304,7 +317,7 @@ static unsigned space_priority(const struct tested_space *space)
 static unsigned thread_priority(const struct run *run)
 {
     return run->thread_background && run->thread_priority > TIDE_PRIORITY_VERY_LOW ? TIDE_PRIORITY_VERY_LOW
-                                                                                    : run->thread_priority;
+                                                                                   : run->thread_priority;
 }
 
 unsigned priority_now(const struct run *run, const struct tested_space *space)
@@ -322,8 +335,8 @@ void op_priority(struct run *run, struct tested_space *space)
     unsigned now;
     if (one_in(run, 2)) {
         note(run, "priority 0x%x (%s %d)", priority, thread ? "thread beside space" : "space", index_of(run, space));
-        status = thread ? tide_thread_set_priority(run->engine, priority)
-                        : tide_space_set_priority(space->space, priority);
+        status =
+            thread ? tide_thread_set_priority(run->engine, priority) : tide_space_set_priority(space->space, priority);
         expect(run, status, good ? TIDE_SUCCESS : TIDE_INVALID_PARAMETER, "tide_..._set_priority");
         if (good && thread)
             run->thread_priority = priority;

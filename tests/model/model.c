@@ -849,8 +849,7 @@ tide_status model_stack_create(struct model *model, struct model_space *space, u
 
     if (commit + 2 > bytes / TIDE_PAGE_BYTES)
         return TIDE_INVALID_PARAMETER;
-    const tide_status status =
-        model_virtual_alloc(model, space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE);
+    const tide_status status = model_virtual_alloc(model, space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE);
     if (status != TIDE_SUCCESS)
         return status;
     struct model_region *region = region_find(space, base / TIDE_PAGE_BYTES);

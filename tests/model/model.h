@@ -50,10 +50,10 @@ struct model_region {
 struct model_space {
     struct model_region regions[MODEL_REGIONS]; /* in address order */
     unsigned region_count;
-    uint64_t committed;   /* pages, large ones included */
-    uint64_t large;       /* of these, in large pages */
-    uint64_t limit;       /* most that `committed - large` may become */
-    uint64_t demand_zero; /* faults so far */
+    uint64_t committed;          /* pages, large ones included */
+    uint64_t large;              /* of these, in large pages */
+    uint64_t limit;              /* most that `committed - large` may become */
+    uint64_t demand_zero;        /* faults so far */
     uint64_t demand_zero_unsure; /* and so many more, if pages that were touched had been lost */
     uint64_t locked;             /* pages */
     uint64_t grown;              /* how often a stack grew */

@@ -918,9 +918,10 @@ static void op_worker(struct run *run, struct tested_space *space)
 static void space_create(struct run *run, struct tested_space *space)
 {
     expect(run, tide_space_create(run->engine, &space->space), TIDE_SUCCESS, "tide_space_create");
-    *space = (struct tested_space){
-        .space = space->space, .priority = TIDE_PRIORITY_NORMAL, .model.limit = TIDE_NO_COMMIT_LIMIT, .model.all = &run->model
-    };
+    *space = (struct tested_space){ .space = space->space,
+                                    .priority = TIDE_PRIORITY_NORMAL,
+                                    .model.limit = TIDE_NO_COMMIT_LIMIT,
+                                    .model.all = &run->model };
     limits_begin(run, space);
 }
 
@@ -1133,7 +1134,8 @@ bool page_settle(struct run *run, struct tested_space *space, tide_address addre
     while (gives_way(run, status));
     expect(run, status, TIDE_SUCCESS, "tide_read");
     if (!model_see(page, 0, got, PG))
-        failed(run, "page 0x%llx, which was reset or offered, holds neither its old bytes nor what it would without them",
+        failed(run,
+               "page 0x%llx, which was reset or offered, holds neither its old bytes nor what it would without them",
                (unsigned long long)address);
     return true;
 }
@@ -1171,7 +1173,7 @@ static const struct {
     { 140, op_write },      { 80, op_touch },       { 20, op_touch_range }, { 60, op_section },    { 30, op_pin },
     { 20, op_working_set }, { 6, op_empty },        { 20, op_worker },      { 1, op_space },       { 25, op_protect },
     { 15, op_free_native }, { 15, op_placeholder }, { 25, op_write_watch }, { 3, op_space_limit }, { 3, op_large },
-    { 60, op_contents },    { 20, op_lock },        { 6, op_prefetch },     { 6, op_stack },        { 10, op_limits },
+    { 60, op_contents },    { 20, op_lock },        { 6, op_prefetch },     { 6, op_stack },       { 10, op_limits },
     { 8, op_priority },
 };
 
