@@ -70,30 +70,36 @@ static void check_kept(struct run *run, struct tested_space *space, enum model_c
             model_page_keep(page_of(space, first + i), status == TIDE_CONTENTS_LOST);
 }
 
-/* An address range of a call: mostly of pages that the last call of the kind may have left in the state it needs. */
+static bool fits(const struct model_page *page, enum model_contents call)
+{
+    if (page == NULL || !page->committed)
+        return false;
+    switch (call) {
+    case MODEL_RESET:
+        return page->touched && !page->offered;
+    case MODEL_UNDO:
+        return page->lost != MODEL_KEPT && !page->offered;
+    case MODEL_RECLAIM:
+        return page->offered;
+    default:
+        return page->protection == TIDE_PAGE_READWRITE;
+    }
+}
+
+/* A range of a call: mostly of pages that are as it needs them, else any. */
 static void draw_range(struct run *run, struct tested_space *space, enum model_contents call, tide_address *base,
                        uint64_t *bytes)
 {
+    enum { SEARCH = 256 };
     *base = draw_address(run, space);
     *bytes = one_in(run, 30) ? 0 : 1 + draw(run, (uint64_t)(one_in(run, 4) ? 32 : 6) * PG);
-    const struct model_page *page = model_page_find(&space->model, *base);
-    for (unsigned i = 0; i < 16 && page != NULL; i++) { /* along to a page that the call can take */
-        const bool fits = page->committed && (call == MODEL_RECLAIM ? page->offered
-                                              : call == MODEL_UNDO  ? page->lost != MODEL_KEPT && !page->offered
-                                                                    : page->touched && !page->offered);
-        if (fits)
-            break;
+    if (one_in(run, 8))
+        return;
+    for (unsigned i = 0; i < SEARCH && !fits(model_page_find(&space->model, *base), call); i++)
         *base += PG;
-        page = model_page_find(&space->model, *base);
-    }
-    if ((call == MODEL_RESET || call == MODEL_UNDO) && one_in(run, 4))
-        return;
     *base = *base / PG * PG;
-    *bytes = (*bytes + PG - 1) / PG * PG;
-    if (call != MODEL_RECLAIM || page == NULL || one_in(run, 4))
-        return;
-    *bytes = PG; /* the pages that are offered */
-    while (*bytes < 8 * PG && (page = model_page_find(&space->model, *base + *bytes)) != NULL && page->offered)
+    const uint64_t most = *bytes / PG + 1;
+    for (*bytes = PG; *bytes < most * PG && fits(model_page_find(&space->model, *base + *bytes), call);)
         *bytes += PG;
 }
 
