@@ -38,6 +38,11 @@ void op_counters(struct stress_thread *thread);
 void op_protect(struct stress_thread *thread);
 void op_own_region(struct stress_thread *thread);
 
+/* content_operations.c */
+void op_contents(struct stress_thread *thread);
+void op_stack(struct stress_thread *thread);
+void op_priority(struct stress_thread *thread);
+
 /* Success of a call that writes modified pages; with injected errors, also TIDE_IO_ERROR. */
 void expect_writer(struct stress_thread *thread, tide_status status, const char *what);
 

@@ -178,8 +178,8 @@ typedef struct tide_stack {
  * Reserves a stack, commits its top and a guard page below: what CreateThread does. An access to the guard page makes it
  * an ordinary page and the page below the new guard, with TIDE_PAGE_FAULT_GUARD_PAGE as the class of fault. The lowest
  * page is never committed: when the guard stands above it, an access to the guard page is TIDE_STACK_OVERFLOW, after
- * which that page is usable, so that the overflow can be handled; when the next page cannot be charged, it is
- * TIDE_STACK_OVERFLOW too, and the guard stays. An access beyond the guard page is TIDE_ACCESS_VIOLATION.
+ * which that page is usable, so that the overflow can be handled; when the next page cannot be charged or is
+ * offered, it is TIDE_STACK_OVERFLOW too, and the guard stays. An access beyond the guard page is TIDE_ACCESS_VIOLATION.
  *
  * @param reserve_bytes size, rounded up to 64 KiB; 0 means 1 MiB. @param commit_bytes committed at once without the
  *   guard page, rounded up to a page; 0 means one page; it must leave room for the guard page and the lowest one.

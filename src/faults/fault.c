@@ -89,7 +89,7 @@ tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct
         return fault_violation(fault, "the protection does not allow it");
     const struct vad *region = fault_vad(fault);
     if (region != NULL && region->kind == VAD_STACK) {
-        const tide_status status = stack_grow(space, fault->thread, fault->page);
+        const tide_status status = stack_grow(space, fault->thread, fault->address);
 
         if (status == TIDE_SUCCESS)
             return FAULT_AGAIN;

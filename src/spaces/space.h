@@ -247,10 +247,10 @@ void region_retired_free_all(tide_space *space);
 TIDE_MUST_CHECK tide_status stack_create(tide_space *space, struct grace_thread *thread, uint64_t reserve_bytes,
                                          uint64_t commit_bytes, tide_stack *stack);
 /*
- * The guard page of a stack was touched, with no lock and no claim held: it becomes an ordinary page, and the next lower
+ * The guard page of a stack was touched at this address, with no lock and no claim held: it becomes an ordinary page, and the next lower
  * one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
  */
-TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t page);
+TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, tide_address address);
 
 /* ---- contents that may be dropped (contents.c) ------------------------------------------------------------------ */
 

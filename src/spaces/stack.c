@@ -59,8 +59,9 @@ tide_status stack_create(tide_space *space, struct grace_thread *thread, uint64_
 }
 
 /* With the stack's region locked. */
-static tide_status guard_move(struct region_retry *retry, struct vad *vad, uint64_t page)
+static tide_status guard_move(struct region_retry *retry, struct vad *vad, tide_address address)
 {
+    const uint64_t page = address / TIDE_PAGE_BYTES;
     const struct range guard = { page, page }, next = { page - 1, page - 1 };
     const unsigned protection = range_protection(retry->space, vad, page);
     unsigned old;
@@ -83,13 +84,14 @@ static tide_status guard_move(struct region_retry *retry, struct vad *vad, uint6
     ASSERT_ALWAYS(!tide_failed(status)); /* it is committed, and its table is there */
     if (!last)
         return TIDE_PAGE_FAULT_GUARD_PAGE;
-    return error_set(TIDE_STACK_OVERFLOW, 0, page * TIDE_PAGE_BYTES,
+    return error_set(TIDE_STACK_OVERFLOW, 0, address,
                      "the stack from 0x%lx on is used up: page 0x%lx was its guard, and the lowest page is never used",
                      vad->first_page * TIDE_PAGE_BYTES, page * TIDE_PAGE_BYTES);
 }
 
-tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t page)
+tide_status stack_grow(tide_space *space, struct grace_thread *thread, tide_address address)
 {
+    const uint64_t page = address / TIDE_PAGE_BYTES;
     struct region_retry retry;
     tide_status status;
 
@@ -98,15 +100,20 @@ tide_status stack_grow(tide_space *space, struct grace_thread *thread, uint64_t 
         struct vad *vad = region_lock(space, page);
         if (vad == NULL)
             return TIDE_SUCCESS; /* released meanwhile; the access finds out */
-        status = vad->kind == VAD_STACK ? guard_move(&retry, vad, page) : TIDE_SUCCESS;
+        status = vad->kind == VAD_STACK ? guard_move(&retry, vad, address) : TIDE_SUCCESS;
         sync_unlock(&vad->lock);
     } while (tide_failed(status) && status != TIDE_STACK_OVERFLOW && region_retry(&retry, &status));
     if (status == TIDE_COMMITMENT_LIMIT)
-        return error_set(TIDE_STACK_OVERFLOW, 0, page * TIDE_PAGE_BYTES,
+        return error_set(TIDE_STACK_OVERFLOW, 0, address,
                          "the stack cannot grow below its guard page 0x%lx: the engine has committed %lu pages of %lu, "
                          "the space %lu of %lu",
                          page * TIDE_PAGE_BYTES, commit_total(&space->partition->commit),
                          sync_load_64(&space->partition->commit.limit), commit_total(&space->commit),
                          sync_load_64(&space->commit.limit));
+    if (status == TIDE_INVALID_PAGE_PROTECTION)
+        return error_set(TIDE_STACK_OVERFLOW, 0, address,
+                         "the stack cannot grow below its guard page 0x%lx: the next page is offered, and must be "
+                         "reclaimed first",
+                         page * TIDE_PAGE_BYTES);
     return status;
 }

@@ -328,6 +328,46 @@ static void PR_4_a_stack_at_the_commit_limit(void **state)
     fixture_close(fixture);
 }
 
+/* What the error names is the byte that was accessed, as with every refused access. */
+static void PR_4_overflow_names_the_byte(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_stack stack;
+    char bytes[8];
+
+    fixture_open(fixture, 128);
+    tide_space *space = space_new(fixture);
+    assert_success(tide_stack_create(space, 16 * PG, 14 * PG, &stack));
+    assert_status(tide_read(space, stack.limit - 100, bytes, sizeof bytes), TIDE_STACK_OVERFLOW);
+    assert_int_equal(tide_last_error()->address, stack.limit - 100);
+    assert_success(tide_stack_create(space, 0, 0, &stack));
+    assert_success(tide_space_set_commit_limit(space, space_now(space).private_pages));
+    assert_status(tide_read(space, stack.limit - 100, bytes, sizeof bytes), TIDE_STACK_OVERFLOW);
+    assert_int_equal(tide_last_error()->address, stack.limit - 100);
+    fixture_close(fixture);
+}
+
+/* A stack does not take what was offered below it: it cannot grow until that is reclaimed. */
+static void PR_4_a_stack_above_an_offered_page(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_stack stack;
+
+    fixture_open(fixture, 128);
+    tide_space *space = space_new(fixture);
+    assert_success(tide_stack_create(space, 16 * PG, PG, &stack));
+    const tide_address below = stack.limit - 2 * PG;
+    commit(space, below, 1, TIDE_PAGE_READWRITE);
+    assert_success(stamp_put(space, below, 1, 7));
+    assert_success(tide_virtual_offer(space, below, PG, TIDE_OFFER_NORMAL));
+    assert_status(tide_touch(space, stack.limit - 1, TIDE_ACCESS_WRITE), TIDE_STACK_OVERFLOW);
+    assert_int_equal(query(space, stack.limit - PG).protection, TIDE_PAGE_READWRITE | TIDE_PAGE_GUARD);
+    assert_success(tide_virtual_reclaim(space, below, PG));
+    assert_status(tide_touch(space, stack.limit - 1, TIDE_ACCESS_WRITE), TIDE_PAGE_FAULT_GUARD_PAGE);
+    assert_int_equal(query(space, below).protection, TIDE_PAGE_READWRITE | TIDE_PAGE_GUARD);
+    fixture_close(fixture);
+}
+
 static void PR_4_bad_stacks_are_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -453,6 +493,8 @@ static const struct CMUnitTest protection[] = {
     API_TEST(PR_3_write_copy_is_for_views),
     API_TEST(PR_4_a_stack_grows_page_by_page),
     API_TEST(PR_4_a_stack_at_the_commit_limit),
+    API_TEST(PR_4_overflow_names_the_byte),
+    API_TEST(PR_4_a_stack_above_an_offered_page),
     API_TEST(PR_4_bad_stacks_are_refused),
     API_TEST(PR_4_a_stack_of_guards_without_tables),
     API_TEST(PR_4_stacks_in_threads),

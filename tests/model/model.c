@@ -91,6 +91,14 @@ static uint64_t uncommitted(const struct model_region *region, uint64_t first, u
     return need;
 }
 
+static bool any_offered(const struct model_region *region, uint64_t first, uint64_t count)
+{
+    bool any = false;
+    for (uint64_t i = 0; i < count; i++)
+        any = any || region->pages[first - region->first + i].offered;
+    return any;
+}
+
 static void commit_pages(struct model *model, struct model_space *space, struct model_region *region, uint64_t first,
                          uint64_t count, uint32_t protection)
 {
@@ -106,6 +114,13 @@ static void commit_pages(struct model *model, struct model_space *space, struct 
     }
 }
 
+static void data_free(struct model_page *page)
+{
+    free(page->data);
+    free(page->fresh);
+    page->data = page->fresh = NULL;
+}
+
 static void decommit_pages(struct model *model, struct model_space *space, struct model_region *region, uint64_t first,
                            uint64_t count)
 {
@@ -115,7 +130,8 @@ static void decommit_pages(struct model *model, struct model_space *space, struc
             space->committed--;
             model->charge--;
         }
-        free(page->data);
+        space->locked -= page->locked;
+        data_free(page);
         *page = (struct model_page){ .written = page->written };
     }
 }
@@ -202,6 +218,8 @@ tide_status model_virtual_alloc(struct model *model, struct model_space *space, 
         if (first == 0)
             return TIDE_NO_MEMORY;
     }
+    if (commit && region != NULL && any_offered(region, first, count))
+        return TIDE_INVALID_PAGE_PROTECTION;
     if (commit && over_limit(model, space, region == NULL ? count : uncommitted(region, first, count)))
         return TIDE_COMMITMENT_LIMIT;
     if (region == NULL)
@@ -413,6 +431,8 @@ tide_status model_virtual_protect(struct model_space *space, tide_address base, 
         return TIDE_NOT_COMMITTED;
     if (region->kind == MODEL_LARGE && protection != TIDE_PAGE_READWRITE)
         return TIDE_INVALID_PAGE_PROTECTION;
+    if (any_offered(region, first, count))
+        return TIDE_INVALID_PAGE_PROTECTION;
     *old = region->pages[first - region->first].protection;
     for (uint64_t i = 0; i < count; i++)
         region->pages[first - region->first + i].protection = protection;
@@ -425,8 +445,14 @@ tide_status model_refuse(struct model_space *space, tide_address address)
 
     if (page == NULL || !page->committed || (page->protection & TIDE_PAGE_GUARD) == 0)
         return TIDE_ACCESS_VIOLATION;
-    page->protection &= ~TIDE_PAGE_GUARD;
-    return TIDE_GUARD_PAGE_VIOLATION;
+    const struct model_region *region = region_find(space, address / TIDE_PAGE_BYTES);
+    if (region->kind != MODEL_STACK) {
+        page->protection &= ~TIDE_PAGE_GUARD;
+        return TIDE_GUARD_PAGE_VIOLATION;
+    }
+    if (address / TIDE_PAGE_BYTES - 1 <= region->first) /* else it could not be charged, and the guard stays */
+        page->protection &= ~TIDE_PAGE_GUARD;
+    return TIDE_STACK_OVERFLOW;
 }
 
 void model_mark(struct model_space *space, tide_address address, uint64_t bytes)
@@ -440,6 +466,8 @@ void model_mark(struct model_space *space, tide_address address, uint64_t bytes)
         struct model_region *region = region_find(space, page);
         if (region != NULL && region->kind == MODEL_WATCHED)
             region->pages[page - region->first].written = true;
+        if (region != NULL)
+            region->pages[page - region->first].reset = false;
     }
 }
 
@@ -515,10 +543,43 @@ static bool page_accessible(const struct model_page *page, tide_access_kind kind
     }
 }
 
-uint64_t model_accessible(const struct model_space *space, tide_address address, uint64_t bytes, tide_access_kind kind)
+/* The page is a stack's guard, with another page to move to. False if it is not, or that cannot be charged. */
+static bool stack_grow(struct model_space *space, tide_address address)
+{
+    const uint64_t page = address / TIDE_PAGE_BYTES;
+    struct model_region *region = region_find(space, page);
+    if (region == NULL || region->kind != MODEL_STACK || page - 1 <= region->first)
+        return false;
+    struct model_page *guard = &region->pages[page - region->first];
+    if (!guard->committed || (guard->protection & TIDE_PAGE_GUARD) == 0 || any_offered(region, page - 1, 1) ||
+        over_limit(space->all, space, uncommitted(region, page - 1, 1)))
+        return false;
+    commit_pages(space->all, space, region, page - 1, 1, guard->protection);
+    guard->protection &= ~TIDE_PAGE_GUARD;
+    space->grown++;
+    return true;
+}
+
+bool model_stack_guard(const struct model_space *space, tide_address address, uint64_t bytes)
+{
+    uint64_t first, count;
+    page_range(address, bytes, &first, &count);
+    for (uint64_t page = first; page < first + count; page++) {
+        const struct model_region *region = region_find(space, page);
+        if (region != NULL && region->kind == MODEL_STACK &&
+            (region->pages[page - region->first].protection & TIDE_PAGE_GUARD) != 0)
+            return true;
+    }
+    return false;
+}
+
+uint64_t model_accessible(struct model_space *space, tide_address address, uint64_t bytes, tide_access_kind kind)
 {
     uint64_t good = 0;
-    while (good < bytes && page_accessible(model_page_find(space, address + good), kind)) {
+    while (good < bytes) {
+        if (!page_accessible(model_page_find(space, address + good), kind) &&
+            !(stack_grow(space, address + good) && page_accessible(model_page_find(space, address + good), kind)))
+            break;
         const uint64_t to_border = TIDE_PAGE_BYTES - (address + good) % TIDE_PAGE_BYTES;
         good += to_border < bytes - good ? to_border : bytes - good;
     }
@@ -535,11 +596,18 @@ static void copy(struct model_space *space, tide_address address, unsigned char 
         const uint64_t piece = TIDE_PAGE_BYTES - offset < bytes - done ? TIDE_PAGE_BYTES - offset : bytes - done;
         if (!page->touched)
             space->demand_zero++;
+        else if (page->unsure && page->fresh == NULL)
+            space->demand_zero_unsure++;
         page->touched = true;
         if (in != NULL && page->data == NULL)
             page->data = calloc(1, TIDE_PAGE_BYTES);
         if (in != NULL)
             memcpy(page->data + offset, in + done, piece);
+        if (in != NULL && page->unsure) {
+            if (page->fresh == NULL)
+                page->fresh = calloc(1, TIDE_PAGE_BYTES);
+            memcpy(page->fresh + offset, in + done, piece);
+        }
         if (out != NULL && page->data != NULL)
             memcpy(out + done, page->data + offset, piece);
         else if (out != NULL)
@@ -557,6 +625,246 @@ void model_write(struct model_space *space, tide_address address, const void *bu
 {
     copy(space, address, NULL, buffer, bytes);
     model_mark(space, address, bytes);
+}
+
+/* ---- contents --------------------------------------------------------------------------------------------------- */
+
+static bool same_bytes(const unsigned char *data, uint64_t offset, const void *bytes, uint64_t count)
+{
+    static const unsigned char zeros[TIDE_PAGE_BYTES];
+    return memcmp(data == NULL ? zeros : data + offset, bytes, count) == 0;
+}
+
+/* What the content is has been seen. */
+static void settled(struct model_page *page, bool lost)
+{
+    if (lost) {
+        free(page->data);
+        page->data = page->fresh;
+        page->reset = false;
+    } else {
+        free(page->fresh);
+    }
+    page->fresh = NULL;
+    page->unsure = false;
+    if (page->lost == MODEL_MAYBE_LOST)
+        page->lost = lost ? MODEL_LOST : MODEL_KEPT;
+}
+
+bool model_see(struct model_page *page, uint64_t offset, const void *bytes, uint64_t count)
+{
+    const bool kept = same_bytes(page->data, offset, bytes, count);
+    if (!page->unsure)
+        return kept;
+    const bool lost = same_bytes(page->fresh, offset, bytes, count);
+    if (lost && !kept)
+        settled(page, true);
+    else if (kept && !lost && !page->reset) /* else it may still be lost */
+        settled(page, false);
+    return kept || lost;
+}
+
+bool model_see_range(struct model_space *space, tide_address address, const void *bytes, uint64_t count)
+{
+    for (uint64_t done = 0; done < count;) {
+        const uint64_t offset = (address + done) % TIDE_PAGE_BYTES;
+        const uint64_t piece = TIDE_PAGE_BYTES - offset < count - done ? TIDE_PAGE_BYTES - offset : count - done;
+        if (!model_see(model_page_find(space, address + done), offset, (const char *)bytes + done, piece))
+            return false;
+        done += piece;
+    }
+    return true;
+}
+
+void model_see_untouched(struct model_page *page)
+{
+    if (!page->unsure || page->fresh != NULL)
+        return;
+    settled(page, true);
+    page->touched = false;
+}
+
+void model_write_through(struct model_space *space, tide_address address, unsigned char byte)
+{
+    struct model_page *page = model_page_find(space, address);
+    struct model_region *region = region_find(space, address / TIDE_PAGE_BYTES);
+    if (page->data == NULL)
+        page->data = calloc(1, TIDE_PAGE_BYTES);
+    page->data[address % TIDE_PAGE_BYTES] = byte;
+    if (page->unsure && !page->reset) {
+        if (page->fresh == NULL)
+            page->fresh = calloc(1, TIDE_PAGE_BYTES);
+        page->fresh[address % TIDE_PAGE_BYTES] = byte;
+    }
+    if (region->kind == MODEL_WATCHED)
+        page->written = true;
+}
+
+tide_status model_contents_check(struct model_space *space, enum model_contents call, tide_address base, uint64_t bytes,
+                                 uint64_t *first, uint64_t *count)
+{
+    const bool whole = call == MODEL_RESET || call == MODEL_UNDO;
+    if (!whole && (base % TIDE_PAGE_BYTES != 0 || bytes % TIDE_PAGE_BYTES != 0))
+        return TIDE_INVALID_PARAMETER;
+    if (bytes == 0 || base > TIDE_HIGHEST_ADDRESS || bytes > TIDE_HIGHEST_ADDRESS - base + 1)
+        return TIDE_INVALID_PARAMETER;
+    page_range(base, bytes, first, count);
+    const uint64_t inner = (base + TIDE_PAGE_BYTES - 1) / TIDE_PAGE_BYTES, end = (base + bytes) / TIDE_PAGE_BYTES;
+    const bool none = whole && end <= inner;
+    if (whole && !none) {
+        *first = inner;
+        *count = end - inner;
+    }
+    struct model_region *region = region_find(space, *first);
+    if (region == NULL || *first + *count > region->first + region->count || region->kind == MODEL_LARGE)
+        return TIDE_CONFLICTING_ADDRESSES;
+    if (uncommitted(region, *first, *count) != 0)
+        return TIDE_NOT_COMMITTED;
+    for (uint64_t i = 0; i < *count && !whole; i++) {
+        const struct model_page *page = &region->pages[*first - region->first + i];
+        if (call == MODEL_RECLAIM && !page->offered)
+            return TIDE_INVALID_PARAMETER;
+        if (call != MODEL_RECLAIM && page->protection != TIDE_PAGE_READWRITE)
+            return TIDE_INVALID_PAGE_PROTECTION;
+    }
+    if (none)
+        *count = 0;
+    return TIDE_SUCCESS;
+}
+
+/* From now on the content may go. It was settled before, or was the same either way. */
+static void droppable(struct model_page *page)
+{
+    free(page->fresh);
+    page->fresh = NULL;
+    page->reset = page->unsure = true;
+    page->lost = MODEL_MAYBE_LOST;
+}
+
+void model_page_reset(struct model_page *page)
+{
+    if (page->touched && !page->offered)
+        droppable(page);
+}
+
+void model_page_discard(struct model *model, struct model_space *space, struct model_page *page)
+{
+    space->locked -= page->locked;
+    data_free(page);
+    *page = (struct model_page){ .committed = true,
+                                 .written = page->written,
+                                 .protection = page->protection,
+                                 .incarnation = ++model->incarnations };
+}
+
+void model_page_offer(struct model_space *space, struct model_page *page)
+{
+    space->locked -= page->locked;
+    page->locked = false;
+    page->offered = true;
+    page->protection = TIDE_PAGE_NOACCESS;
+    if (page->touched)
+        droppable(page);
+    else if (page->lost == MODEL_LOST) /* told again, or not: both are zeros */
+        page->lost = MODEL_MAYBE_LOST;
+}
+
+void model_page_keep(struct model_page *page, bool lost)
+{
+    if (page->offered) {
+        page->offered = false;
+        page->protection = TIDE_PAGE_READWRITE;
+    }
+    if (page->unsure && !lost)
+        settled(page, false);
+    page->reset = false;
+    page->lost = MODEL_KEPT;
+}
+
+/* ---- residence -------------------------------------------------------------------------------------------------- */
+
+static tide_status lock_check(struct model_space *space, tide_address base, uint64_t bytes, bool readable,
+                              struct model_region **region, uint64_t *first, uint64_t *count)
+{
+    if (bytes == 0 || base > TIDE_HIGHEST_ADDRESS || bytes > TIDE_HIGHEST_ADDRESS - base + 1)
+        return TIDE_INVALID_PARAMETER;
+    page_range(base, bytes, first, count);
+    *region = region_find(space, *first);
+    if (*region == NULL || *first + *count > (*region)->first + (*region)->count)
+        return TIDE_CONFLICTING_ADDRESSES;
+    if (uncommitted(*region, *first, *count) != 0)
+        return TIDE_NOT_COMMITTED;
+    for (uint64_t i = 0; i < *count && readable; i++)
+        if (!page_accessible(&(*region)->pages[*first - (*region)->first + i], TIDE_ACCESS_READ))
+            return TIDE_ACCESS_VIOLATION;
+    return TIDE_SUCCESS;
+}
+
+tide_status model_virtual_lock(struct model_space *space, tide_address base, uint64_t bytes, uint64_t quota)
+{
+    struct model_region *region;
+    uint64_t first, count, more = 0;
+    const tide_status status = lock_check(space, base, bytes, true, &region, &first, &count);
+    if (status != TIDE_SUCCESS || region->kind == MODEL_LARGE)
+        return status;
+    struct model_page *pages = &region->pages[first - region->first];
+    for (uint64_t i = 0; i < count; i++)
+        more += !pages[i].locked;
+    if (more != 0 && more + space->locked > quota)
+        return TIDE_WORKING_SET_QUOTA;
+    model_read(space, first * TIDE_PAGE_BYTES, NULL, count * TIDE_PAGE_BYTES);
+    for (uint64_t i = 0; i < count; i++)
+        pages[i].locked = true;
+    space->locked += more;
+    return TIDE_SUCCESS;
+}
+
+tide_status model_virtual_unlock(struct model_space *space, tide_address base, uint64_t bytes)
+{
+    struct model_region *region;
+    uint64_t first, count, locked = 0;
+    const tide_status status = lock_check(space, base, bytes, false, &region, &first, &count);
+    if (status != TIDE_SUCCESS || region->kind == MODEL_LARGE)
+        return status;
+    struct model_page *pages = &region->pages[first - region->first];
+    for (uint64_t i = 0; i < count; i++)
+        locked += pages[i].locked;
+    if (locked != count)
+        return TIDE_NOT_LOCKED;
+    for (uint64_t i = 0; i < count; i++)
+        pages[i].locked = false;
+    space->locked -= count;
+    return TIDE_SUCCESS;
+}
+
+/* ---- stacks ----------------------------------------------------------------------------------------------------- */
+
+tide_status model_stack_create(struct model *model, struct model_space *space, uint64_t reserve_bytes,
+                               uint64_t commit_bytes, tide_stack *stack)
+{
+    const uint64_t unit = TIDE_ALLOCATION_GRANULARITY_BYTES;
+    uint64_t bytes = ((reserve_bytes == 0 ? 1u << 20 : reserve_bytes) + unit - 1) / unit * unit;
+    const uint64_t commit = commit_bytes == 0 ? 1 : (commit_bytes + TIDE_PAGE_BYTES - 1) / TIDE_PAGE_BYTES;
+    tide_address base = 0;
+
+    if (commit + 2 > bytes / TIDE_PAGE_BYTES)
+        return TIDE_INVALID_PARAMETER;
+    const tide_status status = model_virtual_alloc(model, space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE);
+    if (status != TIDE_SUCCESS)
+        return status;
+    struct model_region *region = region_find(space, base / TIDE_PAGE_BYTES);
+    const uint64_t end = region->first + region->count;
+    if (over_limit(model, space, commit + 1)) {
+        region_release(model, space, region);
+        return TIDE_COMMITMENT_LIMIT;
+    }
+    region->kind = MODEL_STACK;
+    commit_pages(model, space, region, end - commit, commit, TIDE_PAGE_READWRITE);
+    commit_pages(model, space, region, end - commit - 1, 1, TIDE_PAGE_READWRITE | TIDE_PAGE_GUARD);
+    *stack = (tide_stack){ .allocation_base = base,
+                           .limit = (end - commit) * TIDE_PAGE_BYTES,
+                           .base = end * TIDE_PAGE_BYTES };
+    return TIDE_SUCCESS;
 }
 
 void model_space_clear(struct model *model, struct model_space *space)

@@ -17,7 +17,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "operations.h"
-#include "model.h"
+#include "run.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,74 +25,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    PG = TIDE_PAGE_BYTES,
-    SPACES = 2,
-    PINS = 3,
-    HELD_PAGES = 4, /* pages of one pin, and pointers of one section */
-    ZONE_PAGES = 1024,
-    SPAN_BYTES = 3 * PG,
-    RECENT = 16,
-    CHECK_PERIOD = 50,
-    VERIFY_PERIOD = 300,
-    LARGE_FRAMES = 2048, /* engines with so many try large pages */
-    TABLES_MOST = 8      /* page tables that one region of the test can need: three leaves and two levels above each */
-};
-
 /* The zone of explicit addresses: crosses the border of two leaf tables twice. */
 static const tide_address zone = 0x50000000ull - 512ull * PG;
-
-/* A page whose memory the test may look at directly: by a pointer of the open section, or pinned. */
-struct held_page {
-    tide_address address;
-    uint64_t incarnation;
-    bool writable;
-    char *memory;
-    char last[PG]; /* content when last looked at: what it keeps if the page is decommitted meanwhile */
-};
-
-struct pinned {
-    tide_pin *pin; /* NULL if free */
-    unsigned space;
-    tide_access_kind kind;
-    unsigned count;
-    struct held_page pages[HELD_PAGES];
-};
-
-struct tested_space {
-    tide_space *space;
-    struct model_space model;
-    uint64_t hard_maximum;    /* UINT64_MAX: none; else the working set may not be larger */
-    uint64_t accesses_failed; /* violations so far */
-    uint64_t splits;          /* regions that were cut so far */
-};
-
-struct run {
-    uint64_t seed;
-    uint64_t random;
-    const uint8_t *bytes; /* what draws are taken from instead of `random`; NULL: none */
-    size_t bytes_left;
-    unsigned op;
-    tide_engine *engine;
-    unsigned node_count;
-    uint64_t frames;
-    bool page_file;
-    uint64_t charge_at_open; /* before any space */
-    struct model model;
-    struct tested_space spaces[SPACES];
-    bool section_open;
-    unsigned section_space;
-    tide_access section;
-    unsigned section_count;
-    struct held_page section_pages[HELD_PAGES];
-    struct pinned pins[PINS];
-    char recent[RECENT][160];
-    bool trace;
-    char config[160];       /* the tunables, for a failure report */
-    unsigned verify_period; /* operations from one tide_engine_verify() to the next */
-    char folder[256];
-    char path[320];
-};
 
 static uint64_t byte_next(struct run *run)
 {
@@ -112,7 +46,7 @@ static uint64_t next(struct run *run)
     return x ^ (x >> 31);
 }
 
-static uint64_t draw(struct run *run, uint64_t bound)
+uint64_t draw(struct run *run, uint64_t bound)
 {
     if (run->bytes == NULL)
         return next(run) % bound;
@@ -122,12 +56,12 @@ static uint64_t draw(struct run *run, uint64_t bound)
     return value % bound;
 }
 
-static bool one_in(struct run *run, uint64_t n)
+bool one_in(struct run *run, uint64_t n)
 {
     return draw(run, n) == 0;
 }
 
-__attribute__((format(printf, 2, 3))) static void note(struct run *run, const char *format, ...)
+void note(struct run *run, const char *format, ...)
 {
     char *text = run->recent[run->op % RECENT];
     va_list arguments;
@@ -166,7 +100,7 @@ static void print_figures(struct run *run)
     }
 }
 
-__attribute__((format(printf, 2, 3))) static void failed(struct run *run, const char *format, ...)
+void failed(struct run *run, const char *format, ...)
 {
     const tide_error error = *tide_last_error();
     fprintf(stderr, "seed %llu, operation %u: ", (unsigned long long)run->seed, run->op);
@@ -187,13 +121,13 @@ __attribute__((format(printf, 2, 3))) static void failed(struct run *run, const 
     operations_failed();
 }
 
-static void expect(struct run *run, tide_status got, tide_status expected, const char *call)
+void expect(struct run *run, tide_status got, tide_status expected, const char *call)
 {
     if (got != expected)
         failed(run, "%s returned %s, the model says %s", call, tide_status_name(got), tide_status_name(expected));
 }
 
-static tide_statistics statistics_get(struct run *run)
+tide_statistics statistics_get(struct run *run)
 {
     tide_statistics statistics = { .struct_bytes = sizeof(statistics) };
     expect(run, tide_statistics_get(run->engine, &statistics), TIDE_SUCCESS, "tide_statistics_get");
@@ -202,14 +136,11 @@ static tide_statistics statistics_get(struct run *run)
 
 /* ---- memory looked at directly ---------------------------------------------------------------------------------- */
 
-static const unsigned char zeros[PG];
-
 static void check_held(struct run *run, unsigned space, struct held_page *held, const char *what)
 {
-    const struct model_page *page = model_page_find(&run->spaces[space].model, held->address);
+    struct model_page *page = model_page_find(&run->spaces[space].model, held->address);
     const bool same = page != NULL && page->committed && page->incarnation == held->incarnation;
-    const void *expected = !same ? (const void *)held->last : page->data == NULL ? zeros : page->data;
-    if (memcmp(held->memory, expected, PG) != 0)
+    if (same ? !model_see(page, 0, held->memory, PG) : memcmp(held->memory, held->last, PG) != 0)
         failed(run, "%s: the memory of page 0x%llx is not what %s", what, (unsigned long long)held->address,
                same ? "the model holds" : "it was before the page was decommitted");
     memcpy(held->last, held->memory, PG);
@@ -245,7 +176,7 @@ static void section_end(struct run *run)
 }
 
 /* A call inside an open section may find every frame held by it: then the section ends and the call is repeated. */
-static bool gives_way(struct run *run, tide_status status)
+bool gives_way(struct run *run, tide_status status)
 {
     if (status != TIDE_ACCESS_SECTION_TOO_LONG)
         return false;
@@ -258,7 +189,7 @@ static bool gives_way(struct run *run, tide_status status)
 /* ---- draws ------------------------------------------------------------------------------------------------------ */
 
 /* An address that is mostly inside or near something reserved. */
-static tide_address draw_address(struct run *run, const struct tested_space *space)
+tide_address draw_address(struct run *run, const struct tested_space *space)
 {
     const struct model_space *model = &space->model;
     if (model->region_count == 0 || one_in(run, 10))
@@ -290,6 +221,13 @@ static uint32_t draw_protection(struct run *run)
     return one_in(run, 6) ? others[draw(run, sizeof(others) / sizeof(others[0]))] : TIDE_PAGE_READWRITE;
 }
 
+/* With page files at their maximum: a commit that does not fit makes them grow. */
+void limit_refresh(struct run *run)
+{
+    const tide_statistics now = statistics_get(run);
+    run->model.limit = now.commit_limit_maximum_pages - (now.commit_total_pages - run->model.charge);
+}
+
 /* ---- operations ------------------------------------------------------------------------------------------------- */
 
 static void virtual_alloc(struct run *run, struct tested_space *space, tide_address base, uint64_t bytes, uint32_t type,
@@ -301,8 +239,7 @@ static void virtual_alloc(struct run *run, struct tested_space *space, tide_addr
      * Page tables are charged too, existing ones and those that touches may still need; how many is not in the model.
      * What they take now is off the limit; a commit that fits only if it needs no more of them is left out.
      */
-    const tide_statistics now = statistics_get(run);
-    run->model.limit = now.commit_limit_pages - (now.commit_total_pages - run->model.charge);
+    limit_refresh(run);
     const uint64_t need = model_alloc_need(&space->model, base, bytes, type);
     const uint64_t left = run->model.limit - run->model.charge;
     if (need <= left && need > 0 && left - need < TABLES_MOST)
@@ -397,11 +334,10 @@ static bool may_split(const struct tested_space *space)
     return space->model.region_count + 2 <= MODEL_REGIONS;
 }
 
-/* A split may charge tables; near the limit it is left out. */
-static bool near_limit(struct run *run)
+bool near_limit(struct run *run)
 {
     const tide_statistics now = statistics_get(run);
-    return now.commit_limit_pages - now.commit_total_pages < 2 * TABLES_MOST;
+    return now.commit_limit_maximum_pages - now.commit_total_pages < 2 * TABLES_MOST;
 }
 
 static void op_free_native(struct run *run, struct tested_space *space)
@@ -482,8 +418,7 @@ static void op_placeholder(struct run *run, struct tested_space *space)
         const uint32_t protection = draw_protection(run);
         tide_address model_base = base, engine_base = base;
         uint64_t model_bytes = bytes, engine_bytes = bytes;
-        const tide_statistics now = statistics_get(run);
-        run->model.limit = now.commit_limit_pages - (now.commit_total_pages - run->model.charge);
+        limit_refresh(run);
         const uint64_t left = run->model.limit - run->model.charge, need = bytes / PG;
         if (need <= left && left - need < TABLES_MOST)
             return;
@@ -508,7 +443,7 @@ static void op_placeholder(struct run *run, struct tested_space *space)
     space->splits++;
 }
 
-static bool is_pinned(const struct run *run, unsigned space, tide_address address)
+bool is_pinned(const struct run *run, unsigned space, tide_address address)
 {
     const struct model_page *page = model_page_find(&run->spaces[space].model, address);
     for (unsigned p = 0; p < PINS; p++)
@@ -609,6 +544,13 @@ static void expect_access(struct run *run, struct tested_space *space, tide_stat
                (unsigned long long)(address + good), (unsigned long long)tide_last_error()->address);
 }
 
+/* Whether a stack can grow now depends on page tables that the model does not know: near a limit it is left out. */
+static bool stack_in_doubt(struct run *run, struct tested_space *space, tide_address address, uint64_t bytes)
+{
+    limit_refresh(run);
+    return model_stack_guard(&space->model, address, bytes) && near_limit(run);
+}
+
 static uint64_t draw_span(struct run *run)
 {
     return 1 + draw(run, one_in(run, 3) ? SPAN_BYTES : one_in(run, 2) ? PG : 16);
@@ -616,22 +558,26 @@ static uint64_t draw_span(struct run *run)
 
 static void op_read(struct run *run, struct tested_space *space)
 {
-    static unsigned char got[SPAN_BYTES], expected[SPAN_BYTES];
+    static unsigned char got[SPAN_BYTES];
     const tide_address address = draw_address(run, space);
     const uint64_t bytes = draw_span(run);
     note(run, "read(space %d, 0x%llx, %llu)", (int)(space - run->spaces), (unsigned long long)address,
          (unsigned long long)bytes);
+    if (stack_in_doubt(run, space, address, bytes))
+        return;
     const uint64_t good = model_accessible(&space->model, address, bytes, TIDE_ACCESS_READ);
     memset(got, 0xA5, bytes);
-    memset(expected, 0xA5, bytes);
-    model_read(&space->model, address, expected, good);
+    model_read(&space->model, address, NULL, good);
     tide_status status;
     do
         status = tide_read(space->space, address, got, bytes);
     while (gives_way(run, status));
     expect_access(run, space, status, address, good, bytes, "tide_read");
-    if (memcmp(got, expected, bytes) != 0)
+    if (!model_see_range(&space->model, address, got, good))
         failed(run, "tide_read got other bytes than the model");
+    for (uint64_t i = good; i < bytes; i++)
+        if (got[i] != 0xA5 && (i >= good + PG || address % PG + i - good >= PG))
+            failed(run, "tide_read wrote behind the last byte that may be read");
 }
 
 static void op_write(struct run *run, struct tested_space *space)
@@ -641,6 +587,8 @@ static void op_write(struct run *run, struct tested_space *space)
     const uint64_t bytes = draw_span(run);
     note(run, "write(space %d, 0x%llx, %llu)", (int)(space - run->spaces), (unsigned long long)address,
          (unsigned long long)bytes);
+    if (stack_in_doubt(run, space, address, bytes))
+        return;
     const uint64_t good = model_accessible(&space->model, address, bytes, TIDE_ACCESS_WRITE);
     for (uint64_t i = 0, word = next(run); i < bytes; i++)
         data[i] = (unsigned char)((word >> (i % 8 * 8)) + i / 8);
@@ -680,14 +628,26 @@ static void op_touch(struct run *run, struct tested_space *space)
     const tide_access_kind kind = one_in(run, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE;
     note(run, "touch(space %d, 0x%llx, %d)", (int)(space - run->spaces), (unsigned long long)address, (int)kind);
     tide_status status, expected = TIDE_SUCCESS;
+    const uint64_t before = space->model.grown;
+    if (stack_in_doubt(run, space, address, 1))
+        return;
     const bool good = model_accessible(&space->model, address, 1, kind) == 1;
+    const bool grown = space->model.grown != before;
     do {
-        if (good)
+        if (good && !grown)
             expected = fault_class(run, space, address);
         status = tide_touch(space->space, address, kind);
     } while (gives_way(run, status));
     if (good) {
-        expect(run, status, expected, "tide_touch");
+        if (!grown)
+            expect(run, status, expected, "tide_touch");
+        else if (status != TIDE_PAGE_FAULT_GUARD_PAGE)
+            failed(run, "tide_touch of a stack's guard page returned %s", tide_status_name(status));
+        tide_page_info info;
+        expect(run, tide_page_query(space->space, address, &info), TIDE_SUCCESS, "tide_page_query");
+        if (expected != TIDE_SUCCESS && info.priority != priority_now(run, space))
+            failed(run, "the fault gave page 0x%llx priority %u; thread and space have %u", (unsigned long long)address,
+                   info.priority, priority_now(run, space));
         model_read(&space->model, address, NULL, 1);
         if (kind == TIDE_ACCESS_WRITE)
             model_mark(&space->model, address, 1);
@@ -702,6 +662,8 @@ static void op_touch_range(struct run *run, struct tested_space *space)
     const tide_access_kind kind = one_in(run, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE;
     note(run, "touch_range(space %d, 0x%llx, %llu, %d)", (int)(space - run->spaces), (unsigned long long)address,
          (unsigned long long)bytes, (int)kind);
+    if (stack_in_doubt(run, space, address, bytes))
+        return;
     const uint64_t good = model_accessible(&space->model, address, bytes, kind);
     model_read(&space->model, address, NULL, good);
     if (kind == TIDE_ACCESS_WRITE)
@@ -738,7 +700,7 @@ static void held_write(struct run *run, unsigned space, struct held_page *held)
     held->memory[offset] = (char)byte;
     note_write(run, held->memory, offset, byte);
     if (page != NULL && page->committed && page->incarnation == held->incarnation)
-        model_write(model, held->address + offset, &byte, 1);
+        model_write_through(model, held->address + offset, byte);
 }
 
 /* Begins a section, gets one more pointer in it, writes through one got earlier, or ends it. */
@@ -762,6 +724,8 @@ static void op_section(struct run *run, struct tested_space *space)
     const tide_access_kind kind = one_in(run, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE;
     note(run, "section pointer %u (space %u, 0x%llx, %d)", run->section_count, index, (unsigned long long)address,
          (int)kind);
+    if (stack_in_doubt(run, space, address, 1))
+        return;
     const bool good = model_accessible(&space->model, address, 1, kind) == 1;
     char *pointer;
     do {
@@ -826,6 +790,8 @@ static void op_pin(struct run *run, struct tested_space *space)
     note(run, "pin(space %d, 0x%llx, %u pages, %d)", (int)(space - run->spaces), (unsigned long long)address, count,
          (int)kind);
     const uint64_t bytes = (uint64_t)count * PG;
+    if (stack_in_doubt(run, space, address, bytes))
+        return;
     const uint64_t good = model_accessible(&space->model, address, bytes, kind);
     model_read(&space->model, address, NULL, good);
     if (kind == TIDE_ACCESS_WRITE)
@@ -843,7 +809,7 @@ static void op_pin(struct run *run, struct tested_space *space)
         hold(run, pinned->space, &pinned->pages[i], address + (uint64_t)i * PG, kind, pin_memory(run, pin, i));
 }
 
-static tide_space_statistics space_statistics(struct run *run, const struct tested_space *space)
+tide_space_statistics space_statistics(struct run *run, const struct tested_space *space)
 {
     tide_space_statistics statistics = { .struct_bytes = sizeof(statistics) };
     expect(run, tide_space_statistics_get(space->space, &statistics), TIDE_SUCCESS, "tide_space_statistics_get");
@@ -855,38 +821,19 @@ static void op_working_set(struct run *run, struct tested_space *space)
     const int index = (int)(space - run->spaces);
     const uint64_t before = space_statistics(run, space).working_set_pages;
     uint64_t pages = 1 + draw(run, 64), trimmed = 0;
-    switch (draw(run, 6)) {
+    switch (draw(run, 3)) {
     case 0:
         note(run, "working set empty(space %d)", index);
         expect(run, tide_working_set_empty(space->space), TIDE_SUCCESS, "tide_working_set_empty");
-        if (space_statistics(run, space).working_set_pages != 0)
-            failed(run, "%llu pages are left in an emptied working set",
-                   (unsigned long long)space_statistics(run, space).working_set_pages);
-        break;
-    case 1:
-        pages = 32 + draw(run, run->frames - run->frames / 8 - 32);
-        note(run, "hard maximum %llu (space %d)", (unsigned long long)pages, index);
-        expect(run, tide_working_set_set_limits(space->space, 20, pages, TIDE_WORKING_SET_HARD_MAXIMUM), TIDE_SUCCESS,
-               "tide_working_set_set_limits");
-        space->hard_maximum = pages;
-        break;
-    case 2:
-        note(run, "soft limits (space %d)", index);
-        pages = 33 + draw(run, run->frames - run->frames / 8 - 33);
-        expect(run, tide_working_set_set_limits(space->space, 20, pages, TIDE_WORKING_SET_SOFT_MAXIMUM), TIDE_SUCCESS,
-               "tide_working_set_set_limits");
-        space->hard_maximum = UINT64_MAX;
-        break;
-    case 3:
-        pages = draw(run, 8);
-        note(run, "priority %llu (space %d)", (unsigned long long)pages, index);
-        expect(run, tide_space_set_priority(space->space, (unsigned)pages),
-               pages <= 5 ? TIDE_SUCCESS : TIDE_INVALID_PARAMETER, "tide_space_set_priority");
+        if (space_statistics(run, space).working_set_pages != space->model.locked)
+            failed(run, "%llu pages are left in an emptied working set, %llu are locked",
+                   (unsigned long long)space_statistics(run, space).working_set_pages,
+                   (unsigned long long)space->model.locked);
         break;
     default:
         note(run, "trim %llu of %llu pages (space %d)", (unsigned long long)pages, (unsigned long long)before, index);
         expect(run, tide_working_set_trim(space->space, pages, &trimmed), TIDE_SUCCESS, "tide_working_set_trim");
-        if (trimmed != (pages < before ? pages : before) ||
+        if (trimmed != (pages < before - space->model.locked ? pages : before - space->model.locked) ||
             space_statistics(run, space).working_set_pages != before - trimmed)
             failed(run, "%llu pages trimmed, %llu left", (unsigned long long)trimmed,
                    (unsigned long long)space_statistics(run, space).working_set_pages);
@@ -941,7 +888,7 @@ static void op_empty(struct run *run, struct tested_space *space)
     const tide_node_statistics after = nodes_get(run, &standby);
     if ((what == TIDE_EMPTY_WORKING_SETS && space_statistics(run, &run->spaces[0]).working_set_pages +
                                                     space_statistics(run, &run->spaces[1]).working_set_pages !=
-                                                0) ||
+                                                run->spaces[0].model.locked + run->spaces[1].model.locked) ||
         (what == TIDE_EMPTY_MODIFIED && room && !run->section_open && after.modified != 0) ||
         (what == TIDE_EMPTY_STANDBY && !run->section_open && standby != 0) ||
         (what == TIDE_EMPTY_FREE && !run->section_open && after.free != 0))
@@ -963,7 +910,7 @@ static void op_worker(struct run *run, struct tested_space *space)
     uint64_t done = 0;
     note(run, "worker %d on node %u, budget %llu", (int)worker, node, (unsigned long long)budget);
     expect(run, tide_worker_step(run->engine, worker, node, budget, &done), TIDE_SUCCESS, "tide_worker_step");
-    if (budget != 0 && done >= budget + 64)
+    if (budget != 0 && done >= budget + 64 && worker != TIDE_WORKER_EXTENDER)
         failed(run, "the worker handled %llu pages with a budget of %llu", (unsigned long long)done,
                (unsigned long long)budget);
 }
@@ -971,8 +918,11 @@ static void op_worker(struct run *run, struct tested_space *space)
 static void space_create(struct run *run, struct tested_space *space)
 {
     expect(run, tide_space_create(run->engine, &space->space), TIDE_SUCCESS, "tide_space_create");
-    *space =
-        (struct tested_space){ .space = space->space, .hard_maximum = UINT64_MAX, .model.limit = TIDE_NO_COMMIT_LIMIT };
+    *space = (struct tested_space){ .space = space->space,
+                                    .priority = TIDE_PRIORITY_NORMAL,
+                                    .model.limit = TIDE_NO_COMMIT_LIMIT,
+                                    .model.all = &run->model };
+    limits_begin(run, space);
 }
 
 /* Refused while a section or pin is open on the space; else everything in it is gone, and a new space is empty. */
@@ -1025,9 +975,11 @@ static uint64_t check_pages(struct run *run, struct tested_space *space, uint64_
         const struct model_region *region = &space->model.regions[r];
         for (uint64_t i = 0; i < region->count; i++) {
             tide_page_info info;
-            const struct model_page *page = &region->pages[i];
+            struct model_page *page = &region->pages[i];
             const tide_address address = (region->first + i) * PG;
             expect(run, tide_page_query(space->space, address, &info), TIDE_SUCCESS, "tide_page_query");
+            if (info.state == TIDE_PAGE_STATE_DEMAND_ZERO)
+                model_see_untouched(page);
             const bool in_memory = info.state != TIDE_PAGE_STATE_FREE && info.state != TIDE_PAGE_STATE_DEMAND_ZERO &&
                                    info.state != TIDE_PAGE_STATE_PAGE_FILE;
             if ((info.state == TIDE_PAGE_STATE_FREE) != !page->committed ||
@@ -1043,6 +995,8 @@ static uint64_t check_pages(struct run *run, struct tested_space *space, uint64_
                     (int)(space - run->spaces), (unsigned long long)address, (int)info.state, (int)info.valid,
                     info.protection, (long long)info.frame, (int)info.node, (unsigned long long)info.slot,
                     (int)page->committed, (int)page->touched, page->protection);
+            if (page->locked && info.state != TIDE_PAGE_STATE_ACTIVE)
+                failed(run, "locked page 0x%llx is in state %d", (unsigned long long)address, (int)info.state);
             if (region->kind == MODEL_LARGE && info.state != TIDE_PAGE_STATE_ACTIVE)
                 failed(run, "page 0x%llx of a large page is in state %d", (unsigned long long)address, (int)info.state);
             counts[info.state] += region->kind != MODEL_LARGE;
@@ -1055,9 +1009,21 @@ static uint64_t check_pages(struct run *run, struct tested_space *space, uint64_
 static void check_space_statistics(struct run *run, struct tested_space *space, uint64_t active, uint64_t *tables)
 {
     const tide_space_statistics s = space_statistics(run, space);
-    uint64_t bytes = 0;
-    for (unsigned r = 0; r < space->model.region_count; r++)
+    uint64_t bytes = 0, offered = 0;
+    for (unsigned r = 0; r < space->model.region_count; r++) {
         bytes += space->model.regions[r].count * PG;
+        for (uint64_t i = 0; i < space->model.regions[r].count; i++)
+            offered += space->model.regions[r].pages[i].offered;
+    }
+    if (s.locked_pages != space->model.locked || s.offered_pages != offered)
+        failed(run, "space %d: %llu pages locked (%llu), %llu offered (%llu)", (int)(space - run->spaces),
+               (unsigned long long)s.locked_pages, (unsigned long long)space->model.locked,
+               (unsigned long long)s.offered_pages, (unsigned long long)offered);
+    /* Whether a page that was touched had been lost before may not be known. */
+    if (s.faults.demand_zero > space->model.demand_zero &&
+        s.faults.demand_zero - space->model.demand_zero <= space->model.demand_zero_unsure)
+        space->model.demand_zero = s.faults.demand_zero;
+    space->model.demand_zero_unsure = 0;
     if (s.private_pages != space->model.committed || s.virtual_bytes != bytes ||
         s.regions != space->model.region_count || s.working_set_pages != active || s.peak_working_set_pages < active ||
         s.faults.demand_zero != space->model.demand_zero || s.faults.access_violations != space->accesses_failed ||
@@ -1098,6 +1064,7 @@ static void check_figures(struct run *run)
         slots += check_pages(run, &run->spaces[s], counts);
         check_space_statistics(run, &run->spaces[s], counts[TIDE_PAGE_STATE_ACTIVE] - before, &tables);
     }
+    check_events(run);
     const tide_node_statistics nodes = nodes_get(run, &standby);
     const tide_statistics s = statistics_get(run);
     const uint64_t charged = s.commit_total_pages - run->charge_at_open;
@@ -1143,12 +1110,34 @@ static void verify(struct run *run)
 
 static void check_hard_maximum(struct run *run, struct tested_space *space)
 {
-    if (space->hard_maximum == UINT64_MAX)
-        return;
     const uint64_t pages = space_statistics(run, space).working_set_pages;
-    if (pages > space->hard_maximum)
+    /* Locked pages are not replaced: when nothing else is left, a page comes in all the same. */
+    const uint64_t most = space->maximum > space->model.locked + 1 ? space->maximum : space->model.locked + 1;
+    if ((space->hard & TIDE_WORKING_SET_HARD_MAXIMUM) != 0 && pages > most)
         failed(run, "space %d: working set of %llu pages over its hard maximum of %llu", (int)(space - run->spaces),
-               (unsigned long long)pages, (unsigned long long)space->hard_maximum);
+               (unsigned long long)pages, (unsigned long long)space->maximum);
+}
+
+bool page_settle(struct run *run, struct tested_space *space, tide_address address)
+{
+    static unsigned char got[PG];
+    struct model_page *page = model_page_find(&space->model, address);
+    tide_status status;
+    if (page == NULL || !page->unsure)
+        return true;
+    if ((page->protection & TIDE_PAGE_GUARD) != 0 ||
+        model_accessible(&space->model, address / PG * PG, 1, TIDE_ACCESS_READ) == 0)
+        return false;
+    model_read(&space->model, address / PG * PG, NULL, PG);
+    do
+        status = tide_read(space->space, address / PG * PG, got, PG);
+    while (gives_way(run, status));
+    expect(run, status, TIDE_SUCCESS, "tide_read");
+    if (!model_see(page, 0, got, PG))
+        failed(run,
+               "page 0x%llx, which was reset or offered, holds neither its old bytes nor what it would without them",
+               (unsigned long long)address);
+    return true;
 }
 
 /* Every byte of both spaces. */
@@ -1158,13 +1147,15 @@ static void check_contents(struct run *run)
         struct tested_space *space = &run->spaces[s];
         for (unsigned r = 0; r < space->model.region_count; r++) {
             for (uint64_t i = 0; i < space->model.regions[r].count; i++) {
-                const struct model_page *page = &space->model.regions[r].pages[i];
+                struct model_page *page = &space->model.regions[r].pages[i];
                 const tide_address address = (space->model.regions[r].first + i) * PG;
                 unsigned char got[PG];
-                if (model_accessible(&space->model, address, 1, TIDE_ACCESS_READ) == 0)
+                if ((page->protection & TIDE_PAGE_GUARD) != 0 ||
+                    model_accessible(&space->model, address, 1, TIDE_ACCESS_READ) == 0)
                     continue;
                 expect(run, tide_read(space->space, address, got, PG), TIDE_SUCCESS, "tide_read");
-                if (memcmp(got, page->data == NULL ? zeros : page->data, PG) != 0)
+                model_read(&space->model, address, NULL, 1);
+                if (!model_see(page, 0, got, PG))
                     failed(run, "space %u, page 0x%llx holds other bytes than the model at the end", s,
                            (unsigned long long)address);
             }
@@ -1182,6 +1173,8 @@ static const struct {
     { 140, op_write },      { 80, op_touch },       { 20, op_touch_range }, { 60, op_section },    { 30, op_pin },
     { 20, op_working_set }, { 6, op_empty },        { 20, op_worker },      { 1, op_space },       { 25, op_protect },
     { 15, op_free_native }, { 15, op_placeholder }, { 25, op_write_watch }, { 3, op_space_limit }, { 3, op_large },
+    { 60, op_contents },    { 20, op_lock },        { 6, op_prefetch },     { 6, op_stack },       { 10, op_limits },
+    { 8, op_priority },
 };
 
 static void one_operation(struct run *run)
@@ -1220,7 +1213,9 @@ static void open_engine(struct run *run)
     if (run->node_count == 1 && one_in(run, 8))
         run->frames = LARGE_FRAMES;
     run->page_file = !one_in(run, 4);
-    const tide_page_file_config file = { .path = run->path, .minimum_bytes = (64 + draw(run, 1024)) * PG };
+    tide_page_file_config file = { .path = run->path, .minimum_bytes = (64 + draw(run, 1024)) * PG };
+    if (one_in(run, 2))
+        file.maximum_bytes = file.minimum_bytes + draw(run, 1024) * PG;
     tide_config config;
     tide_config_init(&config);
     config.disable_aslr = true;
@@ -1244,10 +1239,19 @@ static void open_engine(struct run *run)
         config.high_available_pages = config.low_available_pages + draw(run, 8);
     }
     config.modified_trigger_pages = maybe(run, 16);
+    config.page_file_growth_pages = maybe(run, 64);
+    config.page_file_shrink_delay_ms = (unsigned)maybe(run, 2000);
+    if (one_in(run, 2)) {
+        config.low_memory_event_pages = 1 + draw(run, run->frames / 2);
+        config.high_memory_event_pages = config.low_memory_event_pages + draw(run, run->frames / 2);
+        config.low_commit_event_percent = 1 + (unsigned)draw(run, 60);
+        config.high_commit_event_percent = config.low_commit_event_percent + (unsigned)draw(run, 40);
+    }
     config.frame_wait_ms = 2000;
     if (tide_engine_open(&config, &run->engine) != TIDE_SUCCESS)
         failed(run, "tide_engine_open failed");
     run->charge_at_open = statistics_get(run).commit_total_pages;
+    run->thread_priority = TIDE_PRIORITY_DEFAULT;
     for (unsigned s = 0; s < SPACES; s++)
         space_create(run, &run->spaces[s]);
     snprintf(run->config, sizeof(run->config),
