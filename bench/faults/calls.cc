@@ -52,7 +52,7 @@ void commit_passes(benchmark::State &state, const Case &which)
         check(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), "tide_virtual_alloc");
         parts[i] = { space, base, kCommitPages };
     }
-    const uint64_t operations = (options().quick ? 400000 : 1600000) / which.threads;
+    const uint64_t operations = (options().quick ? 200000 : 1600000) / which.threads;
     Team team(which.threads);
     auto work = [&](Lane &lane) {
         const Part part = parts[lane.index];
@@ -89,7 +89,7 @@ void protect_passes(benchmark::State &state, const Case &which)
             throw std::runtime_error(std::string("mmap: ") + strerror(errno));
         part = static_cast<char *>(memory);
     }
-    const uint64_t operations = (options().quick ? 40000 : 160000) / which.threads;
+    const uint64_t operations = (options().quick ? 10000 : 160000) / which.threads;
     Team team(which.threads);
     auto work = [&](Lane &lane) {
         char *const part = parts[lane.index];
@@ -251,7 +251,7 @@ void add_calls_cases()
             which.name = name;
             return which;
         };
-        for (unsigned threads : thread_counts(true))
+        for (unsigned threads : thread_counts())
             for (Space space : { Space::kPrivate, Space::kShared }) {
                 which.threads = threads;
                 which.space = space;

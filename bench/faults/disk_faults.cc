@@ -305,7 +305,7 @@ void add_disk_cases()
 {
     const bool hard = class_wanted("hard"), collided = class_wanted("collided");
     for (unsigned round = 0; round < options().rounds; round++)
-        for (unsigned threads : thread_counts(true)) {
+        for (unsigned threads : thread_counts()) {
             Case which;
             which.threads = threads;
             which.round = round;

@@ -309,9 +309,9 @@ bool any_case_failed()
     return g_failed;
 }
 
-std::vector<unsigned> thread_counts(bool may_thin_out)
+std::vector<unsigned> thread_counts()
 {
-    if (may_thin_out && options().quick)
+    if (options().quick)
         return { 1, 2, 64 };
     return { 1, 2, 4, 8, 16, 64 };
 }

@@ -203,8 +203,8 @@ void add_case(const Case &which, unsigned passes, const std::function<void(bench
 unsigned case_count();
 bool any_case_failed();
 
-/** Thread counts of a step: all of 1, 2, 4, 8, 16, 64, or 1, 2, 64 where a quick run may leave some out. */
-std::vector<unsigned> thread_counts(bool may_thin_out);
+/** Thread counts of a step: 1, 2, 4, 8, 16 and 64, or 1, 2 and 64 in a quick run. */
+std::vector<unsigned> thread_counts();
 
 bool class_wanted(const std::string &name);
 

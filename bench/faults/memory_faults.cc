@@ -239,7 +239,7 @@ void add_memory_cases()
         demand_zero || standby || modified || class_wanted("kernel_fresh") || class_wanted("kernel_again");
     const unsigned passes = options().quick ? 4 : 8;
     for (unsigned round = 0; round < options().rounds; round++)
-        for (unsigned threads : thread_counts(false))
+        for (unsigned threads : thread_counts())
             for (Space space : { Space::kPrivate, Space::kShared }) {
                 Case which;
                 which.space = space;

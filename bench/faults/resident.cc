@@ -336,7 +336,7 @@ void add_resident_cases()
                raw = pointer || pointers || read || class_wanted("raw_pointer"),
                raw_chase = chase || class_wanted("raw_chase");
     for (unsigned round = 0; round < options().rounds; round++)
-        for (unsigned threads : thread_counts(true))
+        for (unsigned threads : thread_counts())
             for (Space space : { Space::kPrivate, Space::kShared }) {
                 Case which;
                 which.space = space;

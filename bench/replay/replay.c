@@ -221,6 +221,7 @@ static void config_fill(tide_config *config, const struct options *options, uint
         options->workers == WORKERS_BY_THREADS ? options->threads == 1 : options->workers == WORKERS_MANUAL;
 
     tide_config_init(config);
+    config->disable_aslr = true; /* the tables that a trace needs are counted beforehand */
     config->memory_bytes = pages * TIDE_PAGE_BYTES;
     config->topology_synthetic = "numa:1 core:1 pu:1";
     config->workers = manual ? TIDE_WORKERS_MANUAL : TIDE_WORKERS_THREADS;
