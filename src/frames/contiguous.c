@@ -31,7 +31,7 @@ static bool frame_take(struct frames *frames, struct frame_shard *shard, frame_t
 {
     struct pfn *pfn = frame_pfn(frames, frame);
 
-    if (!frame_is_listed(frames, frame))
+    if (!frame_is_listed(frames, frame, word))
         return false;
     if (pfn_state(word) != FRAME_ZEROED && !grace_passed(&frames->grace, pfn_grace(word)))
         return false;

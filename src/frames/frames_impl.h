@@ -49,13 +49,20 @@ static inline struct frame_shard *frames_shard(const struct frames *frames, unsi
  */
 static inline void frame_mark_unlisted(struct frames *frames, frame_t frame)
 {
-    frame_pfn(frames, frame)->next = frame.number;
+    sync_store_32(&frame_pfn(frames, frame)->next, frame.number);
 }
 
-/* With the shard of its state locked. */
-static inline bool frame_is_listed(const struct frames *frames, frame_t frame)
+/*
+ * Is it on the list of `word`, which was read with that list's shard locked? An owner that has the frame off all lists may
+ * change its state and put it on another list at any moment. It writes the state first: so if the link is that of
+ * another list, the state that is read after it is another one too.
+ */
+static inline bool frame_is_listed(const struct frames *frames, frame_t frame, uint64_t word)
 {
-    return frame_pfn(frames, frame)->next != frame.number;
+    const struct pfn *pfn = frame_pfn(frames, frame);
+
+    return sync_load_32(&pfn->next) != frame.number &&
+           ((sync_load_64(&pfn->word) ^ word) & (PFN_STATE_MASK | PFN_PRIORITY_MASK)) == 0;
 }
 
 /* All three with the shard locked. */

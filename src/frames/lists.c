@@ -20,10 +20,10 @@ void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t f
 {
     struct pfn *pfn = frame_pfn(frames, frame);
 
-    pfn->next = FRAME_NIL;
+    sync_store_32(&pfn->next, FRAME_NIL);
     pfn->previous = shard->tail;
     if (shard->tail != FRAME_NIL)
-        frames->pfns[shard->tail].next = frame.number;
+        sync_store_relaxed_32(&frames->pfns[shard->tail].next, frame.number);
     else
         shard->head = frame.number;
     shard->tail = frame.number;
@@ -35,7 +35,7 @@ void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t f
     struct pfn *pfn = frame_pfn(frames, frame);
 
     pfn->previous = FRAME_NIL;
-    pfn->next = shard->head;
+    sync_store_32(&pfn->next, shard->head);
     if (shard->head != FRAME_NIL)
         frames->pfns[shard->head].previous = frame.number;
     else
@@ -49,7 +49,7 @@ void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t fram
     struct pfn *pfn = frame_pfn(frames, frame);
 
     if (pfn->previous != FRAME_NIL)
-        frames->pfns[pfn->previous].next = pfn->next;
+        sync_store_relaxed_32(&frames->pfns[pfn->previous].next, pfn->next);
     else
         shard->head = pfn->next;
     if (pfn->next != FRAME_NIL)

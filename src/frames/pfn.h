@@ -73,7 +73,7 @@ enum {
 
 struct pfn {
     uint64_t word;     /* [A] see above */
-    uint32_t next;     /* [L:list_shard] frame numbers of the neighbours on the list */
+    uint32_t next;     /* [L:list_shard] frame numbers of the neighbours on the list; [A] itself if on none */
     uint32_t previous; /* [L:list_shard] */
     uint64_t
         *pte; /* owner: PTE, or entry of the parent table for a table page; set while the frame is the setter's alone */

@@ -51,7 +51,7 @@ static void a_run_is_whole_aligned_and_off_all_lists(void **state)
         for (uint32_t f = 0; f < FRAMES_RUN; f++) {
             const frame_t frame = { runs[i].number + f };
             assert_int_equal(state_of(frames, frame), FRAME_ZEROED);
-            assert_false(frame_is_listed(frames, frame));
+            assert_false(frame_is_listed(frames, frame, word_of(frames, frame)));
         }
         assert_int_equal(listed(frames, FRAME_LIST_ZEROED), 3 * FRAMES_RUN + 100 - (i + 1) * FRAMES_RUN);
         assert_int_equal(lists_walk(frames), 3 * FRAMES_RUN + 100 - (i + 1) * FRAMES_RUN);
