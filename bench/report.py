@@ -31,14 +31,14 @@ RIVAL = {
     "access_pointer": "raw_pointer", "access_pointers": "raw_pointer",
     "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
-    "commit": "kernel_protect", "kernel_protect": "kernel_protect",
+    "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
     "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
-           "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "reserve_1000",
-           "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000"]
+           "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
+           "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
 NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_pointers",
@@ -175,13 +175,8 @@ def make_targets(rows, replay, cpus):
     def quotient(a, b):
         return a / b if a is not None and b else None
 
-    def by_cpu_time(name, space, many, few):
-        """What the rates would be to each other if no other program had taken CPUs away meanwhile."""
-        rows_of = [by_key.get((name, space, threads)) for threads in (few, many)]
-        if None in rows_of or not all(row["thread_cpu_ns_per_fault"] for row in rows_of):
-            return None
-        return (quotient(rows_of[0]["thread_cpu_ns_per_fault"], rows_of[1]["thread_cpu_ns_per_fault"])
-                * min(many, cpus) / min(few, cpus))
+    def scaling(name, space, many, few):
+        return quotient(rate(name, space, many), rate(name, space, few))
 
     targets = []
 
@@ -210,8 +205,9 @@ def make_targets(rows, replay, cpus):
                 continue
             for space in ("private", "shared"):
                 what = "%s, %s: %d threads over %d" % (name, space, many, few)
-                at_least(what, limit, quotient(rate(name, space, many), rate(name, space, few)))
-                at_least(what + ", by CPU time", limit, by_cpu_time(name, space, many, few))
+                at_least(what, limit, scaling(name, space, many, few))
+                at_least(what + ", of what work that shares nothing gives", limit * few / min(many, cpus),
+                         quotient(scaling(name, space, many, few), scaling("processor", "private", many, few)))
     for name in ("access_pointers", "access_chase", "access_pointer"):
         rival = RIVAL[name]
         for space in ("private", "shared"):

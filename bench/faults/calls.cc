@@ -259,6 +259,8 @@ void add_calls_cases()
                     add_case(named("commit"), passes, commit_passes);
                 if (class_wanted("commit") || class_wanted("kernel_protect"))
                     add_case(named("kernel_protect"), 1, protect_passes);
+                if (class_wanted("commit") && space == Space::kPrivate)
+                    add_processor_case(which);
             }
         which.threads = 1;
         which.space = Space::kPrivate;

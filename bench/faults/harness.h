@@ -232,6 +232,7 @@ void add_frames_cases();
 void add_disk_cases();
 void add_resident_cases();
 void add_calls_cases();
+void add_processor_case(const Case &which);
 void add_kernel_memory_case(const std::string &name, const Case &which);
 void close_memory_engine();
 void close_disk_engine();

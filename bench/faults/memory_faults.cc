@@ -261,6 +261,8 @@ void add_memory_cases()
                     });
                 if (rivals)
                     add_kernel_memory_case("kernel_fresh", which);
+                if (space == Space::kPrivate)
+                    add_processor_case(which);
                 if (modified)
                     add_case(named("soft_modified"), passes,
                              [](benchmark::State &state, const Case &c) { soft_passes(state, c, false); });

@@ -335,9 +335,10 @@ void add_resident_cases()
                read = class_wanted("access_read"), chase = class_wanted("access_chase"),
                raw = pointer || pointers || read || class_wanted("raw_pointer"),
                raw_chase = chase || class_wanted("raw_chase");
-    for (unsigned round = 0; round < options().rounds; round++)
-        for (unsigned threads : thread_counts())
-            for (Space space : { Space::kPrivate, Space::kShared }) {
+    /* Rounds innermost, for the memory is filled anew for each number of threads and kind of space. */
+    for (unsigned threads : thread_counts())
+        for (Space space : { Space::kPrivate, Space::kShared })
+            for (unsigned round = 0; round < options().rounds; round++) {
                 Case which;
                 which.space = space;
                 which.threads = threads;

@@ -57,6 +57,8 @@ typedef struct tide_access {
     void *thread;
     char *memory;
     tide_status status;
+    uint64_t rights[2]; /* what an entry must have, by tide_access_kind */
+    uint64_t page_mask; /* picks the page's place in memory out of an entry */
     /* Page directories met, of 1 GiB each: that of gigabyte g in entry g % TIDE_ACCESS_DIRECTORIES. */
     struct {
         uint64_t tag; /* g + 1; 0 for none */
@@ -67,12 +69,38 @@ typedef struct tide_access {
 /** Begins an access section on a space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INSUFFICIENT_RESOURCES. */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_begin(tide_space *space, tide_access *access);
 
+/** The whole of tide_access_pointer(), out of line: for pages that are not valid, and for callers that are not C. */
+TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_resolve(tide_access *access, tide_address address, tide_access_kind kind);
+
 /**
  * A pointer to the byte at an address, good up to the end of its page and of the section. A pointer got for reading
  * must not be written through. Takes the fault if the page is not valid.
+ *
+ * Inline, so that the processor has as many of these walks under way as fit into its window: two loads from the page
+ * tables, and the access itself. What it reads of the section was put there by the library it runs with.
  * @return the pointer, or NULL with the reason in access->status and tide_last_error().
  */
-TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind);
+TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tide_address address,
+                                                        tide_access_kind kind)
+{
+    const uint64_t gigabyte = address >> 30;
+
+    if (__builtin_expect(access != NULL && access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag == gigabyte + 1,
+                         1)) {
+        const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
+        const uint64_t directory = __atomic_load_n(&table[(address >> 21) & 511], __ATOMIC_ACQUIRE);
+
+        if (__builtin_expect(directory != 0, 1)) {
+            const char *leaf = access->memory + (directory & access->page_mask);
+            const uint64_t entry =
+                __atomic_load_n((const uint64_t *)(const void *)(leaf + ((address >> 9) & 0xFF8)), __ATOMIC_ACQUIRE);
+
+            if (__builtin_expect((~entry & access->rights[kind == TIDE_ACCESS_WRITE]) == 0, 1))
+                return access->memory + (entry & access->page_mask) + (address & 0xFFF);
+        }
+    }
+    return tide_access_resolve(access, address, kind);
+}
 
 /**
  * Pointers for many addresses at once, as by tide_access_pointer() one after the other. The walks of all of them

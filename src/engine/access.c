@@ -121,7 +121,11 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
     if (!grace_section_begin(thread, space))
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
                          "%u access sections are open in this thread; that is the most", GRACE_SPACES_MAX);
-    *access = (tide_access){ .space = space, .thread = thread, .memory = space_frames(space)->memory };
+    *access = (tide_access){ .space = space,
+                             .thread = thread,
+                             .memory = space_frames(space)->memory,
+                             .rights = { fault_rights(TIDE_ACCESS_READ), fault_rights(TIDE_ACCESS_WRITE) },
+                             .page_mask = PTE_FRAME_MASK };
     return TIDE_SUCCESS;
 }
 
@@ -192,7 +196,7 @@ static inline void *section_pointer(const tide_access *access, const uint64_t *p
     return access->memory + (seen.bits & PTE_FRAME_MASK) + (address & (TIDE_PAGE_BYTES - 1));
 }
 
-void *tide_access_pointer(tide_access *access, tide_address address, tide_access_kind kind)
+void *tide_access_resolve(tide_access *access, tide_address address, tide_access_kind kind)
 {
     if (__builtin_expect(access == NULL, 0)) {
         (void)error_set(TIDE_INVALID_PARAMETER, 0, address, "the access section is NULL");

@@ -127,16 +127,22 @@ static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigne
 /* ---- CPU caches ------------------------------------------------------------------------------------------------- */
 
 /*
- * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. All lists are added
- * up only if the nearest shard alone does not answer.
+ * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. Other lists are added
+ * up only if this one does not answer, and its shards from the nearest on.
  */
 static unsigned reserve_allows(const struct frames *frames, unsigned node, enum frame_list list, unsigned start,
                                unsigned wanted)
 {
     const struct frames_node *from = &frames->nodes[node];
 
-    if (from->reserve == 0 || sync_load_relaxed_64(&from->lists[list][start].count) >= wanted + from->reserve)
+    if (from->reserve == 0)
         return wanted;
+    uint64_t listed = 0;
+    for (unsigned i = 0; i <= frames->shard_mask; i++) {
+        listed += sync_load_relaxed_64(&from->lists[list][(start + i) & frames->shard_mask].count);
+        if (listed >= wanted + from->reserve)
+            return wanted;
+    }
     struct frames_counts counts;
     frames_counts(frames, node, &counts);
     /* What is in caches is on its way to somebody else. */

@@ -567,7 +567,7 @@ static void accesses(struct walk *walk)
     assert_null(tide_access_pointer(NULL, walk->base, TIDE_ACCESS_READ));
     assert_status(tide_last_error()->status, TIDE_INVALID_PARAMETER);
     tide_access_end(NULL);
-    called(walk, "tide_access_pointer");
+    called(walk, "tide_access_resolve");
     called(walk, "tide_access_end");
 
     /* What cannot fail. */
