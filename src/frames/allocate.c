@@ -46,8 +46,7 @@ void frame_zero_streaming(void *page)
 /*
  * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. Free frames only if their
  * grace period has passed. The frames keep their state and are the caller's. First round by try-lock: the holder may
- * be the zero-page thread, which at idle priority can be off its CPU for long; only if no other shard answers is it
- * waited for.
+ * be off its CPU; only if no other shard answers is it waited for.
  */
 static unsigned list_take(struct frames *frames, unsigned node, enum frame_list list, unsigned start, unsigned wanted,
                           uint32_t *taken)

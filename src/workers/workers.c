@@ -4,13 +4,14 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/error.h"
+#include "workers/idle.h"
 #include "workers/workers_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 1024 };
+enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 256 };
 
 /* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
 #define IDLE_LOOK_NS 100000000u
@@ -107,10 +108,7 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
 {
     switch (worker->kind) {
     case TIDE_WORKER_ZERO_PAGE: {
-        /*
-         * At idle priority it may be off its CPU at any moment, and needs no section: it must not hold the grace
-         * period back.
-         */
+        /* It takes long and needs no section: it must not hold the grace period back. */
         grace_io_begin(thread);
         const uint64_t done = zero_page_step(worker, budget);
         grace_io_end(thread);
@@ -210,20 +208,20 @@ static void *thread_main(void *context)
     os_thread_name(name);
     if (worker->kind != TIDE_WORKER_EXTENDER)
         topology_bind_thread(workers->partition->topology, worker->node);
-    if (worker->kind == TIDE_WORKER_ZERO_PAGE)
-        os_thread_idle_priority();
-    /* At idle priority a step may take long on a busy machine, and a verifier waits for it. */
-    const uint64_t budget = worker->kind == TIDE_WORKER_ZERO_PAGE ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
+    const uint64_t budget = worker->idle != NULL ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
     uint64_t stuck_ns = STUCK_LOOK_NS;
     while (sync_load_32(&workers->stop) == 0) {
         uint64_t done = 0;
         int error = 0;
 
-        /* Also while it is held; and not the zero-page thread, which could lose its CPU in the middle of it. */
+        /* Also while it is held. */
         if (worker->kind == TIDE_WORKER_TRIMMER)
             partition_events_look(workers->partition);
+        if (worker->idle != NULL && thread_wanted(worker))
+            idle_wait(worker->idle);
         if (sync_load_32(&workers->held[worker->kind]) == 0)
             done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
+        sync_store_relaxed_32(&worker->more, done >= budget);
         if (done != 0 && error == 0) {
             stuck_ns = STUCK_LOOK_NS;
             continue;
@@ -249,7 +247,11 @@ tide_status workers_start(struct workers *workers)
         worker->record = grace_thread_get(&workers->partition->frames->grace);
         if (worker->record == NULL)
             return TIDE_INSUFFICIENT_RESOURCES;
-        const int error = pthread_create(&worker->thread, NULL, thread_main, worker);
+        int error = 0;
+        if (worker->kind == TIDE_WORKER_ZERO_PAGE)
+            error = idle_start(workers->partition->topology, worker->node, &worker->idle);
+        if (error == 0)
+            error = pthread_create(&worker->thread, NULL, thread_main, worker);
         if (error != 0)
             return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "cannot start worker thread %u of %u: %s", i,
                              workers->node_count * TIDE_WORKER_COUNT, strerror(error));
@@ -278,10 +280,13 @@ void workers_destroy(struct workers *workers)
     for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) {
         struct worker *worker = &workers->workers[i];
 
+        if (worker->idle != NULL)
+            idle_cancel(worker->idle);
         if (worker->started) {
             frames_bell_ring(bell_of(worker));
             pthread_join(worker->thread, NULL);
         }
+        idle_end(worker->idle);
         stores_queue_destroy(worker->queue);
         free(worker->candidates);
     }

@@ -18,6 +18,7 @@
 
 struct workers;
 struct trimmer_candidate;
+struct idle; /* idle.h */
 
 struct worker {
     struct workers *workers;              /* [I] */
@@ -33,6 +34,8 @@ struct worker {
     struct grace_thread *record;          /* [I] the thread's, if there are threads */
     pthread_t thread;                     /* [I] if there are threads */
     bool started;                         /* [I] */
+    struct idle *idle;                    /* [I] the zero-page thread's, if there are threads */
+    uint32_t more;                        /* [A] 1: its last step ended by its budget, not for want of free frames */
 } SYNC_CACHE_ALIGNED;
 
 /* The extender's; extender.c. */
