@@ -221,7 +221,6 @@ static void *thread_main(void *context)
             idle_wait(worker->idle);
         if (sync_load_32(&workers->held[worker->kind]) == 0)
             done = worker_run(worker, thread, budget, WORKER_THREAD, &error);
-        sync_store_relaxed_32(&worker->more, done >= budget);
         if (done != 0 && error == 0) {
             stuck_ns = STUCK_LOOK_NS;
             continue;

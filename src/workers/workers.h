@@ -35,7 +35,7 @@ struct worker {
     pthread_t thread;                     /* [I] if there are threads */
     bool started;                         /* [I] */
     struct idle *idle;                    /* [I] the zero-page thread's, if there are threads */
-    uint32_t more;                        /* [A] 1: its last step ended by its budget, not for want of free frames */
+    uint32_t begun; /* [A] the zero-page thread's: it has begun, and not seen the list empty since */
 } SYNC_CACHE_ALIGNED;
 
 /* The extender's; extender.c. */

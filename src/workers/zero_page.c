@@ -13,13 +13,18 @@
 bool zero_page_due(const struct worker *worker)
 {
     const struct frames *frames = worker->workers->partition->frames;
+    const bool begun = sync_load_relaxed_32(&worker->begun) != 0;
 
-    const uint64_t trigger = sync_load_relaxed_32(&worker->more) != 0 ? 1 : frames->nodes[worker->node].zero_trigger;
-
-    return frames_list_count(frames, worker->node, FRAME_LIST_FREE) >= trigger;
+    return frames_list_count(frames, worker->node, FRAME_LIST_FREE) >=
+           (begun ? 1 : frames->nodes[worker->node].zero_trigger);
 }
 
 uint64_t zero_page_step(struct worker *worker, uint64_t budget)
 {
-    return frames_zero_free(worker->workers->partition->frames, worker->node, budget);
+    struct frames *frames = worker->workers->partition->frames;
+    const uint64_t done = frames_zero_free(frames, worker->node, budget);
+
+    /* What is left may be the rest of a long list, or frames that wait for their grace period. */
+    sync_store_relaxed_32(&worker->begun, frames_list_count(frames, worker->node, FRAME_LIST_FREE) != 0);
+    return done;
 }
