@@ -208,16 +208,13 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     struct partition *partition = space->partition;
     struct frames *frames = partition->frames;
     const bool first = *deadline_ns == 0;
-    const unsigned depth = thread->depth;
     const uint64_t now = os_clock_ns();
     tide_status status = TIDE_SUCCESS;
 
     sync_assert_unlocked();
     if (first)
         *deadline_ns = now + partition->frame_wait_ns;
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
-    grace_sections_suspend(thread);
+    const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
     const bool again = partition->reclaim(partition, thread, node);
     (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
@@ -241,8 +238,6 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
     }
     frames_wait_end(frames);
-    grace_sections_resume(thread);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_outside_end(thread, depth);
     return status;
 }

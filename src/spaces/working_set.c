@@ -445,17 +445,14 @@ void working_set_settle(tide_space *space)
 void working_set_room_wait(tide_space *space, struct grace_thread *thread)
 {
     struct working_set *set = &space->working_set;
-    const unsigned depth = thread->depth;
 
     (void)sync_add_32(&set->waiters, 1);
     const uint32_t value = sync_event_value(&set->room);
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
+    const uint32_t depth = grace_leave_all(thread);
     if (sync_load_64(&set->coming) != 0)
         (void)sync_event_wait(&set->room, value, ROOM_WAIT_SLICE_NS);
     else
         sched_yield();
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_enter_again(thread, depth);
     (void)sync_add_32(&set->waiters, (uint32_t)-1);
 }
