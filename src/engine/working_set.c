@@ -11,15 +11,6 @@ enum {
     SOFT = TIDE_WORKING_SET_SOFT_MINIMUM | TIDE_WORKING_SET_SOFT_MAXIMUM,
 };
 
-/* Trimmed on request: the writers may have something to do now. */
-static void writers_check(tide_space *space)
-{
-    struct frames *frames = space_frames(space);
-
-    for (unsigned n = 0; n < frames->node_count; n++)
-        frames_check_thresholds(frames, n);
-}
-
 /* ---- limits ----------------------------------------------------------------------------------------------------- */
 
 static tide_status limits_check(const tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t flags)
@@ -107,7 +98,7 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
         minimum_pages = maximum_pages < WORKING_SET_LEAST_MINIMUM ? maximum_pages : WORKING_SET_LEAST_MINIMUM;
     status = limits_set(space, minimum_pages, maximum_pages, flags);
     if (!tide_failed(status))
-        writers_check(space);
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }
 
@@ -139,7 +130,7 @@ tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *t
     if (thread == NULL)
         return status;
     const uint64_t done = working_set_trim_oldest(space, pages);
-    writers_check(space);
+    frames_check_all_thresholds(space_frames(space));
     grace_leave(thread);
     if (trimmed != NULL)
         *trimmed = done;
@@ -154,7 +145,7 @@ tide_status tide_working_set_empty(tide_space *space)
 
     if (thread != NULL) {
         (void)working_set_trim(space, all, UINT64_MAX);
-        writers_check(space);
+        frames_check_all_thresholds(space_frames(space));
         grace_leave(thread);
     }
     return status;

@@ -281,6 +281,8 @@ uint64_t frames_available(const struct frames *frames, unsigned node);
 
 /* Compares the node's counts with its thresholds and wakes the workers that have something to do. */
 void frames_check_thresholds(struct frames *frames, unsigned node);
+/* The same for all nodes: at the end of a call that trimmed pages, made them dirty or took frames. */
+void frames_check_all_thresholds(struct frames *frames);
 
 /* TIDE_INVALID_PARAMETER for thresholds that do not fit the frames. */
 TIDE_MUST_CHECK tide_status frames_events_init(struct frames *frames, const tide_config *config);

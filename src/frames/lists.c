@@ -319,6 +319,12 @@ void frames_check_thresholds(struct frames *frames, unsigned n)
         frames_bell_ring(&node->writer);
 }
 
+void frames_check_all_thresholds(struct frames *frames)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        frames_check_thresholds(frames, n);
+}
+
 uint32_t frames_wait_announce(struct frames *frames)
 {
     const uint32_t value = sync_event_value(&frames->available);

@@ -463,7 +463,6 @@ tide_status contents_change(tide_space *space, struct grace_thread *thread, enum
         status = contents_try(&retry, range, call, call == CONTENTS_OFFER ? priority : 0);
     while (tide_failed(status) && region_retry(&retry, &status));
     if (call == CONTENTS_UNDO || call == CONTENTS_RECLAIM)
-        for (unsigned n = 0; n < space_frames(space)->node_count; n++)
-            frames_check_thresholds(space_frames(space), n);
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }

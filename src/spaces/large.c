@@ -89,8 +89,7 @@ tide_status large_frames_take(tide_space *space, struct grace_thread *thread, ui
             if (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED)
                 frame_zero_streaming(frame_memory(frames, frame));
         }
-    for (unsigned n = 0; n < frames->node_count; n++)
-        frames_check_thresholds(frames, n);
+    frames_check_all_thresholds(frames);
     return TIDE_SUCCESS;
 }
 

@@ -184,7 +184,6 @@ static void leave_visit(tide_space *space, uint64_t *pte, void *context)
 
 tide_status unlock_range(tide_space *space, tide_address base, uint64_t bytes)
 {
-    struct frames *frames = space_frames(space);
     struct range range;
     uint64_t pages = 0;
     tide_status status = range_of(base, bytes, TIDE_PAGE_BYTES, &range);
@@ -209,7 +208,7 @@ tide_status unlock_range(tide_space *space, tide_address base, uint64_t bytes)
         lock_quota_return(space, pages);
     }
     sync_unlock(&vad->lock);
-    for (unsigned n = 0; n < frames->node_count && unlocked != 0; n++)
-        frames_check_thresholds(frames, n);
+    if (unlocked != 0)
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }
