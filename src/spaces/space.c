@@ -55,12 +55,17 @@ uint64_t space_counter(const tide_space *space, enum space_counter counter)
     return sum;
 }
 
+uint64_t space_pages_came(const tide_space *space)
+{
+    return space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
+           space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
+           space_counter(space, SPACE_HARD);
+}
+
 uint64_t space_working_set_pages(const tide_space *space)
 {
     /* Removals last: what goes in between makes the result too small, never too large. */
-    const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
-                          space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
-                          space_counter(space, SPACE_HARD);
+    const uint64_t came = space_pages_came(space);
     const uint64_t removed = space_counter(space, SPACE_REMOVED);
 
     return came > removed ? came - removed : 0;

@@ -87,6 +87,8 @@ static inline void space_count(tide_space *space, enum space_counter counter, ui
 }
 
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
+/* How many pages came into the working set: what every kind of fault brought. SPACE_REMOVED is the other side. */
+uint64_t space_pages_came(const tide_space *space);
 /*
  * Valid pages: everything that came by a fault less everything removed. Exact when quiet; else as many as there were at
  * some moment, or fewer by what was removed meanwhile: so never above a hard maximum, and who keeps a minimum by it

@@ -345,9 +345,7 @@ static uint64_t bound_take(const tide_space *space)
 {
     const uint64_t coming = sync_load_64(&space->working_set.coming);
     const uint64_t removed = space_counter(space, SPACE_REMOVED);
-    const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
-                          space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
-                          space_counter(space, SPACE_HARD);
+    const uint64_t came = space_pages_came(space);
 
     return came + coming > removed ? came + coming - removed : 0;
 }
