@@ -124,7 +124,7 @@ static void frame_offer_valid(tide_space *space, frame_t frame, unsigned priorit
     word = sync_load_64(&pfn->word);
     while (!frame_state_cas(pfn, word, pfn_with_priority(word, priority), &word))
         ;
-    page_frame_remove(frames, frame, grace_now(&frames->grace));
+    page_frame_remove(frames, frame);
 }
 
 /* The same for one that is out of the working set already. */

@@ -167,7 +167,6 @@ static void unlock_visit(tide_space *space, uint64_t *pte, void *context)
 /* A page that is not locked leaves the working set. */
 static void leave_visit(tide_space *space, uint64_t *pte, void *context)
 {
-    struct frames *frames = space_frames(space);
     pte_t seen;
 
     do {
@@ -177,7 +176,7 @@ static void leave_visit(tide_space *space, uint64_t *pte, void *context)
         else if (!pte_is_valid(seen) || pte_is_fixed(seen))
             return;
     } while (pte_is_busy(seen) || !pte_cas(pte, seen, pte_busy_form(seen)));
-    page_frame_remove(frames, pte_frame(seen), grace_now(&frames->grace));
+    page_frame_remove(space_frames(space), pte_frame(seen));
     pte_release(space->partition->waits, pte, pte_make_transition(pte_frame(seen), pte_protection(seen)));
     ++*(uint64_t *)context;
 }

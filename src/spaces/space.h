@@ -135,9 +135,11 @@ void page_dirty_claimed(tide_space *space, frame_t frame);
 void page_original_set(tide_space *space, struct pfn *pfn, uint64_t original);
 /*
  * The frame of a valid PTE, which the caller has claimed and publishes in transition form, leaves the working set. The
- * epoch was read after the claim. The caller counts.
+ * caller counts.
  */
-void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch);
+void page_frame_remove(struct frames *frames, frame_t frame);
+/* The same for one of several; the epoch was read after all claims. */
+void page_frame_remove_batched(struct frames_batch *lists, frame_t frame, uint16_t epoch);
 /*
  * Waits while a PTE is busy. One that has a frame is claimed then, and its form returned, for pte_release(); of any
  * other only the form is returned.

@@ -70,27 +70,6 @@ static void batch_begin(struct trim_batch *batch, tide_space *space)
     batch->count = 0;
 }
 
-/* The frame leaves the working set. Its PTE is claimed and the epoch was read after that. */
-static void frame_trim(struct frames_batch *lists, frame_t frame, uint16_t epoch)
-{
-    struct frames *frames = lists->frames;
-    struct pfn *pfn = frame_pfn(frames, frame);
-    uint64_t word = sync_load_64(&pfn->word);
-
-    for (;;) {
-        uint64_t next = pfn_with_grace(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, epoch);
-
-        if (pfn_reference_count(word) == 1) {
-            next = pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY);
-            if (frames_batch_insert(lists, frame, word, next, &word))
-                return;
-        } else if (frame_state_cas(pfn, word, pfn_with_state(next, FRAME_TRANSITION), &word)) {
-            (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
-            return;
-        }
-    }
-}
-
 static void batch_flush(struct trim_batch *batch)
 {
     struct frames *frames = space_frames(batch->space);
@@ -102,7 +81,7 @@ static void batch_flush(struct trim_batch *batch)
     space_peak_update(batch->space);
     frames_batch_begin(&lists, frames);
     for (unsigned i = 0; i < batch->count; i++)
-        frame_trim(&lists, pte_frame(batch->entries[i].seen), epoch);
+        page_frame_remove_batched(&lists, pte_frame(batch->entries[i].seen), epoch);
     frames_batch_end(&lists);
     for (unsigned i = 0; i < batch->count; i++)
         pte_release(batch->space->partition->waits, batch->entries[i].pte,
