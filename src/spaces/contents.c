@@ -321,16 +321,10 @@ static bool pinned(const tide_space *space, struct range range, uint64_t *page)
 
 static tide_status region_check(tide_space *space, const struct vad *vad, struct range range)
 {
-    const uint64_t committed = range_committed(space, vad, range);
-
     if (vad->kind == VAD_LARGE_PAGES)
         return error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
                          "address 0x%lx lies in large pages, which stay as they are", range.first * TIDE_PAGE_BYTES);
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
-    return TIDE_SUCCESS;
+    return range_committed_check(space, vad, range);
 }
 
 static tide_status pages_check(tide_space *space, const struct vad *vad, struct range range, enum contents_call call)

@@ -89,12 +89,10 @@ static bool is_locked(const tide_space *space, uint64_t page)
 /* With the region locked. */
 static tide_status lock_check(tide_space *space, const struct vad *vad, struct range range, bool readable)
 {
-    const uint64_t committed = range_committed(space, vad, range);
+    const tide_status status = range_committed_check(space, vad, range);
 
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
+    if (tide_failed(status))
+        return status;
     for (uint64_t page = range.first; readable && page <= range.last; page++) {
         const unsigned protection = range_protection(space, vad, page);
 

@@ -85,6 +85,17 @@ uint64_t range_committed(tide_space *space, const struct vad *vad, struct range 
     return walk.committed;
 }
 
+tide_status range_committed_check(tide_space *space, const struct vad *vad, struct range range)
+{
+    const uint64_t committed = range_committed(space, vad, range);
+
+    if (committed == range_pages(range))
+        return TIDE_SUCCESS;
+    return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
+                     "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
+                     range.first * TIDE_PAGE_BYTES, committed);
+}
+
 tide_status leaves_make(tide_space *space, struct range range, unsigned node)
 {
     unsigned made = 0;
@@ -210,25 +221,23 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
 {
     tide_space *space = retry->space;
     struct protect_walk walk = { .vad = vad, .protection = protection };
-    const uint64_t committed = range_committed(space, vad, range);
+    tide_status status = range_committed_check(space, vad, range);
 
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
+    if (tide_failed(status))
+        return status;
     if (vad->kind == VAD_LARGE_PAGES && protection != PTE_READWRITE)
         return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, range.first * TIDE_PAGE_BYTES,
                          "large pages can only be read and written");
-    const tide_status offered = offered_check(space, range);
-    if (tide_failed(offered))
-        return offered;
+    status = offered_check(space, range);
+    if (tide_failed(status))
+        return status;
     const unsigned before = range_protection(space, vad, range.first);
     if (vad->commit_state != 0 && vad->commit_state != protection) {
         if (is_whole(vad, range)) {
             /* What was not touched yet follows the VAD. A full barrier before the walk. */
             (void)sync_swap_32(&vad->commit_state, protection);
         } else {
-            const tide_status status = leaves_make(space, range, retry->node);
+            status = leaves_make(space, range, retry->node);
             if (tide_failed(status))
                 return status;
         }

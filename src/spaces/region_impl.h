@@ -74,6 +74,8 @@ void range_visit(tide_space *space, struct range range, pte_visit *visit, void *
 
 /* How many pages of a range are committed. Waits for claimed PTEs. */
 uint64_t range_committed(tide_space *space, const struct vad *vad, struct range range);
+/* TIDE_NOT_COMMITTED if not all are. */
+TIDE_MUST_CHECK tide_status range_committed_check(tide_space *space, const struct vad *vad, struct range range);
 /* Deletes every page of a range, leaving 0 in its PTEs. No charge is given back. */
 void range_clear(tide_space *space, struct range range);
 /* Deletes every page of a region and gives their charge back. `state` is the new commit_state. */
