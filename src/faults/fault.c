@@ -120,8 +120,7 @@ tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct
             return FAULT_AGAIN;
     } else {
         /* The rights of a valid page come with its next access. */
-        const pte_t next = { (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)plain << PTE_PROTECTION_SHIFT) };
-        if (!pte_cas(pte, seen, next))
+        if (!pte_cas(pte, seen, pte_with_protection(seen, plain)))
             return FAULT_AGAIN;
     }
     space_count(space, SPACE_GUARD_HITS, 1);

@@ -154,11 +154,6 @@ static bool is_zero_form(pte_t pte)
     return !pte_is_valid(pte) && pte_tag(pte) == PTE_TAG_NONE;
 }
 
-static pte_t with_protection(pte_t pte, unsigned protection)
-{
-    return (pte_t){ (pte.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
-}
-
 /* A page that is in the page file only: its copy goes. False if the PTE is another by now. */
 static bool copy_drop(tide_space *space, uint64_t *pte, pte_t seen, unsigned protection)
 {
@@ -236,7 +231,7 @@ static void offer_visit(tide_space *space, uint64_t *pte, void *context)
         if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
             break;
         if (pte_tag(seen) == PTE_TAG_PAGE_FILE ? copy_drop(space, pte, seen, PTE_OFFERED)
-                                               : pte_cas(pte, seen, with_protection(seen, PTE_OFFERED)))
+                                               : pte_cas(pte, seen, pte_with_protection(seen, PTE_OFFERED)))
             goto out;
     }
     if (pte_is_valid(seen)) {
@@ -259,7 +254,7 @@ static void reclaim_visit(tide_space *space, uint64_t *pte, void *context)
 
     for (;;) {
         const pte_t seen = page_claim(space, pte);
-        const pte_t next = with_protection(seen, PTE_READWRITE);
+        const pte_t next = pte_with_protection(seen, PTE_READWRITE);
 
         if (pte_tag(seen) == PTE_TAG_TRANSITION) {
             walk->lost += frame_keep(space, pte_frame(seen));

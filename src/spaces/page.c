@@ -133,7 +133,7 @@ void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool wa
             if (watched)
                 next.bits &= ~PTE_WRITE;
         } else {
-            next.bits = (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT);
+            next = pte_with_protection(seen, protection);
         }
         if (pte_cas(pte, seen, next))
             return;
