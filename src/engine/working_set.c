@@ -38,14 +38,16 @@ static tide_status limits_check(const tide_space *space, uint64_t minimum, uint6
     return TIDE_SUCCESS;
 }
 
-/* Checks what all hard minimums come to, and changes the limits. The engine's list of spaces is locked. */
-static tide_status limits_set_locked(tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t flags)
+/*
+ * Checks what all hard minimums come to, and changes the limits; `after` says which are hard then. The engine's list of
+ * spaces is locked.
+ */
+static tide_status limits_set_locked(tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t after)
 {
     struct partition *partition = space->partition;
     const struct working_set *set = &space->working_set;
     const uint64_t largest = working_set_largest(partition);
     const uint32_t before = sync_load_32(&set->flags);
-    const uint32_t after = ((before | flags) & HARD) & ~(flags >> 1);
     const uint64_t others =
         partition->hard_minimum_pages - (before & TIDE_WORKING_SET_HARD_MINIMUM ? sync_load_64(&set->minimum) : 0);
     const uint64_t own = after & TIDE_WORKING_SET_HARD_MINIMUM ? minimum : 0;
@@ -75,7 +77,7 @@ static tide_status limits_set(tide_space *space, uint64_t minimum, uint64_t maxi
     if (stop)
         grace_world_stop(grace);
     sync_lock(&partition->lock);
-    const tide_status status = limits_set_locked(space, minimum, maximum, flags);
+    const tide_status status = limits_set_locked(space, minimum, maximum, after);
     sync_unlock(&partition->lock);
     if (stop)
         grace_world_resume(grace);

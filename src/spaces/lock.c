@@ -75,14 +75,9 @@ void lock_quota_return(tide_space *space, uint64_t pages)
 
 static bool is_locked(const tide_space *space, uint64_t page)
 {
-    const uint64_t *pte = page_table_find(&space->table, page);
-    pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
+    const pte_t seen = range_settled(space, page);
 
     /* Large pages cannot be anywhere else: nothing to lock, and nothing to unlock. */
-    while (pte_is_busy(seen)) {
-        pte_wait(space->partition->waits, NULL, (uint64_t *)pte);
-        seen = pte_load(pte);
-    }
     return pte_is_valid(seen) && pte_is_fixed(seen);
 }
 

@@ -40,7 +40,7 @@ static void committed_add(struct vad *vad, uint64_t pages)
     vad->committed_pages += pages;
 }
 
-static pte_t settled(tide_space *space, uint64_t *pte)
+static pte_t settled(const tide_space *space, uint64_t *pte)
 {
     pte_t seen;
 
@@ -51,6 +51,13 @@ static pte_t settled(tide_space *space, uint64_t *pte)
     while (pte_is_busy(seen = pte_load(pte)) && !pte_is_being_read(seen))
         pte_wait(space->partition->waits, NULL, pte);
     return seen;
+}
+
+pte_t range_settled(const tide_space *space, uint64_t page)
+{
+    uint64_t *pte = page_table_find(&space->table, page);
+
+    return pte == NULL ? (pte_t){ 0 } : settled(space, pte);
 }
 
 static bool is_decommitted(pte_t pte)
@@ -208,8 +215,7 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
 
 unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t page)
 {
-    uint64_t *pte = page_table_find(&space->table, page);
-    const pte_t seen = pte == NULL ? (pte_t){ 0 } : settled(space, pte);
+    const pte_t seen = range_settled(space, page);
 
     if (seen.bits == 0)
         return vad->commit_state & ~VAD_GONE;

@@ -72,6 +72,8 @@ void tables_promise_drop(tide_space *space, uint64_t tables);
 typedef void pte_visit(tide_space *space, uint64_t *pte, void *context);
 void range_visit(tide_space *space, struct range range, pte_visit *visit, void *context);
 
+/* The PTE of a page, 0 without a leaf. Waits while it is claimed; not for a page that is being read. */
+pte_t range_settled(const tide_space *space, uint64_t page);
 /* How many pages of a range are committed. Waits for claimed PTEs. */
 uint64_t range_committed(tide_space *space, const struct vad *vad, struct range range);
 /* TIDE_NOT_COMMITTED if not all are. */
