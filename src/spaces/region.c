@@ -83,8 +83,7 @@ bool region_retry(struct region_retry *retry, tide_status *status)
 
 /* ---- VADs ------------------------------------------------------------------------------------------------------- */
 
-/* Space locked, as for all of the space's VADs that are made or freed. */
-static struct vad *vad_create(tide_space *space, struct range range, const struct vad *like)
+struct vad *region_vad_create(tide_space *space, struct range range, const struct vad *like)
 {
     struct vad *vad = slab_take(&space->vad_memory);
 
@@ -109,8 +108,7 @@ static struct vad *vad_create(tide_space *space, struct range range, const struc
     return vad;
 }
 
-/* One that was never in the tree, or has left it for long. */
-static void vad_free(tide_space *space, struct vad *vad)
+void region_vad_free(tide_space *space, struct vad *vad)
 {
     if (vad != NULL)
         slab_put(&space->vad_memory, vad);
@@ -119,11 +117,10 @@ static void vad_free(tide_space *space, struct vad *vad)
 static void retired_vad_free(tide_space *space, struct vad *vad)
 {
     watch_put(vad->watch);
-    vad_free(space, vad);
+    region_vad_free(space, vad);
 }
 
-/* Frees VADs whose grace period has passed. Space locked. */
-static void retired_free(tide_space *space)
+void region_retired_free(tide_space *space)
 {
     struct grace *grace = &space_frames(space)->grace;
 
@@ -148,8 +145,7 @@ void region_retired_free_all(tide_space *space)
     space->retired = NULL;
 }
 
-/* A VAD that left the tree. Space locked. */
-static void retire(tide_space *space, struct vad *vad)
+void region_retire(tide_space *space, struct vad *vad)
 {
     vad->retired_epoch = grace_now(&space_frames(space)->grace);
     vad->retired_next = NULL;
@@ -159,7 +155,7 @@ static void retire(tide_space *space, struct vad *vad)
         space->retired_last->retired_next = vad;
     space->retired_last = vad;
     space->retired_count++;
-    retired_free(space);
+    region_retired_free(space);
 }
 
 /* ---- reserve ---------------------------------------------------------------------------------------------------- */
@@ -258,7 +254,7 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
     retry->wanted_pages = 0;
     want->no_frame = false;
     sync_lock(&space->lock);
-    struct vad *vad = vad_create(space, want->range, NULL);
+    struct vad *vad = region_vad_create(space, want->range, NULL);
     if (vad == NULL) {
         sync_unlock(&space->lock);
         return TIDE_INSUFFICIENT_RESOURCES;
@@ -314,10 +310,10 @@ out:
             sync_store_32(&placeholder->commit_state, VAD_REPLACED);
         sync_unlock(&placeholder->lock);
         if (!tide_failed(status))
-            retire(space, placeholder);
+            region_retire(space, placeholder);
     }
-    retired_free(space);
-    vad_free(space, vad);
+    region_retired_free(space);
+    region_vad_free(space, vad);
     sync_unlock(&space->lock);
     return status;
 }
@@ -379,7 +375,7 @@ static tide_status reserve_large(struct region_retry *retry, struct reservation 
     return status;
 }
 
-static tide_status reserve(struct region_retry *retry, struct reservation *want)
+tide_status region_reserve(struct region_retry *retry, struct reservation *want)
 {
     tide_status status = TIDE_SUCCESS;
 
@@ -591,7 +587,7 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
             want.highest = parameters->highest_address / TIDE_PAGE_BYTES;
         if (parameters != NULL && parameters->alignment_bytes / TIDE_PAGE_BYTES > want.alignment)
             want.alignment = parameters->alignment_bytes / TIDE_PAGE_BYTES;
-        status = reserve(&retry, &want);
+        status = region_reserve(&retry, &want);
         range = want.range;
     } else {
         status = commit(&retry, range, request->protection);
@@ -656,7 +652,7 @@ static void release_whole(tide_space *space, struct vad *vad)
     leaves_free(space, (struct range){ vad->first_page, vad->last_page });
     vad->table_charge = 0;
     tables_promise_drop(space, promised);
-    retire(space, vad);
+    region_retire(space, vad);
 }
 
 /* The parts of a region that a release of `range` leaves. */
@@ -668,12 +664,12 @@ struct parts {
 static void parts_free(tide_space *space, struct parts *parts)
 {
     for (unsigned i = 0; i < parts->count; i++)
-        vad_free(space, parts->vads[i]);
+        region_vad_free(space, parts->vads[i]);
 }
 
 static tide_status part_add(tide_space *space, const struct vad *whole, struct range range, struct parts *parts)
 {
-    struct vad *vad = vad_create(space, range, whole);
+    struct vad *vad = region_vad_create(space, range, whole);
 
     if (vad == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
@@ -733,7 +729,7 @@ static tide_status split(struct region_retry *retry, struct vad *vad, struct ran
     vad->committed_pages = 0;
     vad->table_charge = 0;
     tables_promise_drop(space, surplus);
-    retire(space, vad);
+    region_retire(space, vad);
     return TIDE_SUCCESS;
 }
 
@@ -742,10 +738,10 @@ static tide_status placeholder_restore(tide_space *space, struct vad *vad)
 {
     const struct range range = { vad->first_page, vad->last_page };
     const uint64_t promised = vad->table_charge;
-    struct vad *placeholder = vad_create(space, range, NULL);
+    struct vad *placeholder = region_vad_create(space, range, NULL);
 
     if (placeholder == NULL || tide_failed(vad_prepare(&space->vads, 1))) {
-        vad_free(space, placeholder);
+        region_vad_free(space, placeholder);
         return TIDE_INSUFFICIENT_RESOURCES;
     }
     placeholder->kind = VAD_PLACEHOLDER;
@@ -754,14 +750,14 @@ static tide_status placeholder_restore(tide_space *space, struct vad *vad)
     region_clear(space, vad, VAD_REPLACED);
     vad->table_charge = 0;
     tables_promise_drop(space, promised);
-    retire(space, vad);
+    region_retire(space, vad);
     return TIDE_SUCCESS;
 }
 
 /* Joins the placeholders that make up exactly the range. Space locked. */
 static tide_status placeholders_join(tide_space *space, struct range range)
 {
-    struct vad *fresh = vad_create(space, range, NULL);
+    struct vad *fresh = region_vad_create(space, range, NULL);
     struct vad **old = NULL;
     uint64_t count = 0, next = range.first;
     tide_status status = TIDE_SUCCESS;
@@ -802,10 +798,10 @@ static tide_status placeholders_join(tide_space *space, struct range range)
     for (uint64_t i = 0; i < count; i++) {
         /* Whoever holds its lock finds that nothing can be done in it; nobody takes two. */
         sync_store_32(&old[i]->commit_state, VAD_REPLACED);
-        retire(space, old[i]);
+        region_retire(space, old[i]);
     }
 out:
-    vad_free(space, fresh);
+    region_vad_free(space, fresh);
     free(old);
     return status;
 }

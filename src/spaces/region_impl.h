@@ -49,6 +49,22 @@ struct region_retry {
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);
 bool region_retry(struct region_retry *retry, tide_status *status);
 
+/*
+ * Descriptors of a space's regions. All with the space locked. A new one is of no kind and in no tree, or has what the
+ * parts of `like` have in common with it; NULL with the last error set. One that was never in the tree, or has left it
+ * for long, is freed at once (NULL is allowed); one that just left it is retired, and freed by a later call when its
+ * grace period has passed.
+ */
+struct vad *region_vad_create(tide_space *space, struct range range, const struct vad *like);
+void region_vad_free(tide_space *space, struct vad *vad);
+void region_retire(tide_space *space, struct vad *vad);
+/* Frees retired ones whose grace period has passed. */
+void region_retired_free(tide_space *space);
+
+/* Takes addresses for a region, and what else it is to have: pages, large pages, a write watch. All or nothing. */
+struct reservation;
+TIDE_MUST_CHECK tide_status region_reserve(struct region_retry *retry, struct reservation *want);
+
 /* ---- charges (charge.c) ----------------------------------------------------------------------------------------- */
 
 /*
