@@ -61,8 +61,21 @@ void region_retire(tide_space *space, struct vad *vad);
 /* Frees retired ones whose grace period has passed. */
 void region_retired_free(tide_space *space);
 
+/* What a region is to be. */
+struct reservation {
+    struct range range;
+    bool anywhere;
+    uint32_t type;
+    uint32_t protection;
+    uint32_t node;
+    uint64_t lowest, highest; /* pages within which it must lie, if anywhere */
+    uint64_t alignment;       /* pages, a power of two */
+    enum vad_kind kind;
+    frame_t *large; /* first frames of its large pages, which are charged */
+    bool no_frame;  /* out: the last try failed for want of a frame for a table */
+    struct write_watch *watch;
+};
 /* Takes addresses for a region, and what else it is to have: pages, large pages, a write watch. All or nothing. */
-struct reservation;
 TIDE_MUST_CHECK tide_status region_reserve(struct region_retry *retry, struct reservation *want);
 
 /* ---- charges (charge.c) ----------------------------------------------------------------------------------------- */
