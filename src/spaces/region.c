@@ -1,5 +1,7 @@
 /*
- * Regions: reserve, release, split, placeholders (nt-behaviour 4, 7). What happens to pages inside of a region: range.c.
+ * Regions: finding and locking them, their descriptors, and what a query says of them (nt-behaviour 4, 7). The calls
+ * that allocate and protect are in region_allocate.c, taking addresses is region_reserve.c, letting go, splitting and
+ * joining region_release.c, and what happens to pages inside of a region range.c. What holds for all of them:
  *
  * The VAD tree changes under the space's lock. Whoever ends a region, or gives it other bounds, takes its own lock too,
  * so that no commit, decommit or protection of its pages is under way; and marks it, VAD_DELETED or VAD_REPLACED, so

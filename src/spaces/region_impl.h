@@ -49,6 +49,8 @@ struct region_retry {
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);
 bool region_retry(struct region_retry *retry, tide_status *status);
 
+/* ---- descriptors of regions (region.c) -------------------------------------------------------------------------- */
+
 /*
  * Descriptors of a space's regions. All with the space locked. A new one is of no kind and in no tree, or has what the
  * parts of `like` have in common with it; NULL with the last error set. One that was never in the tree, or has left it
@@ -60,6 +62,8 @@ void region_vad_free(tide_space *space, struct vad *vad);
 void region_retire(tide_space *space, struct vad *vad);
 /* Frees retired ones whose grace period has passed. */
 void region_retired_free(tide_space *space);
+
+/* ---- taking addresses (region_reserve.c) ------------------------------------------------------------------------ */
 
 /* What a region is to be. */
 struct reservation {

@@ -1,10 +1,10 @@
 /*
  * Taking addresses: a free range, or a placeholder, becomes a region, its pages committed or not (nt-behaviour 4, 7).
  *
- * One try has the space locked from the look for a free range to the change of the tree. All that can fail - memory for
- * the descriptor and the tree, charge, tables for large pages - comes before that change. What takes long is done
- * outside: the frames of large pages are found and zeroed before the try, and given back if it fails. With nothing held,
- * a call for which charge or a frame is missing waits and tries again (region_retry()).
+ * One try has the space locked from the look for a free range to the change of the tree. All that can fail comes before
+ * that change: memory for the descriptor and the tree, charge, tables for large pages. What takes long is done outside:
+ * the frames of large pages are found and zeroed before the try, and given back if it fails. With nothing held, a call
+ * for which charge or a frame is missing waits and tries again (region_retry()).
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -216,7 +216,7 @@ void working_set_watch_end(tide_space *space);
 TIDE_MUST_CHECK tide_status working_set_watch_take(tide_space *space, tide_working_set_change *changes, uint64_t *count,
                                                    uint64_t *lost);
 
-/* ---- regions (region.c): what tide_virtual_* do, with arguments checked by the caller against NULL -------------- */
+/* ---- regions (region*.c): what tide_virtual_* do, with arguments checked by the caller against NULL ------------- */
 
 /* What is to be allocated. */
 struct region_request {
