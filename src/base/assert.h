@@ -1,8 +1,7 @@
 /*
- * Three levels of assertion.
+ * Two levels of assertion.
  *   ASSERT_ALWAYS  in every build: cheap, and where going on would lose data.
  *   ASSERT_DEBUG   in debug and sanitizer builds (no NDEBUG).
- *   ASSERT_WALK    O(n) walks, only with TIDE_CHECKING.
  * A bug is an assertion, never a status; bad data from a disk is a status, never an assertion.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -25,12 +24,6 @@ _Noreturn void assert_fail(const char *condition, const char *file, int line);
 #define ASSERT_DEBUG(condition) ((void)sizeof(condition))
 #else
 #define ASSERT_DEBUG(condition) ASSERT_ALWAYS(condition)
-#endif
-
-#ifdef TIDE_CHECKING
-#define ASSERT_WALK(condition) ASSERT_ALWAYS(condition)
-#else
-#define ASSERT_WALK(condition) ((void)sizeof(condition))
 #endif
 
 #endif

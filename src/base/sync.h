@@ -8,8 +8,8 @@
  * there.
  *
  * Orders. Plain names are acquire for loads, release for stores, sequentially consistent for read-modify-write. The
- * _relaxed forms promise atomicity alone. There are no stand-alone fences but sync_fence() (full), since
- * ThreadSanitizer does not understand fences; an algorithm that needs one says why.
+ * _relaxed forms promise atomicity alone. There are no stand-alone fences, since ThreadSanitizer does not
+ * understand them: who needs a full barrier takes a read-modify-write.
  *
  * Field legend of the whole engine: [I] set at creation, [A] atomic, [T] owner thread, [L:name] protected by the lock
  * of that rank, [E] published under the epoch (readers in a section).
@@ -97,10 +97,6 @@ static inline void sync_pause(void)
 {
     __builtin_ia32_pause();
 }
-static inline void sync_fence(void)
-{
-    __asm__ __volatile__("mfence" ::: "memory");
-}
 #else
 #define SYNC_OPERATIONS(suffix, type)                                                                                  \
     static inline type sync_load_##suffix(const type *p)                                                               \
@@ -147,10 +143,6 @@ static inline void sync_fence(void)
 static inline void sync_pause(void)
 {
     ck_pr_stall();
-}
-static inline void sync_fence(void)
-{
-    ck_pr_fence_strict_memory();
 }
 #endif
 

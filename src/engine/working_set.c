@@ -11,15 +11,6 @@ enum {
     SOFT = TIDE_WORKING_SET_SOFT_MINIMUM | TIDE_WORKING_SET_SOFT_MAXIMUM,
 };
 
-/* Trimmed on request: the writers may have something to do now. */
-static void writers_check(tide_space *space)
-{
-    struct frames *frames = space_frames(space);
-
-    for (unsigned n = 0; n < frames->node_count; n++)
-        frames_check_thresholds(frames, n);
-}
-
 /* ---- limits ----------------------------------------------------------------------------------------------------- */
 
 static tide_status limits_check(const tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t flags)
@@ -47,14 +38,16 @@ static tide_status limits_check(const tide_space *space, uint64_t minimum, uint6
     return TIDE_SUCCESS;
 }
 
-/* Checks what all hard minimums come to, and changes the limits. The engine's list of spaces is locked. */
-static tide_status limits_set_locked(tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t flags)
+/*
+ * Checks what all hard minimums come to, and changes the limits; `after` says which are hard then. The engine's list of
+ * spaces is locked.
+ */
+static tide_status limits_set_locked(tide_space *space, uint64_t minimum, uint64_t maximum, uint32_t after)
 {
     struct partition *partition = space->partition;
     const struct working_set *set = &space->working_set;
     const uint64_t largest = working_set_largest(partition);
     const uint32_t before = sync_load_32(&set->flags);
-    const uint32_t after = ((before | flags) & HARD) & ~(flags >> 1);
     const uint64_t others =
         partition->hard_minimum_pages - (before & TIDE_WORKING_SET_HARD_MINIMUM ? sync_load_64(&set->minimum) : 0);
     const uint64_t own = after & TIDE_WORKING_SET_HARD_MINIMUM ? minimum : 0;
@@ -84,7 +77,7 @@ static tide_status limits_set(tide_space *space, uint64_t minimum, uint64_t maxi
     if (stop)
         grace_world_stop(grace);
     sync_lock(&partition->lock);
-    const tide_status status = limits_set_locked(space, minimum, maximum, flags);
+    const tide_status status = limits_set_locked(space, minimum, maximum, after);
     sync_unlock(&partition->lock);
     if (stop)
         grace_world_resume(grace);
@@ -107,7 +100,7 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
         minimum_pages = maximum_pages < WORKING_SET_LEAST_MINIMUM ? maximum_pages : WORKING_SET_LEAST_MINIMUM;
     status = limits_set(space, minimum_pages, maximum_pages, flags);
     if (!tide_failed(status))
-        writers_check(space);
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }
 
@@ -139,7 +132,7 @@ tide_status tide_working_set_trim(tide_space *space, uint64_t pages, uint64_t *t
     if (thread == NULL)
         return status;
     const uint64_t done = working_set_trim_oldest(space, pages);
-    writers_check(space);
+    frames_check_all_thresholds(space_frames(space));
     grace_leave(thread);
     if (trimmed != NULL)
         *trimmed = done;
@@ -154,7 +147,7 @@ tide_status tide_working_set_empty(tide_space *space)
 
     if (thread != NULL) {
         (void)working_set_trim(space, all, UINT64_MAX);
-        writers_check(space);
+        frames_check_all_thresholds(space_frames(space));
         grace_leave(thread);
     }
     return status;

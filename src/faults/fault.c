@@ -59,7 +59,7 @@ unsigned fault_node(struct fault *fault)
     return topology_cpu_node(space_frames(fault->space)->topology, os_cpu_current());
 }
 
-static tide_status frame_wait(struct fault *fault, unsigned node)
+tide_status fault_frame_wait(struct fault *fault, unsigned node)
 {
     fault_settle(fault);
     const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->deadline_ns);
@@ -111,7 +111,7 @@ tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct
             return FAULT_AGAIN;
         }
         if (pte == NULL)
-            return frame_wait(fault, fault_node(fault));
+            return fault_frame_wait(fault, fault_node(fault));
         if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection)))
             return FAULT_AGAIN;
         const bool committed = sync_load_32(&vad->commit_state) == protection;
@@ -120,8 +120,7 @@ tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct
             return FAULT_AGAIN;
     } else {
         /* The rights of a valid page come with its next access. */
-        const pte_t next = { (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)plain << PTE_PROTECTION_SHIFT) };
-        if (!pte_cas(pte, seen, next))
+        if (!pte_cas(pte, seen, pte_with_protection(seen, plain)))
             return FAULT_AGAIN;
     }
     space_count(space, SPACE_GUARD_HITS, 1);
@@ -166,11 +165,11 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
             return FAULT_AGAIN;
         }
         if (pte == NULL)
-            return frame_wait(fault, node);
+            return fault_frame_wait(fault, node);
     }
     const frame_t frame = frames_allocate(frames, node, FRAMES_ZERO, 0);
     if (__builtin_expect(frame_is_none(frame), 0))
-        return frame_wait(fault, node);
+        return fault_frame_wait(fault, node);
 
     struct pfn *pfn = frame_pfn(frames, frame);
     pfn_pte_set(pfn, pte);

@@ -75,6 +75,9 @@ static inline void fault_count(struct fault *fault, enum space_counter counter, 
 /* The node that a page of this fault prefers: its region's, else that of the running CPU. */
 unsigned fault_node(struct fault *fault);
 
+/* There is no frame: waits for one, outside of the engine. FAULT_AGAIN, or the error. Holding no claim. */
+tide_status fault_frame_wait(struct fault *fault, unsigned node);
+
 /* Counts an access violation and says why. */
 tide_status fault_violation(struct fault *fault, const char *why);
 /* The protection does not allow the access: a violation, or a guard page. */

@@ -151,20 +151,13 @@ static void page_unread(struct fault *fault, struct cluster *cluster, unsigned i
 
 static void neighbour_settle(struct fault *fault, struct cluster *cluster, unsigned i)
 {
-    struct frames *frames = space_frames(fault->space);
-    const frame_t frame = cluster->frames[i];
-    const uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
-    uint64_t seen;
+    struct frames_batch lists;
 
-    /*
-     * On the list before the PTE says so: who sees the transition form finds it there. The repurposer is kept off by
-     * the claim.
-     */
-    ASSERT_ALWAYS(frames_insert(
-        frames, frame, word, (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
-    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+    frames_batch_begin(&lists, space_frames(fault->space));
+    frames_read_end(&lists, cluster->frames[i]);
+    frames_batch_end(&lists);
     pte_release(fault->space->partition->waits, &cluster->pte[i],
-                pte_make_transition(frame, pte_protection(cluster->seen[i])));
+                pte_make_transition(cluster->frames[i], pte_protection(cluster->seen[i])));
 }
 
 static void faulting_settle(struct fault *fault, struct cluster *cluster, unsigned node)
@@ -198,11 +191,8 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
     if (fault_admit(fault) == FAULT_AGAIN)
         return FAULT_AGAIN;
     const frame_t frame = frames_allocate(space_frames(space), node, FRAMES_ANY, 0);
-    if (frame_is_none(frame)) {
-        fault_settle(fault);
-        const tide_status status = space_frame_wait(space, fault->thread, node, &fault->deadline_ns);
-        return tide_failed(status) ? status : FAULT_AGAIN;
-    }
+    if (frame_is_none(frame))
+        return fault_frame_wait(fault, node);
     if (!pte_cas(pte, seen, pte_reading_form(seen))) {
         frames_give_back(space_frames(space), frame, false);
         return FAULT_AGAIN;

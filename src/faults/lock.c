@@ -18,17 +18,12 @@ static void gate_enter(tide_space *space, struct grace_thread *thread)
 {
     while (!sync_cas_32(&space->lock_gate, 0, 1)) {
         const uint32_t value = sync_event_value(&space->lock_gate_open);
-        const unsigned depth = thread->depth;
 
         if (sync_load_32(&space->lock_gate) == 0)
             continue;
-        for (unsigned i = 0; i < depth; i++)
-            grace_leave(thread);
-        grace_sections_suspend(thread);
+        const uint32_t depth = grace_outside_begin(thread);
         (void)sync_event_wait(&space->lock_gate_open, value, UINT64_MAX);
-        grace_sections_resume(thread);
-        for (unsigned i = 0; i < depth; i++)
-            grace_enter(thread);
+        grace_outside_end(thread, depth);
     }
 }
 

@@ -100,18 +100,9 @@ static void run_settle(tide_space *space, const struct read_run *run, int error)
     }
     (void)sync_add_64(&partition->io.pages_input, run->count);
     (void)sync_add_64(&partition->io.pages_prefetched, run->count);
-    /* On the list before the PTEs say so; the claims keep the repurposer off. */
     frames_batch_begin(&lists, frames);
-    for (unsigned i = 0; i < run->count; i++) {
-        const frame_t frame = run->frames[i];
-        const uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
-        uint64_t seen;
-
-        ASSERT_ALWAYS(frames_batch_insert(
-            &lists, frame, word, (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE,
-            &seen));
-        (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
-    }
+    for (unsigned i = 0; i < run->count; i++)
+        frames_read_end(&lists, run->frames[i]);
     frames_batch_end(&lists);
     for (unsigned i = 0; i < run->count; i++)
         pte_release(partition->waits, &run->pte[i], pte_make_transition(run->frames[i], pte_protection(run->seen[i])));

@@ -247,6 +247,11 @@ void frames_reference_drop(struct frames *frames, frame_t frame);
 bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, bool written);
 /* A frame that is the caller's alone, just allocated, becomes the target of a page read: TRANSITION, one reference. */
 void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint64_t original, unsigned priority);
+/*
+ * What was read goes to standby. Its PTE is still claimed, which keeps the repurposer off, and is published after this:
+ * who sees the transition form finds the frame on the list.
+ */
+void frames_read_end(struct frames_batch *batch, frame_t frame);
 
 /*
  * Takes the oldest modified frame of the node whose grace period has passed, in state TRANSITION with
@@ -281,6 +286,8 @@ uint64_t frames_available(const struct frames *frames, unsigned node);
 
 /* Compares the node's counts with its thresholds and wakes the workers that have something to do. */
 void frames_check_thresholds(struct frames *frames, unsigned node);
+/* The same for all nodes: at the end of a call that trimmed pages, made them dirty or took frames. */
+void frames_check_all_thresholds(struct frames *frames);
 
 /* TIDE_INVALID_PARAMETER for thresholds that do not fit the frames. */
 TIDE_MUST_CHECK tide_status frames_events_init(struct frames *frames, const tide_config *config);

@@ -180,6 +180,44 @@ static inline void grace_sections_resume(struct grace_thread *thread)
 }
 
 /*
+ * Leaves the engine, however deep in it the thread is, and enters it as deep again: around a short sleep, for which the
+ * world and the grace period need not wait. What was looked up before is void. Open sections go on.
+ */
+static inline uint32_t grace_leave_all(struct grace_thread *thread)
+{
+    const uint32_t depth = thread->depth;
+
+    for (uint32_t i = 0; i < depth; i++)
+        grace_leave(thread);
+    return depth;
+}
+
+static inline void grace_enter_again(struct grace_thread *thread, uint32_t depth)
+{
+    for (uint32_t i = 0; i < depth; i++)
+        grace_enter(thread);
+}
+
+/*
+ * The same around a wait for what other threads do, or for the grace period itself: sections that have given no pointer
+ * are suspended too, so that the thread does not wait for itself. One whose pointers it holds stays open. The caller
+ * holds no lock, no claim and no frame; between begin and end it may enter and leave. The depth goes from begin to end.
+ */
+static inline uint32_t grace_outside_begin(struct grace_thread *thread)
+{
+    const uint32_t depth = grace_leave_all(thread);
+
+    grace_sections_suspend(thread);
+    return depth;
+}
+
+static inline void grace_outside_end(struct grace_thread *thread, uint32_t depth)
+{
+    grace_sections_resume(thread);
+    grace_enter_again(thread, depth);
+}
+
+/*
  * Does the thread's open section hold the epoch back? Then no frame that left a working set since it began can come
  * free.
  */

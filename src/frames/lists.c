@@ -197,6 +197,17 @@ void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint
                  grace_long_ago(&frames->grace)));
 }
 
+void frames_read_end(struct frames_batch *batch, frame_t frame)
+{
+    struct frames *frames = batch->frames;
+    const uint64_t word = sync_load_64(&frame_pfn(frames, frame)->word);
+    uint64_t seen;
+
+    ASSERT_ALWAYS(frames_batch_insert(
+        batch, frame, word, (pfn_with_state(word, FRAME_STANDBY) & ~PFN_READ_IN_PROGRESS) - PFN_REFERENCE_ONE, &seen));
+    (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, (uint64_t)-1);
+}
+
 /* A modified frame becomes the writer's. The shard is locked. */
 static bool modified_detach(struct frames *frames, struct frame_shard *shard, frame_t frame)
 {
@@ -317,6 +328,12 @@ void frames_check_thresholds(struct frames *frames, unsigned n)
         frames_bell_ring(&node->trimmer);
     if (modified > node->modified_trigger || (modified != 0 && counts.available < node->high))
         frames_bell_ring(&node->writer);
+}
+
+void frames_check_all_thresholds(struct frames *frames)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        frames_check_thresholds(frames, n);
 }
 
 uint32_t frames_wait_announce(struct frames *frames)

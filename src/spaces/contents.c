@@ -124,7 +124,7 @@ static void frame_offer_valid(tide_space *space, frame_t frame, unsigned priorit
     word = sync_load_64(&pfn->word);
     while (!frame_state_cas(pfn, word, pfn_with_priority(word, priority), &word))
         ;
-    page_frame_remove(frames, frame, grace_now(&frames->grace));
+    page_frame_remove(frames, frame);
 }
 
 /* The same for one that is out of the working set already. */
@@ -152,11 +152,6 @@ static void frame_offer_transition(tide_space *space, frame_t frame, unsigned pr
 static bool is_zero_form(pte_t pte)
 {
     return !pte_is_valid(pte) && pte_tag(pte) == PTE_TAG_NONE;
-}
-
-static pte_t with_protection(pte_t pte, unsigned protection)
-{
-    return (pte_t){ (pte.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
 }
 
 /* A page that is in the page file only: its copy goes. False if the PTE is another by now. */
@@ -236,7 +231,7 @@ static void offer_visit(tide_space *space, uint64_t *pte, void *context)
         if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
             break;
         if (pte_tag(seen) == PTE_TAG_PAGE_FILE ? copy_drop(space, pte, seen, PTE_OFFERED)
-                                               : pte_cas(pte, seen, with_protection(seen, PTE_OFFERED)))
+                                               : pte_cas(pte, seen, pte_with_protection(seen, PTE_OFFERED)))
             goto out;
     }
     if (pte_is_valid(seen)) {
@@ -259,7 +254,7 @@ static void reclaim_visit(tide_space *space, uint64_t *pte, void *context)
 
     for (;;) {
         const pte_t seen = page_claim(space, pte);
-        const pte_t next = with_protection(seen, PTE_READWRITE);
+        const pte_t next = pte_with_protection(seen, PTE_READWRITE);
 
         if (pte_tag(seen) == PTE_TAG_TRANSITION) {
             walk->lost += frame_keep(space, pte_frame(seen));
@@ -321,16 +316,10 @@ static bool pinned(const tide_space *space, struct range range, uint64_t *page)
 
 static tide_status region_check(tide_space *space, const struct vad *vad, struct range range)
 {
-    const uint64_t committed = range_committed(space, vad, range);
-
     if (vad->kind == VAD_LARGE_PAGES)
         return error_set(TIDE_CONFLICTING_ADDRESSES, 0, range.first * TIDE_PAGE_BYTES,
                          "address 0x%lx lies in large pages, which stay as they are", range.first * TIDE_PAGE_BYTES);
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
-    return TIDE_SUCCESS;
+    return range_committed_check(space, vad, range);
 }
 
 static tide_status pages_check(tide_space *space, const struct vad *vad, struct range range, enum contents_call call)
@@ -463,7 +452,6 @@ tide_status contents_change(tide_space *space, struct grace_thread *thread, enum
         status = contents_try(&retry, range, call, call == CONTENTS_OFFER ? priority : 0);
     while (tide_failed(status) && region_retry(&retry, &status));
     if (call == CONTENTS_UNDO || call == CONTENTS_RECLAIM)
-        for (unsigned n = 0; n < space_frames(space)->node_count; n++)
-            frames_check_thresholds(space_frames(space), n);
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }

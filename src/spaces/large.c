@@ -37,16 +37,11 @@ static frame_t run_take(struct frames *frames, unsigned node)
  */
 static void grace_let_pass(struct grace *grace, struct grace_thread *thread)
 {
-    const unsigned depth = thread->depth;
+    const uint32_t depth = grace_outside_begin(thread);
 
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
-    grace_sections_suspend(thread);
     (void)grace_advance(grace);
     (void)grace_advance(grace);
-    grace_sections_resume(thread);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_outside_end(thread, depth);
 }
 
 static void large_frames_give_back_unused(tide_space *space, const frame_t *first, uint64_t count)
@@ -94,8 +89,7 @@ tide_status large_frames_take(tide_space *space, struct grace_thread *thread, ui
             if (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED)
                 frame_zero_streaming(frame_memory(frames, frame));
         }
-    for (unsigned n = 0; n < frames->node_count; n++)
-        frames_check_thresholds(frames, n);
+    frames_check_all_thresholds(frames);
     return TIDE_SUCCESS;
 }
 

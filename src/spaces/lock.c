@@ -75,26 +75,19 @@ void lock_quota_return(tide_space *space, uint64_t pages)
 
 static bool is_locked(const tide_space *space, uint64_t page)
 {
-    const uint64_t *pte = page_table_find(&space->table, page);
-    pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
+    const pte_t seen = range_settled(space, page);
 
     /* Large pages cannot be anywhere else: nothing to lock, and nothing to unlock. */
-    while (pte_is_busy(seen)) {
-        pte_wait(space->partition->waits, NULL, (uint64_t *)pte);
-        seen = pte_load(pte);
-    }
     return pte_is_valid(seen) && pte_is_fixed(seen);
 }
 
 /* With the region locked. */
 static tide_status lock_check(tide_space *space, const struct vad *vad, struct range range, bool readable)
 {
-    const uint64_t committed = range_committed(space, vad, range);
+    const tide_status status = range_committed_check(space, vad, range);
 
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
+    if (tide_failed(status))
+        return status;
     for (uint64_t page = range.first; readable && page <= range.last; page++) {
         const unsigned protection = range_protection(space, vad, page);
 
@@ -167,7 +160,6 @@ static void unlock_visit(tide_space *space, uint64_t *pte, void *context)
 /* A page that is not locked leaves the working set. */
 static void leave_visit(tide_space *space, uint64_t *pte, void *context)
 {
-    struct frames *frames = space_frames(space);
     pte_t seen;
 
     do {
@@ -177,14 +169,13 @@ static void leave_visit(tide_space *space, uint64_t *pte, void *context)
         else if (!pte_is_valid(seen) || pte_is_fixed(seen))
             return;
     } while (pte_is_busy(seen) || !pte_cas(pte, seen, pte_busy_form(seen)));
-    page_frame_remove(frames, pte_frame(seen), grace_now(&frames->grace));
+    page_frame_remove(space_frames(space), pte_frame(seen));
     pte_release(space->partition->waits, pte, pte_make_transition(pte_frame(seen), pte_protection(seen)));
     ++*(uint64_t *)context;
 }
 
 tide_status unlock_range(tide_space *space, tide_address base, uint64_t bytes)
 {
-    struct frames *frames = space_frames(space);
     struct range range;
     uint64_t pages = 0;
     tide_status status = range_of(base, bytes, TIDE_PAGE_BYTES, &range);
@@ -209,7 +200,7 @@ tide_status unlock_range(tide_space *space, tide_address base, uint64_t bytes)
         lock_quota_return(space, pages);
     }
     sync_unlock(&vad->lock);
-    for (unsigned n = 0; n < frames->node_count && unlocked != 0; n++)
-        frames_check_thresholds(frames, n);
+    if (unlocked != 0)
+        frames_check_all_thresholds(space_frames(space));
     return status;
 }

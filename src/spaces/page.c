@@ -133,7 +133,7 @@ void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool wa
             if (watched)
                 next.bits &= ~PTE_WRITE;
         } else {
-            next.bits = (seen.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT);
+            next = pte_with_protection(seen, protection);
         }
         if (pte_cas(pte, seen, next))
             return;
@@ -150,8 +150,9 @@ void page_dirty_claimed(tide_space *space, frame_t frame)
     while (!frame_state_cas(pfn, word, word | PFN_DIRTY, &word));
 }
 
-void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch)
+void page_frame_remove_batched(struct frames_batch *lists, frame_t frame, uint16_t epoch)
 {
+    struct frames *frames = lists->frames;
     struct pfn *pfn = frame_pfn(frames, frame);
     uint64_t word = sync_load_64(&pfn->word);
 
@@ -160,13 +161,22 @@ void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch)
 
         if (pfn_reference_count(word) == 1) {
             next = pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY);
-            if (frames_insert(frames, frame, word, next, &word))
+            if (frames_batch_insert(lists, frame, word, next, &word))
                 return;
         } else if (frame_state_cas(pfn, word, pfn_with_state(next, FRAME_TRANSITION), &word)) {
             (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
             return;
         }
     }
+}
+
+void page_frame_remove(struct frames *frames, frame_t frame)
+{
+    struct frames_batch lists;
+
+    frames_batch_begin(&lists, frames);
+    page_frame_remove_batched(&lists, frame, grace_now(&frames->grace));
+    frames_batch_end(&lists);
 }
 
 pte_t page_claim(tide_space *space, uint64_t *pte)

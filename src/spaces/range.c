@@ -40,7 +40,7 @@ static void committed_add(struct vad *vad, uint64_t pages)
     vad->committed_pages += pages;
 }
 
-static pte_t settled(tide_space *space, uint64_t *pte)
+static pte_t settled(const tide_space *space, uint64_t *pte)
 {
     pte_t seen;
 
@@ -51,6 +51,13 @@ static pte_t settled(tide_space *space, uint64_t *pte)
     while (pte_is_busy(seen = pte_load(pte)) && !pte_is_being_read(seen))
         pte_wait(space->partition->waits, NULL, pte);
     return seen;
+}
+
+pte_t range_settled(const tide_space *space, uint64_t page)
+{
+    uint64_t *pte = page_table_find(&space->table, page);
+
+    return pte == NULL ? (pte_t){ 0 } : settled(space, pte);
 }
 
 static bool is_decommitted(pte_t pte)
@@ -83,6 +90,17 @@ uint64_t range_committed(tide_space *space, const struct vad *vad, struct range 
     walk.committed = walk.zero_is_committed ? range_pages(range) : 0;
     range_visit(space, range, count_visit, &walk);
     return walk.committed;
+}
+
+tide_status range_committed_check(tide_space *space, const struct vad *vad, struct range range)
+{
+    const uint64_t committed = range_committed(space, vad, range);
+
+    if (committed == range_pages(range))
+        return TIDE_SUCCESS;
+    return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
+                     "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
+                     range.first * TIDE_PAGE_BYTES, committed);
 }
 
 tide_status leaves_make(tide_space *space, struct range range, unsigned node)
@@ -197,8 +215,7 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
 
 unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t page)
 {
-    uint64_t *pte = page_table_find(&space->table, page);
-    const pte_t seen = pte == NULL ? (pte_t){ 0 } : settled(space, pte);
+    const pte_t seen = range_settled(space, page);
 
     if (seen.bits == 0)
         return vad->commit_state & ~VAD_GONE;
@@ -210,25 +227,23 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
 {
     tide_space *space = retry->space;
     struct protect_walk walk = { .vad = vad, .protection = protection };
-    const uint64_t committed = range_committed(space, vad, range);
+    tide_status status = range_committed_check(space, vad, range);
 
-    if (committed != range_pages(range))
-        return error_set(TIDE_NOT_COMMITTED, 0, range.first * TIDE_PAGE_BYTES,
-                         "of the %lu pages from 0x%lx on, %lu are committed; all must be", range_pages(range),
-                         range.first * TIDE_PAGE_BYTES, committed);
+    if (tide_failed(status))
+        return status;
     if (vad->kind == VAD_LARGE_PAGES && protection != PTE_READWRITE)
         return error_set(TIDE_INVALID_PAGE_PROTECTION, 0, range.first * TIDE_PAGE_BYTES,
                          "large pages can only be read and written");
-    const tide_status offered = offered_check(space, range);
-    if (tide_failed(offered))
-        return offered;
+    status = offered_check(space, range);
+    if (tide_failed(status))
+        return status;
     const unsigned before = range_protection(space, vad, range.first);
     if (vad->commit_state != 0 && vad->commit_state != protection) {
         if (is_whole(vad, range)) {
             /* What was not touched yet follows the VAD. A full barrier before the walk. */
             (void)sync_swap_32(&vad->commit_state, protection);
         } else {
-            const tide_status status = leaves_make(space, range, retry->node);
+            status = leaves_make(space, range, retry->node);
             if (tide_failed(status))
                 return status;
         }

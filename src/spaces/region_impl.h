@@ -49,6 +49,39 @@ struct region_retry {
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);
 bool region_retry(struct region_retry *retry, tide_status *status);
 
+/* ---- descriptors of regions (region.c) -------------------------------------------------------------------------- */
+
+/*
+ * Descriptors of a space's regions. All with the space locked. A new one is of no kind and in no tree, or has what the
+ * parts of `like` have in common with it; NULL with the last error set. One that was never in the tree, or has left it
+ * for long, is freed at once (NULL is allowed); one that just left it is retired, and freed by a later call when its
+ * grace period has passed.
+ */
+struct vad *region_vad_create(tide_space *space, struct range range, const struct vad *like);
+void region_vad_free(tide_space *space, struct vad *vad);
+void region_retire(tide_space *space, struct vad *vad);
+/* Frees retired ones whose grace period has passed. */
+void region_retired_free(tide_space *space);
+
+/* ---- taking addresses (region_reserve.c) ------------------------------------------------------------------------ */
+
+/* What a region is to be. */
+struct reservation {
+    struct range range;
+    bool anywhere;
+    uint32_t type;
+    uint32_t protection;
+    uint32_t node;
+    uint64_t lowest, highest; /* pages within which it must lie, if anywhere */
+    uint64_t alignment;       /* pages, a power of two */
+    enum vad_kind kind;
+    frame_t *large; /* first frames of its large pages, which are charged */
+    bool no_frame;  /* out: the last try failed for want of a frame for a table */
+    struct write_watch *watch;
+};
+/* Takes addresses for a region, and what else it is to have: pages, large pages, a write watch. All or nothing. */
+TIDE_MUST_CHECK tide_status region_reserve(struct region_retry *retry, struct reservation *want);
+
 /* ---- charges (charge.c) ----------------------------------------------------------------------------------------- */
 
 /*
@@ -72,8 +105,12 @@ void tables_promise_drop(tide_space *space, uint64_t tables);
 typedef void pte_visit(tide_space *space, uint64_t *pte, void *context);
 void range_visit(tide_space *space, struct range range, pte_visit *visit, void *context);
 
+/* The PTE of a page, 0 without a leaf. Waits while it is claimed; not for a page that is being read. */
+pte_t range_settled(const tide_space *space, uint64_t page);
 /* How many pages of a range are committed. Waits for claimed PTEs. */
 uint64_t range_committed(tide_space *space, const struct vad *vad, struct range range);
+/* TIDE_NOT_COMMITTED if not all are. */
+TIDE_MUST_CHECK tide_status range_committed_check(tide_space *space, const struct vad *vad, struct range range);
 /* Deletes every page of a range, leaving 0 in its PTEs. No charge is given back. */
 void range_clear(tide_space *space, struct range range);
 /* Deletes every page of a region and gives their charge back. `state` is the new commit_state. */

@@ -55,12 +55,17 @@ uint64_t space_counter(const tide_space *space, enum space_counter counter)
     return sum;
 }
 
+uint64_t space_pages_came(const tide_space *space)
+{
+    return space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
+           space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
+           space_counter(space, SPACE_HARD);
+}
+
 uint64_t space_working_set_pages(const tide_space *space)
 {
     /* Removals last: what goes in between makes the result too small, never too large. */
-    const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
-                          space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
-                          space_counter(space, SPACE_HARD);
+    const uint64_t came = space_pages_came(space);
     const uint64_t removed = space_counter(space, SPACE_REMOVED);
 
     return came > removed ? came - removed : 0;
@@ -208,16 +213,13 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     struct partition *partition = space->partition;
     struct frames *frames = partition->frames;
     const bool first = *deadline_ns == 0;
-    const unsigned depth = thread->depth;
     const uint64_t now = os_clock_ns();
     tide_status status = TIDE_SUCCESS;
 
     sync_assert_unlocked();
     if (first)
         *deadline_ns = now + partition->frame_wait_ns;
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
-    grace_sections_suspend(thread);
+    const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
     const bool again = partition->reclaim(partition, thread, node);
     (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
@@ -241,8 +243,6 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
     }
     frames_wait_end(frames);
-    grace_sections_resume(thread);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_outside_end(thread, depth);
     return status;
 }

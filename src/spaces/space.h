@@ -87,6 +87,8 @@ static inline void space_count(tide_space *space, enum space_counter counter, ui
 }
 
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
+/* How many pages came into the working set: what every kind of fault brought. SPACE_REMOVED is the other side. */
+uint64_t space_pages_came(const tide_space *space);
 /*
  * Valid pages: everything that came by a fault less everything removed. Exact when quiet; else as many as there were at
  * some moment, or fewer by what was removed meanwhile: so never above a hard maximum, and who keeps a minimum by it
@@ -133,9 +135,11 @@ void page_dirty_claimed(tide_space *space, frame_t frame);
 void page_original_set(tide_space *space, struct pfn *pfn, uint64_t original);
 /*
  * The frame of a valid PTE, which the caller has claimed and publishes in transition form, leaves the working set. The
- * epoch was read after the claim. The caller counts.
+ * caller counts.
  */
-void page_frame_remove(struct frames *frames, frame_t frame, uint16_t epoch);
+void page_frame_remove(struct frames *frames, frame_t frame);
+/* The same for one of several; the epoch was read after all claims. */
+void page_frame_remove_batched(struct frames_batch *lists, frame_t frame, uint16_t epoch);
 /*
  * Waits while a PTE is busy. One that has a frame is claimed then, and its form returned, for pte_release(); of any
  * other only the form is returned.
@@ -212,7 +216,7 @@ void working_set_watch_end(tide_space *space);
 TIDE_MUST_CHECK tide_status working_set_watch_take(tide_space *space, tide_working_set_change *changes, uint64_t *count,
                                                    uint64_t *lost);
 
-/* ---- regions (region.c): what tide_virtual_* do, with arguments checked by the caller against NULL -------------- */
+/* ---- regions (region*.c): what tide_virtual_* do, with arguments checked by the caller against NULL ------------- */
 
 /* What is to be allocated. */
 struct region_request {

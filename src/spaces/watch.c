@@ -143,12 +143,9 @@ static tide_status sections_wait(tide_space *space, struct grace_thread *thread)
     struct grace *grace = &space_frames(space)->grace;
     const uint16_t epoch = grace_now(grace);
     const uint64_t deadline = os_clock_ns() + space->partition->frame_wait_ns;
-    const unsigned depth = thread->depth;
     tide_status status = TIDE_SUCCESS;
 
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
-    grace_sections_suspend(thread);
+    const uint32_t depth = grace_outside_begin(thread);
     for (unsigned i = 0; !grace_passed(grace, epoch); i++) {
         (void)grace_advance(grace);
         if (i < GRACE_SPINS)
@@ -165,9 +162,7 @@ static tide_status sections_wait(tide_space *space, struct grace_thread *thread)
             break;
         }
     }
-    grace_sections_resume(thread);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_outside_end(thread, depth);
     return status;
 }
 

@@ -70,27 +70,6 @@ static void batch_begin(struct trim_batch *batch, tide_space *space)
     batch->count = 0;
 }
 
-/* The frame leaves the working set. Its PTE is claimed and the epoch was read after that. */
-static void frame_trim(struct frames_batch *lists, frame_t frame, uint16_t epoch)
-{
-    struct frames *frames = lists->frames;
-    struct pfn *pfn = frame_pfn(frames, frame);
-    uint64_t word = sync_load_64(&pfn->word);
-
-    for (;;) {
-        uint64_t next = pfn_with_grace(word - PFN_SHARE_ONE - PFN_REFERENCE_ONE, epoch);
-
-        if (pfn_reference_count(word) == 1) {
-            next = pfn_with_state(next, next & PFN_DIRTY ? FRAME_MODIFIED : FRAME_STANDBY);
-            if (frames_batch_insert(lists, frame, word, next, &word))
-                return;
-        } else if (frame_state_cas(pfn, word, pfn_with_state(next, FRAME_TRANSITION), &word)) {
-            (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
-            return;
-        }
-    }
-}
-
 static void batch_flush(struct trim_batch *batch)
 {
     struct frames *frames = space_frames(batch->space);
@@ -102,7 +81,7 @@ static void batch_flush(struct trim_batch *batch)
     space_peak_update(batch->space);
     frames_batch_begin(&lists, frames);
     for (unsigned i = 0; i < batch->count; i++)
-        frame_trim(&lists, pte_frame(batch->entries[i].seen), epoch);
+        page_frame_remove_batched(&lists, pte_frame(batch->entries[i].seen), epoch);
     frames_batch_end(&lists);
     for (unsigned i = 0; i < batch->count; i++)
         pte_release(batch->space->partition->waits, batch->entries[i].pte,
@@ -345,9 +324,7 @@ static uint64_t bound_take(const tide_space *space)
 {
     const uint64_t coming = sync_load_64(&space->working_set.coming);
     const uint64_t removed = space_counter(space, SPACE_REMOVED);
-    const uint64_t came = space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
-                          space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
-                          space_counter(space, SPACE_HARD);
+    const uint64_t came = space_pages_came(space);
 
     return came + coming > removed ? came + coming - removed : 0;
 }
@@ -445,17 +422,14 @@ void working_set_settle(tide_space *space)
 void working_set_room_wait(tide_space *space, struct grace_thread *thread)
 {
     struct working_set *set = &space->working_set;
-    const unsigned depth = thread->depth;
 
     (void)sync_add_32(&set->waiters, 1);
     const uint32_t value = sync_event_value(&set->room);
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
+    const uint32_t depth = grace_leave_all(thread);
     if (sync_load_64(&set->coming) != 0)
         (void)sync_event_wait(&set->room, value, ROOM_WAIT_SLICE_NS);
     else
         sched_yield();
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_enter_again(thread, depth);
     (void)sync_add_32(&set->waiters, (uint32_t)-1);
 }

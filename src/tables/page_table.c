@@ -251,10 +251,8 @@ void pte_wait(struct pte_waits *waits, struct grace_thread *thread, uint64_t *pt
     if (!(seen.bits & PTE_WAITED) && !pte_cas(pte, seen, (pte_t){ seen.bits | PTE_WAITED }))
         return;
     /* Outside of the engine while asleep: a stopped world and the grace period need not wait for this thread. */
-    const unsigned depth = thread == NULL ? 0 : thread->depth;
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
+    const uint32_t depth = thread == NULL ? 0 : grace_leave_all(thread);
     (void)sync_event_wait(event, value, UINT64_MAX);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    if (thread != NULL)
+        grace_enter_again(thread, depth);
 }

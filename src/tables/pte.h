@@ -178,6 +178,12 @@ static inline pte_t pte_make(enum pte_tag tag, unsigned protection)
     return (pte_t){ ((uint64_t)tag << 1) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
 }
 
+/* The same with another protection. A valid form keeps the rights that it has. */
+static inline pte_t pte_with_protection(pte_t pte, unsigned protection)
+{
+    return (pte_t){ (pte.bits & ~PTE_PROTECTION_MASK) | ((uint64_t)protection << PTE_PROTECTION_SHIFT) };
+}
+
 static inline pte_t pte_make_valid(frame_t frame, unsigned protection, bool dirty)
 {
     return (pte_t){ PTE_VALID | PTE_ACCESSED | PTE_AGE_MASK | (dirty ? PTE_DIRTY : 0) |

@@ -259,13 +259,10 @@ bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64
 {
     struct worker *const worker = workers_get(workers, TIDE_WORKER_EXTENDER, 0);
     struct commit *const commit = &workers->partition->commit;
-    const unsigned depth = thread->depth;
     bool enough = false;
 
     sync_assert_unlocked();
-    for (unsigned i = 0; i < depth; i++)
-        grace_leave(thread);
-    grace_sections_suspend(thread);
+    const uint32_t depth = grace_outside_begin(thread);
     sync_lock(&worker->lock);
     grace_enter(thread);
     for (;;) {
@@ -281,8 +278,6 @@ bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64
     commit_extend_arm(commit, can_grow(worker));
     grace_leave(thread);
     sync_unlock(&worker->lock);
-    grace_sections_resume(thread);
-    for (unsigned i = 0; i < depth; i++)
-        grace_enter(thread);
+    grace_outside_end(thread, depth);
     return enough;
 }
