@@ -62,7 +62,7 @@ unsigned fault_node(struct fault *fault)
 tide_status fault_frame_wait(struct fault *fault, unsigned node)
 {
     fault_settle(fault);
-    const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->deadline_ns);
+    const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->waited_ns);
 
     return tide_failed(status) ? status : FAULT_AGAIN;
 }

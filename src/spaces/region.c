@@ -83,7 +83,7 @@ bool region_retry(struct region_retry *retry, tide_status *status)
     struct partition *partition = retry->space->partition;
 
     if (*status == TIDE_NO_MEMORY) {
-        const tide_status waited = space_frame_wait(retry->space, retry->thread, retry->node, &retry->deadline_ns);
+        const tide_status waited = space_frame_wait(retry->space, retry->thread, retry->node, &retry->waited_ns);
 
         if (tide_failed(waited))
             *status = waited;

@@ -43,7 +43,7 @@ struct region_retry {
     tide_space *space;
     struct grace_thread *thread;
     unsigned node;         /* of the running CPU: for page tables */
-    uint64_t deadline_ns;  /* of waiting for frames */
+    uint64_t waited_ns;    /* for frames, 0 before the first wait */
     uint64_t wanted_pages; /* charge that did not fit the engine's limit; 0 if none failed so */
 };
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);

@@ -15,6 +15,8 @@ enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 
 /* Sleep between two looks for a frame. Frames that come free signal an event; sections that end do not. */
 #define FRAME_WAIT_SLICE_NS 2000000u
+/* What a slice counts at most: a process that was stopped for a while, or a machine, has not waited in vain meanwhile. */
+#define FRAME_WAIT_COUNTED_NS 100000000u
 
 /*
  * Destroyed spaces, to be used again: their memory is never given back to the process, so that the magic of a handle
@@ -106,7 +108,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     tide_space *space = pool_get();
     struct space_counters *counters = aligned_alloc(SYNC_CACHE_LINE_BYTES, cpus * sizeof *counters);
     const unsigned node = topology_cpu_node(partition->topology, os_cpu_current());
-    uint64_t deadline = 0;
+    uint64_t waited_ns = 0;
     bool charged = false;
     tide_status status;
 
@@ -136,7 +138,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
         status = page_table_init(&space->table, partition->frames, node);
         if (status != TIDE_NO_MEMORY)
             break;
-        status = space_frame_wait(space, thread, node, &deadline);
+        status = space_frame_wait(space, thread, node, &waited_ns);
         if (tide_failed(status))
             goto out;
     }
@@ -208,17 +210,15 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     pool_put(space);
 }
 
-tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *deadline_ns)
+tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *waited_ns)
 {
     struct partition *partition = space->partition;
     struct frames *frames = partition->frames;
-    const bool first = *deadline_ns == 0;
-    const uint64_t now = os_clock_ns();
+    const bool first = *waited_ns == 0;
+    const uint64_t begin = os_clock_ns();
     tide_status status = TIDE_SUCCESS;
 
     sync_assert_unlocked();
-    if (first)
-        *deadline_ns = now + partition->frame_wait_ns;
     const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
     const bool again = partition->reclaim(partition, thread, node);
@@ -229,7 +229,7 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
                                "no frame is left among %lu that this thread's open access section does not hold back",
                                frames->total);
     }
-    if (!tide_failed(status) && now >= *deadline_ns) {
+    if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns) {
         struct grace_report report;
 
         grace_report(&frames->grace, &report);
@@ -243,6 +243,8 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
     }
     frames_wait_end(frames);
+    const uint64_t elapsed = os_clock_ns() - begin;
+    *waited_ns += elapsed < FRAME_WAIT_COUNTED_NS ? elapsed + 1 : FRAME_WAIT_COUNTED_NS;
     grace_outside_end(thread, depth);
     return status;
 }

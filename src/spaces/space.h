@@ -107,11 +107,11 @@ void space_destroy(tide_space *space, struct grace_thread *thread);
 /*
  * Waits for a frame after an allocation on `node` failed, or does the work that brings one. The caller holds no lock,
  * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
- * `deadline_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
+ * `waited_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
  * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG.
  */
 TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node,
-                                             uint64_t *deadline_ns);
+                                             uint64_t *waited_ns);
 
 /* ---- pages (page.c) --------------------------------------------------------------------------------------------- */
 
