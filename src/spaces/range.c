@@ -37,7 +37,7 @@ void range_visit(tide_space *space, struct range range, pte_visit *visit, void *
 
 static void committed_add(struct vad *vad, uint64_t pages)
 {
-    vad->committed_pages += pages;
+    sync_store_relaxed_64(&vad->committed_pages, vad->committed_pages + pages);
 }
 
 static pte_t settled(const tide_space *space, uint64_t *pte)
@@ -290,7 +290,7 @@ void region_clear(tide_space *space, struct vad *vad, uint32_t state)
         large_uncharge_locked(space, vad->committed_pages);
     else
         pages_uncharge(space, vad->committed_pages);
-    vad->committed_pages = 0;
+    sync_store_relaxed_64(&vad->committed_pages, 0);
 }
 
 tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct range range)

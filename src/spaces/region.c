@@ -195,6 +195,22 @@ static void query_region(tide_space *space, const struct vad *vad, uint64_t page
     region->bytes = (end - page) * TIDE_PAGE_BYTES;
 }
 
+/*
+ * A region that nothing is committed in is told without its lock. Commit state first: whoever takes pages away sets it
+ * first, so that if both were 0, however far apart, they were so together at some moment.
+ */
+static bool query_reserved(const struct vad *vad, uint64_t page, tide_region *region)
+{
+    if (sync_load_32(&vad->commit_state) != 0 || sync_load_relaxed_64(&vad->committed_pages) != 0)
+        return false;
+    region->allocation_base = vad->first_page * TIDE_PAGE_BYTES;
+    region->allocation_protection = vad->protection;
+    region->type = TIDE_MEM_PRIVATE;
+    region->state = TIDE_MEM_RESERVE;
+    region->bytes = (vad->last_page + 1 - page) * TIDE_PAGE_BYTES;
+    return true;
+}
+
 tide_status region_query(tide_space *space, tide_address address, tide_region *region)
 {
     const uint64_t page = address / TIDE_PAGE_BYTES;
@@ -203,7 +219,10 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
         return error_set(TIDE_INVALID_PARAMETER, 0, address, "address 0x%lx lies past the highest address 0x%llx",
                          address, TIDE_HIGHEST_ADDRESS);
     *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
-    struct vad *vad = region_lock(space, page);
+    struct vad *vad = vad_find(&space->vads, page);
+    if (vad != NULL && query_reserved(vad, page, region))
+        return TIDE_SUCCESS;
+    vad = region_lock(space, page);
     while (vad == NULL) {
         /* Up to where it is free is a matter of all regions. */
         sync_lock(&space->lock);

@@ -112,7 +112,7 @@ static tide_status split(struct region_retry *retry, struct vad *vad, struct ran
         leaves_free(space, range);
     }
     pages_uncharge(space, gone);
-    vad->committed_pages = 0;
+    sync_store_relaxed_64(&vad->committed_pages, 0);
     vad->table_charge = 0;
     tables_promise_drop(space, surplus);
     region_retire(space, vad);

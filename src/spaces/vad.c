@@ -8,7 +8,7 @@
  * Why a B+-tree. What a lookup costs in a large space is the cache misses that wait for each other. A binary tree of
  * 100,000 regions makes its readers wait for about 20, a B+-tree with 32 entries a node for two a level and four levels,
  * the upper ones of which stay in the cache. Bounds of regions stand in the leaves, so that a walk touches no VAD but
- * the one it is after.
+ * the one it is after, or that lies below the page if none holds it.
  *
  * Nodes. All leaves have the same depth. A node has between a quarter and the whole of its capacity of entries; the root
  * may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries from it.
@@ -89,12 +89,13 @@ enum { ITEMS_MAX = 2 * VAD_FANOUT + VAD_PARTS_MAX };
 
 /* ---- lookup, without a lock ------------------------------------------------------------------------------------- */
 
-/* Which entry is wanted is known only when the keys have come: its line is fetched along with theirs. */
+/* Which line of keys and which entry is wanted is known only when the keys have come: all are fetched at once. */
 static void node_prefetch(const struct vad_node *node)
 {
-    __builtin_prefetch(&node->key[0]);
-    for (unsigned i = 0; i < VAD_FANOUT; i += VAD_KEYS_A_LINE)
+    for (unsigned i = 0; i < VAD_FANOUT; i += VAD_KEYS_A_LINE) {
+        __builtin_prefetch(&node->key[i]);
         __builtin_prefetch(&node->vad[i]);
+    }
 }
 
 struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
@@ -103,12 +104,14 @@ struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
 
     if (node == NULL)
         return NULL;
-    while (node->level > 0) {
+    for (unsigned level = node->level; level > 0; level--) {
         node = sync_load_ptr(&node->child[vad_rank(node, page) - 1]);
         node_prefetch(node);
     }
     const unsigned after = vad_rank(node, page);
-    return after > 0 && page <= node->last[after - 1] ? sync_load_ptr(&node->vad[after - 1]) : NULL;
+    struct vad *vad = after > 0 ? sync_load_ptr(&node->vad[after - 1]) : NULL;
+    /* Its own bound, which its user is about to read too, and not the leaf's: a cache miss less to wait for. */
+    return vad != NULL && page <= vad->last_page ? vad : NULL;
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------ */
@@ -373,7 +376,7 @@ static void insert_changing(struct change *change, struct vad *vad)
     struct item items[ITEMS_MAX], made[1];
     struct vad_path path;
 
-    ASSERT_ALWAYS(vad->first_page <= vad->last_page);
+    ASSERT_ALWAYS(vad->first_page <= vad->last_page && vad->first_page != UINT64_MAX);
     if (change->root == NULL) {
         items[0] = vad_item(vad);
         (void)nodes_make(change->tree, 0, items, 1, 1, made);

@@ -56,7 +56,7 @@ struct vad {
     uint16_t retired_epoch;     /* [L:space] */
     /* What writers alone touch. */
     struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank region: commit, decommit, protect, and the end of the region */
-    uint64_t committed_pages;                 /* [L:region] pages charged */
+    uint64_t committed_pages;                 /* [A] written under L:region; pages charged */
     uint64_t table_charge;                    /* [L:region] pages charged for tables that the region may still need */
     struct vad *retired_next;                 /* [L:space] after removal: waits for its grace period */
 }; /* two lines; regions share none: committed_pages is written at each commit */

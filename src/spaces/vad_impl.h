@@ -75,19 +75,20 @@ static inline bool vad_span_is_empty(struct vad_span span)
 
 /*
  * How many keys are not above a page. First the keys that begin a cache line, then those of one line: two rounds of
- * loads that do not wait for each other, instead of the five of a binary search.
+ * loads that do not wait for each other, instead of the five of a binary search. The line with the count is not looked
+ * at: past the last key stands what no page is as high as.
  */
 static inline unsigned vad_rank(const struct vad_node *node, uint64_t page)
 {
     unsigned line = 0, found = 0;
 
+    page -= page == UINT64_MAX; /* no region begins there */
     for (unsigned i = VAD_KEYS_A_LINE; i < VAD_FANOUT; i += VAD_KEYS_A_LINE)
         line += sync_load_relaxed_64(&node->key[i]) <= page;
     const uint64_t *keys = &node->key[line * VAD_KEYS_A_LINE];
     for (unsigned i = 0; i < VAD_KEYS_A_LINE; i++)
         found += sync_load_relaxed_64(&keys[i]) <= page;
-    found += line * VAD_KEYS_A_LINE;
-    return found < node->count ? found : node->count;
+    return line * VAD_KEYS_A_LINE + found;
 }
 
 static inline struct vad_span vad_child_span(const struct vad_node *node, unsigned i)
