@@ -657,8 +657,12 @@ static void strict_lives_within(struct fixture *fixture, tide_worker_mode worker
     nodes_open(fixture, "numa:2 core:1 pu:1", 400);
     run_on(fixture, 0);
     tide_space *space = space_new(fixture), *other = space_new(fixture);
-    const tide_address neighbour = region_placed(other, 150, placed(TIDE_PLACEMENT_STRICT, 0, 0));
-    stamp_pages(other, neighbour, 150, 2, 1);
+    /* Without threads node 0 is filled to the last frame, and nobody asked its trimmer. */
+    const tide_address neighbour = region_placed(other, 200, placed(TIDE_PLACEMENT_STRICT, 0, 0));
+    stamp_pages(other, neighbour, 1, 2, 1);
+    const uint64_t left = node_now(fixture, 0).available;
+    const uint64_t theirs = workers == TIDE_WORKERS_MANUAL ? left - 1 : 150; /* a table is still to come */
+    stamp_pages(other, neighbour + PG, theirs - 1, 2, 1);
     const tide_address base = region_placed(space, REGION, placed(TIDE_PLACEMENT_STRICT, 0, 1));
     for (uint64_t version = 1; version <= 2; version++) {
         for (uint64_t i = 0; i < REGION; i++) {
@@ -668,9 +672,10 @@ static void strict_lives_within(struct fixture *fixture, tide_worker_mode worker
         check_pages(space, base, REGION, 1, version);
         assert_int_equal(pages_on(space, base, REGION, 0), 0);
     }
-    assert_int_equal(pages_in_state(other, neighbour, 150, TIDE_PAGE_STATE_ACTIVE), 150); /* nobody touched these */
-    assert_int_equal(space_now(other).working_set_pages, 150);
-    check_pages(other, neighbour, 150, 2, 1);
+    assert_int_equal(pages_in_state(other, neighbour, theirs, TIDE_PAGE_STATE_ACTIVE),
+                     theirs); /* nobody touched these */
+    assert_int_equal(space_now(other).working_set_pages, theirs);
+    check_pages(other, neighbour, theirs, 2, 1);
     /* Pinned, its frames are nobody's to take: then it fails. */
     tide_pin *pin = NULL;
     const tide_status pinned = tide_pin_create(space, base, 300 * PG, TIDE_ACCESS_READ, &pin);
@@ -713,6 +718,53 @@ static void strict_prefetch_stays_on_its_node(void **state)
     assert_int_equal(pages_on(space, base, 300, 1), standby);
     assert_int_equal(available_on(fixture, 0), other);
     fixture_close(fixture);
+}
+
+/* Half of the standby pages of each node it may go to, and never what it just read, whichever order it goes by. */
+static void prefetch_takes_back_nothing_that_it_read(struct fixture *fixture, tide_placement placement, bool both)
+{
+    fixture_page_file(fixture, 800);
+    nodes_open(fixture, "numa:2 core:1 pu:1", 400);
+    run_on(fixture, 1);
+    tide_space *space = space_new(fixture), *other = space_new(fixture);
+    const tide_address base = region_placed(space, 390, placement);
+    stamp_pages(space, base, 390, 1, 1);
+    page_out(fixture, space);
+    uint64_t expected = 0;
+    for (uint32_t n = 0; n < 2; n++) {
+        const tide_address cached = region_placed(other, 60, placed(TIDE_PLACEMENT_STRICT, 0, n));
+        stamp_pages(other, cached, 60, 2, 1);
+    }
+    trim_all(other);
+    write_modified(fixture);
+    for (uint32_t n = both ? 0 : 1; n < 2; n++) {
+        const tide_node_statistics node = node_now(fixture, n);
+        assert_int_equal(standby_pages(&node), 60);
+        expected += node.zeroed + node.free + 30;
+    }
+    const tide_memory_range all = { base, 390 * PG };
+    assert_success(tide_virtual_prefetch(space, &all, 1, 0));
+    assert_int_equal(statistics_now(fixture).pages_prefetched, expected);
+    assert_int_equal(pages_in_state(space, base, 390, TIDE_PAGE_STATE_STANDBY), expected);
+    assert_int_equal(pages_on(space, base, 390, 0), both ? expected - pages_on(space, base, 390, 1) : 0);
+    fixture_close(fixture);
+}
+
+static void strict_prefetch_takes_back_nothing_that_it_read(void **state)
+{
+    prefetch_takes_back_nothing_that_it_read(*state, placed(TIDE_PLACEMENT_STRICT, 0, 1), false);
+}
+
+static void prefetch_by_distance_takes_back_nothing_that_it_read(void **state)
+{
+    prefetch_takes_back_nothing_that_it_read(
+        *state, placed(TIDE_PLACEMENT_FIRST_TOUCH, TIDE_FALLBACK_BY_DISTANCE, TIDE_NO_PREFERRED_NODE), true);
+}
+
+static void prefetch_with_local_standby_takes_back_nothing_that_it_read(void **state)
+{
+    prefetch_takes_back_nothing_that_it_read(
+        *state, placed(TIDE_PLACEMENT_FIRST_TOUCH, TIDE_FALLBACK_LOCAL_STANDBY, TIDE_NO_PREFERRED_NODE), true);
 }
 
 /* ---- interleave ----------------------------------------------------------------------------------------------------- */
@@ -959,8 +1011,14 @@ static void the_workers_of_a_node_work_for_it_alone(void **state)
     nodes_open(fixture, "numa:2 core:1 pu:1", 400);
     run_on(fixture, 0);
     tide_space *space = space_new(fixture);
-    const tide_address here = region_numa(space, 200, 0), there = region_numa(space, 200, 1);
+    /* What is there lies first, and is older: who looks at addresses or ages alone would take that. */
+    const tide_address there = region_numa(space, 200, 1), here = region_numa(space, 200, 0);
+    assert_true(there < here);
     demand(space, there, 100);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_success(tide_clock_advance(fixture->engine, 1000));
+        assert_int_equal(step(fixture, TIDE_WORKER_TRIMMER, 1), 0); /* it ages */
+    }
     demand(space, here, 1);
     demand(space, here + PG, node_now(fixture, 0).available - 20); /* below low, on node 0 */
     const tide_node_statistics one = node_now(fixture, 1);
@@ -1078,6 +1136,9 @@ static const struct CMUnitTest numa[] = {
     API_TEST(strict_makes_room_on_its_own_node_alone),
     API_TEST(strict_makes_room_beside_the_threads),
     API_TEST(strict_prefetch_stays_on_its_node),
+    API_TEST(strict_prefetch_takes_back_nothing_that_it_read),
+    API_TEST(prefetch_by_distance_takes_back_nothing_that_it_read),
+    API_TEST(prefetch_with_local_standby_takes_back_nothing_that_it_read),
     API_TEST(interleave_spreads_by_the_nodes_sizes),
     API_TEST(interleave_over_equal_nodes_is_round_robin_and_spills),
     API_TEST(interleave_over_sizes_without_a_common_measure),
