@@ -72,7 +72,7 @@ tide_status tide_placement_query(tide_space *space, tide_address address, tide_p
     const uint64_t turn = vad != NULL && vad->kind == VAD_LARGE_PAGES ? (page - vad->first_page) / FRAMES_RUN : page;
     placement_tell(placement, out);
     /* A node that is nobody's, for a first toucher who is not known. */
-    out->node = space_place(space, placement, turn, TIDE_NO_PREFERRED_NODE).node;
+    out->node = space_frames_place(space, placement, turn, TIDE_NO_PREFERRED_NODE).node;
     grace_leave(thread);
     return TIDE_SUCCESS;
 }

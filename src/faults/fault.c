@@ -56,7 +56,8 @@ struct frames_place fault_page_place(struct fault *fault, uint64_t page)
         space_placement_of(fault->space, vad == NULL ? placement_none() : vad->placement);
 
     fault->placed = true;
-    return space_place(fault->space, placement, page, partition_thread_node(fault->space->partition, fault->thread));
+    return space_frames_place(fault->space, placement, page,
+                              partition_thread_node(fault->space->partition, fault->thread));
 }
 
 struct frames_place fault_place(struct fault *fault)

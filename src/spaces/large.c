@@ -65,7 +65,7 @@ static uint64_t runs_take(struct region_retry *retry, uint64_t count, struct pla
 
     while (taken < count &&
            !frame_is_none(first[taken] = run_take(space_frames(retry->space),
-                                                  space_place(retry->space, placement, taken, retry->node))))
+                                                  space_frames_place(retry->space, placement, taken, retry->node))))
         taken++;
     return taken;
 }

@@ -214,7 +214,8 @@ struct placement space_placement_of(const tide_space *space, struct placement pl
     return placement;
 }
 
-struct frames_place space_place(const tide_space *space, struct placement placement, uint64_t turn, unsigned toucher)
+struct frames_place space_frames_place(const tide_space *space, struct placement placement, uint64_t turn,
+                                       unsigned toucher)
 {
     struct frames_place place = { .node = placement.node };
 

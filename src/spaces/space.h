@@ -129,7 +129,7 @@ struct placement space_placement(const tide_space *space);
 /* What counts in a region that has this one, or placement_none(): nothing is left at its default. */
 struct placement space_placement_of(const tide_space *space, struct placement region);
 /* Where that wants the frame of a page whose turn it is, when a thread of node `toucher` needs it. */
-struct frames_place space_place(const tide_space *space, struct placement placement, uint64_t turn, unsigned toucher);
+struct frames_place space_frames_place(const tide_space *space, struct placement placement, uint64_t turn, unsigned toucher);
 
 /* ---- pages (page.c) --------------------------------------------------------------------------------------------- */
 
