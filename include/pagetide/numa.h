@@ -38,8 +38,8 @@ typedef enum tide_placement_policy {
     TIDE_PLACEMENT_STRICT = 3,
     /**
      * All nodes in turn, each as often as its share of the engine's frames: the node follows from the number of the page
-     * (address / TIDE_PAGE_BYTES) alone, so it is the same each time, for every thread. Large pages take turns by their
-     * place in the region. A space's first touch of the same page in another engine of the same shape gives the same.
+     * (address / TIDE_PAGE_BYTES) alone, so it is the same each time, for every thread and every space. Large pages take
+     * turns by their place in the region.
      */
     TIDE_PLACEMENT_INTERLEAVE = 4
 } tide_placement_policy;
