@@ -699,6 +699,31 @@ static void strict_makes_room_beside_the_threads(void **state)
     strict_lives_within(fixture, TIDE_WORKERS_THREADS);
 }
 
+/* Frames that the thread's own section holds back are not gone: it is told to end the section, and then has them. */
+static void strict_in_a_section_is_told_to_end_it(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_page_file(fixture, 600);
+    nodes_open(fixture, "numa:2 core:1 pu:1", 400);
+    run_on(fixture, 0);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_placed(space, 300, placed(TIDE_PLACEMENT_STRICT, 0, 1));
+    const tide_node_statistics other = node_now(fixture, 0);
+    tide_access access;
+    uint64_t at = 0;
+    assert_success(tide_access_begin(space, &access));
+    while (at < 300 && tide_access_pointer(&access, base + at * PG, TIDE_ACCESS_WRITE) != NULL)
+        at++;
+    assert_status(access.status, TIDE_ACCESS_SECTION_TOO_LONG);
+    assert_between(at, 150, 200);
+    tide_access_end(&access);
+    demand(space, base + at * PG, 300 - at);
+    assert_int_equal(pages_on(space, base, 300, 0), 0);
+    /* The tables are all that node 0 gave. */
+    assert_int_equal(node_now(fixture, 0).available, other.available - (statistics_now(fixture).table_pages - 1));
+    fixture_close(fixture);
+}
+
 static void strict_prefetch_stays_on_its_node(void **state)
 {
     struct fixture *fixture = *state;
@@ -1135,6 +1160,7 @@ static const struct CMUnitTest numa[] = {
     API_TEST(strict_fails_when_its_node_is_full),
     API_TEST(strict_makes_room_on_its_own_node_alone),
     API_TEST(strict_makes_room_beside_the_threads),
+    API_TEST(strict_in_a_section_is_told_to_end_it),
     API_TEST(strict_prefetch_stays_on_its_node),
     API_TEST(strict_prefetch_takes_back_nothing_that_it_read),
     API_TEST(prefetch_by_distance_takes_back_nothing_that_it_read),
