@@ -724,6 +724,39 @@ static void strict_in_a_section_is_told_to_end_it(void **state)
     fixture_close(fixture);
 }
 
+static void strict_touch_run(struct crew_member *member)
+{
+    const struct toucher *toucher = member->context;
+    member->entered = true;
+    CREW_CHECK(member, tide_touch(toucher->space, toucher->base, TIDE_ACCESS_WRITE) == TIDE_PAGE_FAULT_DEMAND_ZERO);
+}
+
+/* Free frames of its node that another thread's section holds back will come: the access waits for them. */
+static void strict_waits_for_what_is_on_its_way(void **state)
+{
+    struct fixture *fixture = *state;
+    nodes_open(fixture, "numa:2 core:1 pu:1", 400);
+    run_on(fixture, 0);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_placed(space, 300, placed(TIDE_PLACEMENT_STRICT, 0, 1));
+    demand(space, base, 1);
+    const uint64_t room = node_now(fixture, 1).available;
+    demand(space, base + PG, room);
+    tide_access access;
+    assert_success(tide_access_begin(space, &access));
+    assert_non_null(tide_access_pointer(&access, base, TIDE_ACCESS_READ));
+    region_decommit(space, base + PG, 20);
+    struct toucher toucher = { fixture, space, base + (1 + room) * PG, 1, 0 };
+    struct crew *crew = crew_start(1, strict_touch_run, &toucher);
+    crew_wait_asleep(crew);
+    sleep_ms(20); /* ten of its looks, if it were to give up */
+    assert_false(crew_member_get(crew, 0)->done);
+    tide_access_end(&access);
+    crew_join(crew);
+    assert_int_equal(page_now(space, toucher.base).node, 1);
+    fixture_close(fixture);
+}
+
 static void strict_prefetch_stays_on_its_node(void **state)
 {
     struct fixture *fixture = *state;
@@ -1161,6 +1194,7 @@ static const struct CMUnitTest numa[] = {
     API_TEST(strict_makes_room_on_its_own_node_alone),
     API_TEST(strict_makes_room_beside_the_threads),
     API_TEST(strict_in_a_section_is_told_to_end_it),
+    API_TEST(strict_waits_for_what_is_on_its_way),
     API_TEST(strict_prefetch_stays_on_its_node),
     API_TEST(strict_prefetch_takes_back_nothing_that_it_read),
     API_TEST(prefetch_by_distance_takes_back_nothing_that_it_read),
