@@ -107,7 +107,7 @@ bool is_dependent(Way way)
 uint64_t accesses_per_thread(Way way, unsigned threads)
 {
     const uint64_t slower = is_dependent(way) ? 8 : way == Way::kRead ? 4 : 1;
-    return (options().quick ? 8 : 16) * kMiB / slower / threads;
+    return (options().quick ? 4 : 16) * kMiB / slower / threads;
 }
 
 /* Spaces whose memory is filled: the words of each part count from its begin. */
@@ -142,7 +142,7 @@ class Resident {
     Spaces spaces_;
 };
 
-/* Kept from case to case while the space kind and the number of threads are the same. */
+/* Kept from case to case while the kind of space, and of private spaces their number, stays the same. */
 std::unique_ptr<Engine> g_engine;
 std::unique_ptr<Resident> g_resident;
 std::unique_ptr<RawMemory> g_raw;
@@ -154,7 +154,7 @@ void prepare_resident(Space kind, Team &team)
     const uint64_t bytes = options().resident_bytes;
     if (!g_engine)
         g_engine = std::make_unique<Engine>(bytes + bytes / 8, 0);
-    if (g_resident && prepared_kind == kind && prepared_threads == team.threads())
+    if (g_resident && prepared_kind == kind && (kind == Space::kShared || prepared_threads == team.threads()))
         return;
     g_resident.reset();
     g_resident = std::make_unique<Resident>(*g_engine, kind, team);
@@ -335,10 +335,10 @@ void add_resident_cases()
                read = class_wanted("access_read"), chase = class_wanted("access_chase"),
                raw = pointer || pointers || read || class_wanted("raw_pointer"),
                raw_chase = chase || class_wanted("raw_chase");
-    /* Rounds innermost, for the memory is filled anew for each number of threads and kind of space. */
-    for (unsigned threads : thread_counts())
-        for (Space space : { Space::kPrivate, Space::kShared })
-            for (unsigned round = 0; round < options().rounds; round++) {
+    /* Kinds outermost: the memory of the shared space is filled once for all. */
+    for (Space space : { Space::kPrivate, Space::kShared })
+        for (unsigned round = 0; round < options().rounds; round++)
+            for (unsigned threads : thread_counts()) {
                 Case which;
                 which.space = space;
                 which.threads = threads;
