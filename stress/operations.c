@@ -25,6 +25,7 @@ static const struct {
     { "private region", 5, op_private_region },
     { "protect", 8, op_protect },
     { "own region", 5, op_own_region },
+    { "placement", 8, op_placement },
     { "contents", 25, op_contents },
     { "stack", 3, op_stack },
     { "priority", 4, op_priority },

@@ -38,6 +38,11 @@ void op_counters(struct stress_thread *thread);
 void op_protect(struct stress_thread *thread);
 void op_own_region(struct stress_thread *thread);
 
+/* placement_operations.c */
+void op_placement(struct stress_thread *thread);
+/* Any placement of a region but a strict one. */
+void draw_placement(struct stress_thread *thread, tide_alloc_parameters *parameters);
+
 /* content_operations.c */
 void op_contents(struct stress_thread *thread);
 void op_stack(struct stress_thread *thread);

@@ -105,9 +105,17 @@ static void window_reserve(struct stress_thread *thread, tide_space *space, stru
     const uint64_t wanted = (uint64_t)window->page_count * TIDE_PAGE_BYTES;
     tide_address base = window->base + draw(thread, TIDE_ALLOCATION_GRANULARITY_BYTES);
     uint64_t bytes = window->base + wanted - base;
-    tide_status status =
-        tide_virtual_alloc_numa(space, &base, &bytes, TIDE_MEM_RESERVE | (commit ? TIDE_MEM_COMMIT : 0),
-                                TIDE_PAGE_READWRITE, draw_node(thread));
+    const uint32_t type = TIDE_MEM_RESERVE | (commit ? TIDE_MEM_COMMIT : 0);
+    tide_status status;
+    if (one_in(thread, 2)) {
+        tide_alloc_parameters parameters = { .struct_bytes = sizeof(parameters) };
+        draw_placement(thread, &parameters);
+        base = window->base; /* nothing is rounded here */
+        bytes = wanted;
+        status = tide_virtual_alloc2(space, &base, &bytes, type, TIDE_PAGE_READWRITE, &parameters);
+    } else {
+        status = tide_virtual_alloc_numa(space, &base, &bytes, type, TIDE_PAGE_READWRITE, draw_node(thread));
+    }
     if (commit_refused(thread, status))
         return;
     expect(thread, status, TIDE_SUCCESS, "reserve", window->base);

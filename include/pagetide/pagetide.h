@@ -10,6 +10,7 @@
 #include <pagetide/access.h>
 #include <pagetide/engine.h>
 #include <pagetide/events.h>
+#include <pagetide/numa.h>
 #include <pagetide/pressure.h>
 #include <pagetide/priority.h>
 #include <pagetide/space.h>

@@ -12,7 +12,7 @@
 #ifndef PAGETIDE_VIRTUAL_H
 #define PAGETIDE_VIRTUAL_H
 
-#include <pagetide/space.h>
+#include <pagetide/numa.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -84,15 +84,19 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc_numa(tide_space *spac
                                                                 uint32_t type, uint32_t protection, uint32_t node);
 
 /**
- * Extended parameters of VirtualAlloc2: MEM_ADDRESS_REQUIREMENTS and the node. Zero in an address or the alignment means
- * no requirement.
+ * Extended parameters of VirtualAlloc2: MEM_ADDRESS_REQUIREMENTS and the placement (numa.h). Zero in an address or the
+ * alignment means no requirement; zero in policy and fallback, what the space has.
  */
 typedef struct tide_alloc_parameters {
     size_t struct_bytes;          /**< set by the caller to sizeof(tide_alloc_parameters) */
     tide_address lowest_address;  /**< the region begins here or above; a multiple of 64 KiB */
     tide_address highest_address; /**< last byte that the region may have; one less than a multiple of 64 KiB */
     uint64_t alignment_bytes;     /**< of the base: a power of two, at least 64 KiB */
-    uint32_t node;                /**< preferred node; TIDE_NO_PREFERRED_NODE for none */
+    uint32_t node;                /**< preferred node, or the only one if `policy` is STRICT; TIDE_NO_PREFERRED_NODE
+                                       for none */
+    tide_placement_policy policy; /**< binds at the creation of a region, as the node does; checked, and ignored, when
+                                       committing into an existing one */
+    tide_placement_fallback fallback;
 } tide_alloc_parameters;
 
 /**

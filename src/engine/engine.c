@@ -154,9 +154,9 @@ static tide_status config_check(const tide_config *config)
     return TIDE_SUCCESS;
 }
 
-static bool reclaim(struct partition *partition, struct grace_thread *thread, unsigned node)
+static bool reclaim(struct partition *partition, struct grace_thread *thread, struct frames_place place)
 {
-    return workers_reclaim(((tide_engine *)(void *)partition)->workers, thread, node);
+    return workers_reclaim(((tide_engine *)(void *)partition)->workers, thread, place);
 }
 
 static bool extend(struct partition *partition, struct grace_thread *thread, uint64_t pages)
@@ -221,6 +221,10 @@ static tide_status partition_open(struct partition *partition, const tide_config
     status = stores_create(&stores, &partition->stores);
     if (!tide_failed(status))
         status = frames_create(&frames, &partition->frames);
+    if (!tide_failed(status))
+        status = interleave_create(&partition->interleave, partition->frames);
+    if (!tide_failed(status))
+        status = node_pairs_create(&partition->pairs, partition->topology);
     return status;
 }
 
@@ -248,6 +252,8 @@ static void engine_free(tide_engine *engine)
 
     workers_destroy(engine->workers);
     commit_destroy(&partition->commit);
+    node_pairs_destroy(&partition->pairs);
+    interleave_destroy(&partition->interleave);
     frames_destroy(partition->frames);
     stores_destroy(partition->stores);
     free(partition->waits);

@@ -263,9 +263,10 @@ tide_status tide_virtual_prefetch(tide_space *space, const tide_memory_range *ra
         return status;
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
-        uint64_t budget = fault_prefetch_budget(space);
+        struct prefetch_budget budget;
 
-        for (size_t i = 0; i < count && budget != 0; i++)
+        fault_prefetch_budget(space, &budget);
+        for (size_t i = 0; i < count && !budget.spent; i++)
             fault_prefetch(space, thread, ranges[i].address, ranges[i].bytes, &budget);
         grace_leave(thread);
     }

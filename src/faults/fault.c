@@ -49,20 +49,45 @@ static struct vad *fault_vad(struct fault *fault)
     return vad;
 }
 
-unsigned fault_node(struct fault *fault)
+struct frames_place fault_page_place(struct fault *fault, uint64_t page)
 {
-    if (__builtin_expect(sync_load_relaxed_32(&fault->space->has_preferred_nodes) != 0, 0)) {
-        const struct vad *vad = fault_vad(fault);
-        if (vad != NULL && vad->preferred_node != TIDE_NO_PREFERRED_NODE)
-            return vad->preferred_node;
-    }
-    return topology_cpu_node(space_frames(fault->space)->topology, os_cpu_current());
+    const struct vad *vad = page == fault->page ? fault_vad(fault) : vad_find(&fault->space->vads, page);
+    const struct placement placement =
+        space_placement_of(fault->space, vad == NULL ? placement_none() : vad->placement);
+
+    fault->placed = true;
+    return space_frames_place(fault->space, placement, page,
+                              partition_thread_node(fault->space->partition, fault->thread));
 }
 
-tide_status fault_frame_wait(struct fault *fault, unsigned node)
+struct frames_place fault_place(struct fault *fault)
+{
+    if (__builtin_expect((sync_load_relaxed_32(&fault->space->has_placement) | fault->thread->ideal_node) != 0, 0))
+        return fault_page_place(fault, fault->page);
+    return (struct frames_place){ .node = topology_cpu_node(space_frames(fault->space)->topology, os_cpu_current()) };
+}
+
+/* Where a table for the page comes from: what the placement says of pages is no matter here. */
+static struct frames_place table_place(const struct fault *fault)
+{
+    return (struct frames_place){ .node = partition_thread_node(fault->space->partition, fault->thread) };
+}
+
+void fault_count_places(struct fault *fault, frame_t frame, unsigned node, unsigned cpu)
+{
+    struct partition *partition = fault->space->partition;
+
+    if (!frame_is_on_node(partition->frames, frame, node))
+        (void)sync_add_64(&fault->space->counters[cpu].values[SPACE_REMOTE], 1);
+    const unsigned from =
+        fault->thread->ideal_node != 0 ? fault->thread->ideal_node - 1 : partition->topology->cpu_node[cpu];
+    node_pairs_count(&partition->pairs, cpu, from, frame_node(partition->frames, frame));
+}
+
+tide_status fault_frame_wait(struct fault *fault, struct frames_place place)
 {
     fault_settle(fault);
-    const tide_status status = space_frame_wait(fault->space, fault->thread, node, &fault->waited_ns);
+    const tide_status status = space_frame_wait(fault->space, fault->thread, place, &fault->waited_ns);
 
     return tide_failed(status) ? status : FAULT_AGAIN;
 }
@@ -105,13 +130,13 @@ tide_status fault_refused(struct fault *fault, uint64_t *pte, pte_t seen, struct
         unsigned made = 0;
 
         if (pte == NULL)
-            pte = page_table_make(&space->table, fault->page, fault_node(fault), &made);
+            pte = page_table_make(&space->table, fault->page, table_place(fault).node, &made);
         if (made != 0 && !fault_still_committed(fault, vad, protection)) {
             region_tables_charge(space, made);
             return FAULT_AGAIN;
         }
         if (pte == NULL)
-            return fault_frame_wait(fault, fault_node(fault));
+            return fault_frame_wait(fault, table_place(fault));
         if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection)))
             return FAULT_AGAIN;
         const bool committed = sync_load_32(&vad->commit_state) == protection;
@@ -151,7 +176,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 {
     tide_space *space = fault->space;
     struct frames *frames = space_frames(space);
-    const unsigned node = fault_node(fault);
+    const struct frames_place place = fault_place(fault);
 
     if (!fault_allowed(fault, protection))
         return fault_refused(fault, pte, seen, vad, protection);
@@ -159,17 +184,17 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
         return FAULT_AGAIN;
     if (pte == NULL) {
         unsigned made = 0;
-        pte = page_table_make(&space->table, fault->page, node, &made);
+        pte = page_table_make(&space->table, fault->page, table_place(fault).node, &made);
         if (made != 0 && vad != NULL && !fault_still_committed(fault, vad, protection)) {
             region_tables_charge(space, made);
             return FAULT_AGAIN;
         }
         if (pte == NULL)
-            return fault_frame_wait(fault, node);
+            return fault_frame_wait(fault, table_place(fault));
     }
-    const frame_t frame = frames_allocate(frames, node, FRAMES_ZERO, 0);
+    const frame_t frame = frames_allocate(frames, place.node, FRAMES_ZERO, place.flags);
     if (__builtin_expect(frame_is_none(frame), 0))
-        return fault_frame_wait(fault, node);
+        return fault_frame_wait(fault, place);
 
     struct pfn *pfn = frame_pfn(frames, frame);
     pfn_pte_set(pfn, pte);
@@ -198,7 +223,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
             return FAULT_AGAIN;
         }
     }
-    fault_count(fault, SPACE_DEMAND_ZERO, frame, node);
+    fault_count(fault, SPACE_DEMAND_ZERO, frame, place.node);
     fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
     fault->valid = valid;
     return fault->result;
@@ -270,7 +295,7 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     if (__builtin_expect(fault_may_be_watched(fault), 0))
         fault->valid = fault_watch(fault, fault->valid);
     pte_release(space->partition->waits, pte, fault->valid);
-    fault_count(fault, counter, frame, fault_node(fault));
+    fault_count(fault, counter, frame, fault_place(fault).node);
     return fault->result = TIDE_PAGE_FAULT_TRANSITION;
 }
 

@@ -48,14 +48,19 @@ TIDE_MUST_CHECK tide_status fault_resolve(tide_space *space, struct grace_thread
 TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *thread, tide_address base,
                                        uint64_t bytes);
 
+/* The frames that prefetching may take: those that are free, and half of the standby pages of each node. */
+struct prefetch_budget {
+    uint64_t unused[TIDE_MAX_NODES];
+    uint64_t standby[TIDE_MAX_NODES];
+    bool spent; /* there was no frame for a page: it ends */
+};
+void fault_prefetch_budget(const tide_space *space, struct prefetch_budget *budget);
 /*
- * Reads what is in the page file of a range, checked by the caller, to standby. *budget, the frames that may be taken, falls
- * by what it used. Stops quietly when frames are short. Inside the engine, holding nothing. prefetch.c
+ * Reads what is in the page file of a range, checked by the caller, to standby. The budget falls by what it used. Stops
+ * quietly when frames are short. Inside the engine, holding nothing. prefetch.c
  */
 void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
-                    uint64_t *budget);
-/* The frames that prefetching may take now: those that are free, and half of the standby pages. */
-uint64_t fault_prefetch_budget(const tide_space *space);
+                    struct prefetch_budget *budget);
 
 /* As fault_resolve(), and takes a reference on the frame before anybody can trim it. */
 TIDE_MUST_CHECK tide_status fault_pin(tide_space *space, struct grace_thread *thread, tide_address address,

@@ -19,6 +19,7 @@ struct fault {
     bool collided;              /* counted as such: once, however often it waits */
     bool guard;                 /* a stack grew for it */
     bool admitted;              /* room was asked for at a hard maximum; settled at the end of each step */
+    bool placed;                /* its node is not simply that of the CPU: counted with care */
     tide_status result;         /* class of fault taken so far */
     pte_t valid;                /* the outcome */
 };
@@ -59,24 +60,33 @@ static inline void fault_settle(struct fault *fault)
     }
 }
 
-/* Counts a resolved fault and whether its frame is on the preferred node. */
+/*
+ * Where a frame for the page of this fault is wanted: by the placement of its region or space, else on the node of the
+ * thread. And for another page of the space, once the fault's own has asked and was `placed`.
+ */
+struct frames_place fault_place(struct fault *fault);
+struct frames_place fault_page_place(struct fault *fault, uint64_t page);
+
+/* Slow part of fault_count(): the node asked for did not give the frame, or is not the CPU's own. */
+void fault_count_places(struct fault *fault, frame_t frame, unsigned node, unsigned cpu);
+
+/* Counts a resolved fault and, if it crossed nodes, between which; `node` is the one that was asked first. */
 static inline void fault_count(struct fault *fault, enum space_counter counter, frame_t frame, unsigned node)
 {
-    space_count(fault->space, counter, 1);
+    const unsigned cpu = space_cpu(fault->space);
+
+    (void)sync_add_64(&fault->space->counters[cpu].values[counter], 1);
     if (__builtin_expect(sync_load_relaxed_32(&fault->space->watched) != 0, 0))
         working_set_watch_note(fault->space, fault->thread, fault->address,
                                counter == SPACE_DEMAND_ZERO ? TIDE_PAGE_FAULT_DEMAND_ZERO
                                : counter == SPACE_HARD      ? TIDE_PAGE_FAULT_PAGING_FILE
                                                             : TIDE_PAGE_FAULT_TRANSITION);
-    if (__builtin_expect(!frame_is_on_node(space_frames(fault->space), frame, node), 0))
-        space_count(fault->space, SPACE_REMOTE, 1);
+    if (__builtin_expect(!frame_is_on_node(space_frames(fault->space), frame, node) | fault->placed, 0))
+        fault_count_places(fault, frame, node, cpu);
 }
 
-/* The node that a page of this fault prefers: its region's, else that of the running CPU. */
-unsigned fault_node(struct fault *fault);
-
 /* There is no frame: waits for one, outside of the engine. FAULT_AGAIN, or the error. Holding no claim. */
-tide_status fault_frame_wait(struct fault *fault, unsigned node);
+tide_status fault_frame_wait(struct fault *fault, struct frames_place place);
 
 /* Counts an access violation and says why. */
 tide_status fault_violation(struct fault *fault, const char *why);

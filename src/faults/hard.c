@@ -58,9 +58,12 @@ static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distanc
            (((seen->bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT)) ^ faulting.bits) & ~PTE_LOST) == 0;
 }
 
-static frame_t neighbour_frame(struct fault *fault, unsigned node)
+/* A neighbour may have another placement, or another turn. */
+static frame_t neighbour_frame(struct fault *fault, uint64_t page, struct frames_place place)
 {
-    return frames_allocate(space_frames(fault->space), node, FRAMES_ANY, FRAMES_AT_HAND);
+    if (__builtin_expect(fault->placed, 0))
+        place = fault_page_place(fault, page);
+    return frames_allocate(space_frames(fault->space), place.node, FRAMES_ANY, FRAMES_AT_HAND | place.flags);
 }
 
 /*
@@ -68,7 +71,7 @@ static frame_t neighbour_frame(struct fault *fault, unsigned node)
  * the count.
  */
 static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsigned index, pte_t faulting,
-                                 int direction, unsigned most, unsigned node, pte_t *seen, frame_t *frames)
+                                 int direction, unsigned most, struct frames_place place, pte_t *seen, frame_t *frames)
 {
     unsigned count = 0;
 
@@ -78,7 +81,7 @@ static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsi
 
         if (!adjoins(leaf, (int)index + distance, faulting, distance, &seen[count]))
             break;
-        frames[count] = neighbour_frame(fault, node);
+        frames[count] = neighbour_frame(fault, fault->page + (uint64_t)(int64_t)distance, place);
         if (frame_is_none(frames[count]))
             break;
         if (!pte_cas(pte, seen[count], pte_reading_form(seen[count]))) {
@@ -91,7 +94,7 @@ static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsi
 }
 
 /* Everything but the faulting page's own claim. */
-static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame_t frame, unsigned node,
+static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame_t frame, struct frames_place place,
                            struct cluster *cluster)
 {
     uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
@@ -105,7 +108,7 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
     frame_t neighbours[STORES_CLUSTER_MAX];
     const unsigned count =
-        claim_neighbours(fault, leaf, index, seen, direction, wanted, node, neighbours_seen, neighbours);
+        claim_neighbours(fault, leaf, index, seen, direction, wanted, place, neighbours_seen, neighbours);
 
     cluster->count = count + 1;
     cluster->fault = direction > 0 ? 0 : count;
@@ -182,7 +185,7 @@ static void faulting_settle(struct fault *fault, struct cluster *cluster, unsign
 tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
 {
     tide_space *space = fault->space;
-    const unsigned node = fault_node(fault);
+    const struct frames_place place = fault_place(fault);
     struct cluster cluster;
     bool alone = false;
 
@@ -190,14 +193,14 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         return fault_refused(fault, pte, seen, NULL, pte_protection(seen));
     if (fault_admit(fault) == FAULT_AGAIN)
         return FAULT_AGAIN;
-    const frame_t frame = frames_allocate(space_frames(space), node, FRAMES_ANY, 0);
+    const frame_t frame = frames_allocate(space_frames(space), place.node, FRAMES_ANY, place.flags);
     if (frame_is_none(frame))
-        return fault_frame_wait(fault, node);
+        return fault_frame_wait(fault, place);
     if (!pte_cas(pte, seen, pte_reading_form(seen))) {
         frames_give_back(space_frames(space), frame, false);
         return FAULT_AGAIN;
     }
-    cluster_gather(fault, pte, seen, frame, node, &cluster);
+    cluster_gather(fault, pte, seen, frame, place, &cluster);
     grace_io_begin(fault->thread);
     int error = cluster_read(fault, &cluster, 0, cluster.count);
     if (error != 0 && cluster.count > 1) {
@@ -221,6 +224,6 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
                          "reading slot %u of page file %u for address 0x%lx: %s", slot.slot, slot.file, fault->address,
                          strerror(error));
     }
-    faulting_settle(fault, &cluster, node);
+    faulting_settle(fault, &cluster, place.node);
     return fault->result = TIDE_PAGE_FAULT_PAGING_FILE;
 }

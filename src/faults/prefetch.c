@@ -7,8 +7,9 @@
  *
  * As at a hard fault the PTEs of a run are claimed while it is read, so that who touches one meanwhile waits for this
  * read; and frames come first, so that nothing is held while there is none. A hint: it takes frames only as long as
- * they are at hand and its budget lasts, which is less than what is available, so it never takes back for one page the
- * frame of another that it read; and it forgets errors.
+ * they are at hand and its budget lasts, which is less than what is available on each node, so it never takes back for one
+ * page the frame of another that it read; and it forgets errors. Where a page's frame comes from is for its placement to
+ * say, as at a fault.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,18 +25,49 @@ struct read_run {
     frame_t frames[STORES_CLUSTER_MAX];
 };
 
-uint64_t fault_prefetch_budget(const tide_space *space)
+void fault_prefetch_budget(const tide_space *space, struct prefetch_budget *budget)
 {
     const struct frames *frames = space_frames(space);
-    uint64_t budget = 0;
 
     for (unsigned n = 0; n < frames->node_count; n++) {
         struct frames_counts counts;
 
         frames_counts(frames, n, &counts);
-        budget += counts.available - counts.standby + counts.standby / 2;
+        budget->unused[n] = counts.available - counts.standby;
+        budget->standby[n] = counts.standby / 2;
     }
-    return budget;
+    budget->spent = false;
+}
+
+/* A frame of one node, out of one of its budgets. */
+static frame_t budget_take(struct frames *frames, unsigned node, unsigned flags, uint64_t *budget)
+{
+    if (*budget == 0)
+        return FRAME_NONE;
+    const frame_t frame = frames_allocate(frames, node, FRAMES_ANY, FRAMES_AT_HAND | FRAMES_STRICT | flags);
+    *budget = frame_is_none(frame) ? 0 : *budget - 1;
+    return frame;
+}
+
+/* A frame where it is wanted, or by the order that its flags say. */
+static frame_t frame_take(struct frames *frames, struct frames_place place, struct prefetch_budget *budget)
+{
+    const unsigned *order = frames->topology->nodes[place.node].order;
+    const unsigned nodes = place.flags & FRAMES_STRICT ? 1 : frames->node_count;
+    const bool local_standby = frames_local_standby_first(frames, place.flags);
+    frame_t frame = FRAME_NONE;
+
+    for (int pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < nodes && frame_is_none(frame); i++) {
+            const unsigned n = order[i];
+
+            if (pass == 0)
+                frame = budget_take(frames, n, FRAMES_UNUSED, &budget->unused[n]);
+            if (frame_is_none(frame) && (pass == 1 || local_standby))
+                frame = budget_take(frames, n, 0, &budget->standby[n]);
+        }
+    }
+    return frame;
 }
 
 static bool wanted(pte_t pte)
@@ -52,13 +84,14 @@ static bool continues(const struct read_run *run, pte_t pte)
 }
 
 /*
- * Gathers a run from `pte` on, of `most` pages at most, and claims it. False if there is no frame for the next page,
- * which ends the prefetch.
+ * Gathers a run from the PTE of a page on, of `most` pages at most, and claims it. False if there is no frame for the next
+ * page, which ends the prefetch.
  */
-static bool run_gather(tide_space *space, uint64_t *pte, uint64_t most, unsigned node, unsigned priority,
+static bool run_gather(struct fault *fault, uint64_t *pte, uint64_t page, uint64_t most, struct prefetch_budget *budget,
                        struct read_run *run)
 {
-    struct frames *frames = space_frames(space);
+    struct frames *frames = space_frames(fault->space);
+    const unsigned priority = fault_priority(fault);
 
     run->pte = pte;
     run->count = 0;
@@ -68,7 +101,8 @@ static bool run_gather(tide_space *space, uint64_t *pte, uint64_t most, unsigned
 
         if (run->count == 0 ? !wanted(seen) : !continues(run, seen))
             break;
-        const frame_t frame = frames_allocate(frames, node, FRAMES_ANY, FRAMES_AT_HAND);
+        fault->page = page + run->count;
+        const frame_t frame = frame_take(frames, fault_place(fault), budget);
         if (frame_is_none(frame))
             return false;
         if (!pte_cas(at, seen, pte_reading_form(seen))) {
@@ -127,9 +161,10 @@ static void runs_read(tide_space *space, struct grace_thread *thread, const stru
 }
 
 /* The first run in the pages from *page to `last`, claimed; *page moves behind it. False if there is no frame for it. */
-static bool run_find(tide_space *space, uint64_t *page, uint64_t last, uint64_t budget, unsigned node,
-                     unsigned priority, struct read_run *run)
+static bool run_find(struct fault *fault, uint64_t *page, uint64_t last, struct prefetch_budget *budget,
+                     struct read_run *run)
 {
+    const tide_space *space = fault->space;
     bool at_hand = true;
 
     run->count = 0;
@@ -149,19 +184,18 @@ static bool run_find(tide_space *space, uint64_t *page, uint64_t last, uint64_t 
             uint64_t *pte = &leaf[*page - first];
 
             if (wanted(pte_load(pte)))
-                at_hand = run_gather(space, pte, left < budget ? left : budget, node, priority, run);
+                at_hand = run_gather(fault, pte, *page, left, budget, run);
             *page += run->count == 0 ? 1 : run->count;
         }
     }
     return at_hand;
 }
 
-void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes, uint64_t *budget)
+void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address base, uint64_t bytes,
+                    struct prefetch_budget *budget)
 {
-    const unsigned node = topology_cpu_node(space_frames(space)->topology, os_cpu_current());
     const uint64_t last = (base + bytes - 1) / TIDE_PAGE_BYTES;
-    const struct fault fault = { .space = space, .thread = thread };
-    const unsigned priority = fault_priority(&fault);
+    struct fault fault = { .space = space, .thread = thread };
     uint64_t page = base / TIDE_PAGE_BYTES;
     bool more = true;
 
@@ -170,11 +204,10 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
         unsigned count = 0;
 
         while (more && count < PREFETCH_READS) {
-            more = run_find(space, &page, last, *budget, node, priority, &runs[count]);
-            *budget -= runs[count].count;
+            more = run_find(&fault, &page, last, budget, &runs[count]);
             if (!more)
-                *budget = 0; /* frames are short, for other ranges too */
-            more = more && page <= last && *budget != 0;
+                budget->spent = true; /* frames are short, for other ranges too */
+            more = more && page <= last;
             count += runs[count].count != 0;
         }
         if (count != 0)

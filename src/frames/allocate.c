@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
-enum { REFILLS_PER_CHECK = 8 };
+enum { REFILLS_PER_CHECK = 8, SEARCHES_PER_CHECK = 64 };
 
 /* ---- zeroing ---------------------------------------------------------------------------------------------------- */
 
@@ -222,12 +222,12 @@ static void cache_drain(struct frames *frames, struct frames_cache *cache)
 }
 
 /* A cache that somebody is in is passed by after a while: its owner may be off its CPU. */
-void frames_drain_caches(struct frames *frames)
+static void cpu_caches_drain(struct frames *frames, struct frames_cpu *cpu)
 {
     enum { DRAIN_TRIES = 64 };
 
-    for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && frames->cache_batch != 0; c++) {
-        struct frames_cache *cache = &frames->cpus[c / FRAMES_CACHES_PER_CPU].caches[c % FRAMES_CACHES_PER_CPU];
+    for (unsigned c = 0; c < FRAMES_CACHES_PER_CPU; c++) {
+        struct frames_cache *cache = &cpu->caches[c];
 
         for (unsigned i = 0; i < DRAIN_TRIES; i++) {
             if ((sync_load_relaxed_32(&cache->zeroed_count) | sync_load_relaxed_32(&cache->free_count)) == 0)
@@ -241,6 +241,19 @@ void frames_drain_caches(struct frames *frames)
             break;
         }
     }
+}
+
+void frames_drain_caches(struct frames *frames)
+{
+    for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++)
+        cpu_caches_drain(frames, &frames->cpus[c]);
+}
+
+void frames_drain_node_caches(struct frames *frames, unsigned node)
+{
+    for (unsigned c = 0; c < frames->cpu_count && frames->cache_batch != 0; c++)
+        if (frames->topology->cpu_node[c] == node)
+            cpu_caches_drain(frames, &frames->cpus[c]);
 }
 
 /* ---- the choice ------------------------------------------------------------------------------------------------- */
@@ -259,28 +272,36 @@ static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_
     return FRAME_NONE;
 }
 
-/* Are there free frames that only wait for their grace period? */
-static bool free_is_young(const struct frames *frames)
+/* The nodes that a search may take from: so many, from the first in the order of distance on. */
+static unsigned nodes_allowed(const struct frames *frames, unsigned flags)
 {
-    for (unsigned n = 0; n < frames->node_count; n++)
-        if (frames_list_count(frames, n, FRAME_LIST_FREE) != 0)
+    return flags & FRAMES_STRICT ? 1 : frames->node_count; /* the first is the node itself */
+}
+
+/* Are there free frames on these nodes that only wait for their grace period? */
+static bool free_is_young(const struct frames *frames, const unsigned *order, unsigned nodes)
+{
+    for (unsigned i = 0; i < nodes; i++)
+        if (frames_list_count(frames, order[i], FRAME_LIST_FREE) != 0)
             return true;
     return false;
 }
 
 /*
  * The whole search, for when the CPU's cache and the local lists did not answer. By node in order of distance: zeroed
- * and free of every node, then standby of every node; or node by node if the policy prefers local standby. Before
+ * and free of every node, then standby of every node; or node by node if local standby goes first. Before
  * standby pages are taken, the grace period is moved on for free frames that wait for it.
  */
 static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, unsigned flags, struct frames_cpu *cpu,
                       unsigned start)
 {
     const unsigned *order = frames->topology->nodes[node].order;
-    bool advanced = frames->prefer_local_standby || (flags & FRAMES_AT_HAND) != 0;
+    const unsigned nodes = nodes_allowed(frames, flags);
+    const bool local_standby = frames_local_standby_first(frames, flags);
+    bool advanced = local_standby || (flags & FRAMES_AT_HAND) != 0;
 
-    for (int pass = 0; pass < (frames->prefer_local_standby ? 1 : 2); pass++) {
-        for (unsigned i = 0; i < frames->node_count; i++) {
+    for (int pass = 0; pass < (local_standby ? 1 : 2); pass++) {
+        for (unsigned i = 0; i < nodes; i++) {
             const unsigned n = order[i];
             frame_t frame = FRAME_NONE;
 
@@ -288,14 +309,14 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
                 continue;
             if (pass == 0)
                 frame = lists_take_one(frames, n, zeroed_first, flags, start);
-            const bool standby = pass == 1 || frames->prefer_local_standby;
+            const bool standby = (pass == 1 || local_standby) && !(flags & FRAMES_UNUSED);
             if (frame_is_none(frame) && standby &&
                 ((flags & FRAMES_RESERVE) || reserve_allows(frames, n, FRAME_LIST_FREE, start, 1) != 0))
                 frame = standby_take_lowest(frames, n, 7, cpu);
             if (!frame_is_none(frame))
                 return frame;
         }
-        if (pass == 0 && !advanced && free_is_young(frames) && grace_advance(&frames->grace)) {
+        if (pass == 0 && !advanced && free_is_young(frames, order, nodes) && grace_advance(&frames->grace)) {
             advanced = true;
             pass = -1; /* the lists once more */
         }
@@ -313,6 +334,27 @@ static frame_t settle(struct frames *frames, frame_t frame, enum frames_need nee
         (void)sync_add_64(&cpu->inline_zeroed, 1);
     }
     return frame;
+}
+
+/*
+ * After a search: are the thresholds due? At once when the preferred node had no frame; else, as with caches, once for so
+ * many frames: who takes all its frames for another node than its CPU's own (preference, interleave) takes them here.
+ */
+static bool search_needs_check(const struct frames *frames, frame_t frame, unsigned node, struct frames_cpu *cpu)
+{
+    if (frame_is_none(frame) || !frame_is_on_node(frames, frame, node))
+        return true;
+    const uint32_t searches = sync_load_relaxed_32(&cpu->searches) + 1;
+    sync_store_relaxed_32(&cpu->searches, searches);
+    return searches % SEARCHES_PER_CHECK == 0;
+}
+
+/* Of the node that was asked, and of the one that gave the frame: its workers know of no other's shortage. */
+static void thresholds_check(struct frames *frames, frame_t frame, unsigned node)
+{
+    frames_check_thresholds(frames, node);
+    if (!frame_is_none(frame) && !frame_is_on_node(frames, frame, node))
+        frames_check_thresholds(frames, frame_node(frames, frame));
 }
 
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags)
@@ -339,17 +381,20 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
         }
     }
     if (frame_is_none(frame)) {
-        check = true;
         frame = search(frames, node, zeroed_first, flags, cpu, start);
         if (frame_is_none(frame) && !(flags & FRAMES_AT_HAND)) {
             /* What is left may wait for its grace period, or lie in other CPUs' caches. */
             (void)grace_advance(&frames->grace);
-            frames_drain_caches(frames);
+            if (flags & FRAMES_STRICT)
+                frames_drain_node_caches(frames, node);
+            else
+                frames_drain_caches(frames);
             frame = search(frames, node, zeroed_first, flags, cpu, start);
         }
+        check = check || search_needs_check(frames, frame, node, cpu);
     }
     if (check)
-        frames_check_thresholds(frames, node);
+        thresholds_check(frames, frame, node);
     return frame_is_none(frame) ? frame : settle(frames, frame, need, cpu);
 }
 

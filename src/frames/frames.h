@@ -15,8 +15,9 @@
  * cache is entered by try-lock only: if its owner of the moment lost the CPU, others go to the lists.
  *
  * Choice (nt-behaviour 11): a page to be overwritten takes free before zeroed; a page that must be zero takes zeroed,
- * then free and zeroes it, then standby, lowest priority first. The preferred node first, then by distance. Modified
- * frames are never taken. A few frames per node are left for callers with FRAMES_RESERVE.
+ * then free and zeroes it, then standby, lowest priority first. The preferred node first, then by distance: all nodes'
+ * zeroed and free frames before any standby, or each node's standby before the next node, as configured or asked for.
+ * Modified frames are never taken. A few frames per node are left for callers with FRAMES_RESERVE.
  *
  * Nothing here calls up. One function comes from above at creation: `detach`, which takes a standby page from its
  * owner's PTE. Workers and waiters are told by events that live here.
@@ -98,6 +99,7 @@ struct frames_cpu {
     struct frames_cache caches[FRAMES_CACHES_PER_CPU];
     uint64_t inline_zeroed; /* [A] */
     uint64_t repurposed[8]; /* [A] */
+    uint32_t searches;      /* [A] frames that came past the caches; a hint, which may miss some */
 } SYNC_CACHE_ALIGNED;
 
 /*
@@ -171,16 +173,31 @@ enum frames_need {
     FRAMES_ZERO /* must be zero: zeroed, else zeroed inline */
 };
 enum {
-    FRAMES_RESERVE = 1, /* may take the writers' reserve */
-    FRAMES_AT_HAND = 2  /* only if it costs no effort: no grace period is moved and no cache drained for it */
+    FRAMES_RESERVE = 1,        /* may take the writers' reserve */
+    FRAMES_AT_HAND = 2,        /* only if it costs no effort: no grace period is moved and no cache drained for it */
+    FRAMES_STRICT = 4,         /* on the preferred node alone */
+    FRAMES_BY_DISTANCE = 8,    /* zeroed and free frames of all nodes before standby pages, */
+    FRAMES_LOCAL_STANDBY = 16, /* or all that a node has before the next node; neither: as the engine is configured */
+    FRAMES_UNUSED = 32         /* no standby page is taken for it */
+};
+
+/* Where a frame is wanted: the preferred node, and flags of frames_allocate(). */
+struct frames_place {
+    unsigned node;
+    unsigned flags;
 };
 
 /*
- * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere. It stays in state ZEROED or
+ * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere (FRAMES_STRICT: on that node). It stays in state ZEROED or
  * FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May
  * repurpose standby pages.
  */
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags);
+/* Does a node's own standby go before other nodes' zeroed and free frames, by these flags or by the engine's wish? */
+static inline bool frames_local_standby_first(const struct frames *frames, unsigned flags)
+{
+    return (flags & FRAMES_LOCAL_STANDBY) != 0 || (frames->prefer_local_standby && !(flags & FRAMES_BY_DISTANCE));
+}
 /* A standby frame is being taken whose record's original is this: counts it if its content is lost with it. */
 static inline void frames_reset_lost_count(struct frames *frames, uint64_t original)
 {
@@ -201,8 +218,9 @@ void frames_free(struct frames *frames, frame_t frame);
  * the writers' reserve. O(frames of the node) at worst, in short critical sections.
  */
 frame_t frames_take_run(struct frames *frames, unsigned node, bool standby);
-/* Returns all frames in CPU caches to the lists. */
+/* Returns all frames in CPU caches to the lists; or only those of one node's CPUs, which are that node's frames. */
 void frames_drain_caches(struct frames *frames);
+void frames_drain_node_caches(struct frames *frames, unsigned node);
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
 

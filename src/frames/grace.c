@@ -38,7 +38,7 @@ struct grace_thread *grace_thread_get(struct grace *grace)
         thread = (struct grace_thread *)(void *)((char *)record - offsetof(struct grace_thread, epoch));
         GRACE_TSAN_ACQUIRE(thread);
         thread->vad_space_id = 0;
-        thread->priority = thread->own_priority = 0;
+        thread->priority = thread->own_priority = thread->ideal_node = 0;
         thread->background = false;
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;

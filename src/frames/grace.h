@@ -62,6 +62,7 @@ struct grace_thread {
     /* Memory priority of the pages that the thread faults, one more than it, or 0 for the space's. [T] */
     uint32_t priority;
     uint32_t own_priority;     /* the same without background mode */
+    uint32_t ideal_node;       /* [T] node that it counts as running on, one more than it; 0: that of its CPU */
     bool background;           /* [T] in background mode */
     struct grace_thread *next; /* [L:grace] all records of the engine */
 } SYNC_CACHE_ALIGNED;

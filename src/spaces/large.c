@@ -12,13 +12,16 @@
 /* Rounds in which frames may come out of their grace period. */
 enum { ROUNDS = 3 };
 
-static frame_t run_take(struct frames *frames, unsigned node)
+static frame_t run_take(struct frames *frames, struct frames_place place)
 {
-    const unsigned *order = frames->topology->nodes[node].order;
+    const unsigned *order = frames->topology->nodes[place.node].order;
+    const unsigned nodes = place.flags & FRAMES_STRICT ? 1 : frames->node_count;
 
     for (int standby = 0; standby < 2; standby++) {
-        for (unsigned i = 0; i < frames->node_count; i++) {
-            const frame_t first = frames_take_run(frames, order[i], standby != 0);
+        for (unsigned i = 0; i < nodes; i++) {
+            frame_t first = frames_take_run(frames, order[i], standby != 0);
+            if (frame_is_none(first) && (place.flags & FRAMES_LOCAL_STANDBY))
+                first = frames_take_run(frames, order[i], true);
             if (!frame_is_none(first))
                 return first;
         }
@@ -55,27 +58,31 @@ static void large_frames_give_back_unused(tide_space *space, const frame_t *firs
         }
 }
 
-static uint64_t runs_take(struct frames *frames, uint64_t count, unsigned node, frame_t *first)
+/* The pages take turns by their place in the region: where it will lie is not known yet. */
+static uint64_t runs_take(struct region_retry *retry, uint64_t count, struct placement placement, frame_t *first)
 {
     uint64_t taken = 0;
 
-    while (taken < count && !frame_is_none(first[taken] = run_take(frames, node)))
+    while (taken < count &&
+           !frame_is_none(first[taken] = run_take(space_frames(retry->space),
+                                                  space_frames_place(retry->space, placement, taken, retry->node))))
         taken++;
     return taken;
 }
 
-tide_status large_frames_take(tide_space *space, struct grace_thread *thread, uint64_t count, unsigned node,
-                              frame_t *first)
+tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct placement wanted, frame_t *first)
 {
+    tide_space *space = retry->space;
+    const struct placement placement = space_placement_of(space, wanted);
     struct frames *frames = space_frames(space);
     uint64_t taken = 0;
 
     for (unsigned round = 0; round < ROUNDS && taken < count; round++) {
         if (round != 0) {
             large_frames_give_back_unused(space, first, taken);
-            grace_let_pass(&frames->grace, thread);
+            grace_let_pass(&frames->grace, retry->thread);
         }
-        taken = runs_take(frames, count, node, first);
+        taken = runs_take(retry, count, placement, first);
     }
     if (taken < count) {
         large_frames_give_back_unused(space, first, taken);

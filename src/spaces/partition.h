@@ -9,6 +9,7 @@
 
 #include "frames/frames.h"
 #include "spaces/commit.h"
+#include "spaces/placement.h"
 #include "stores/stores.h"
 #include "tables/page_table.h"
 #include "topology/topology.h"
@@ -39,9 +40,10 @@ struct partition;
 /*
  * Called by a thread that found no frame, outside of the engine, holding nothing. In an engine without threads it
  * does the trimmer's and the writer's work at once; else it wakes them. True if frames may have come free, so that
- * the caller should look again before it sleeps.
+ * the caller should look again before it sleeps. For this place's node first; if the place is strict, for that node
+ * alone, and at once in any engine (unless its workers are held), so that false says that they brought nothing.
  */
-typedef bool partition_reclaim(struct partition *partition, struct grace_thread *thread, unsigned node);
+typedef bool partition_reclaim(struct partition *partition, struct grace_thread *thread, struct frames_place place);
 
 /*
  * Called by a thread whose charge of `pages` did not fit under the commit limit, holding nothing: makes the page files
@@ -56,10 +58,12 @@ struct partition {
     struct stores *stores;     /* [I] */
     struct pte_waits *waits;   /* [I] */
     struct commit commit;
-    partition_reclaim *reclaim;    /* [I] */
-    partition_extend *extend;      /* [I] */
-    struct frames_bell extender;   /* rung when the charge comes near the limit (commit.c), and for want of slots */
-    uint32_t slots_short;          /* [A] a writer found no slot since the extender looked last */
+    partition_reclaim *reclaim;  /* [I] */
+    partition_extend *extend;    /* [I] */
+    struct frames_bell extender; /* rung when the charge comes near the limit (commit.c), and for want of slots */
+    uint32_t slots_short;        /* [A] a writer found no slot since the extender looked last */
+    struct interleave interleave;
+    struct node_pairs pairs;
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */
@@ -72,11 +76,19 @@ struct partition {
     uint64_t hard_minimum_pages;   /* [L:engine] sum over the spaces that have a hard minimum */
     uint32_t priorities_used;      /* [A] some page may have another priority than the normal one; never taken back */
     struct space_counters retired; /* [L:engine] of destroyed spaces */
+    uint64_t retired_resolved[TIDE_MAX_NODES]; /* [L:engine] the faults that these resolved, by node of the CPU */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors,
             pages_prefetched; /* [A] I/O paths only */
     } io SYNC_CACHE_ALIGNED;
 };
+
+/* The node that a thread counts as running on. */
+static inline unsigned partition_thread_node(const struct partition *partition, const struct grace_thread *thread)
+{
+    return __builtin_expect(thread->ideal_node != 0, 0) ? thread->ideal_node - 1
+                                                        : topology_cpu_node(partition->topology, os_cpu_current());
+}
 
 /* From time to time: brings the descriptors of all memory events in line with what is true now. Holds no lock. */
 static inline void partition_events_look(struct partition *partition)

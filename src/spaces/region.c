@@ -75,7 +75,7 @@ void region_retry_begin(struct region_retry *retry, tide_space *space, struct gr
 {
     *retry = (struct region_retry){ .space = space,
                                     .thread = thread,
-                                    .node = topology_cpu_node(space->partition->topology, os_cpu_current()) };
+                                    .node = partition_thread_node(space->partition, thread) };
 }
 
 bool region_retry(struct region_retry *retry, tide_status *status)
@@ -83,7 +83,8 @@ bool region_retry(struct region_retry *retry, tide_status *status)
     struct partition *partition = retry->space->partition;
 
     if (*status == TIDE_NO_MEMORY) {
-        const tide_status waited = space_frame_wait(retry->space, retry->thread, retry->node, &retry->waited_ns);
+        const tide_status waited = space_frame_wait(retry->space, retry->thread,
+                                                    (struct frames_place){ .node = retry->node }, &retry->waited_ns);
 
         if (tide_failed(waited))
             *status = waited;
@@ -107,10 +108,10 @@ struct vad *region_vad_create(tide_space *space, struct range range, const struc
     memset(vad, 0, sizeof *vad);
     vad->first_page = range.first;
     vad->last_page = range.last;
-    vad->preferred_node = TIDE_NO_PREFERRED_NODE;
+    vad->placement = placement_none();
     if (like != NULL) {
         vad->protection = like->protection;
-        vad->preferred_node = like->preferred_node;
+        vad->placement = like->placement;
         vad->commit_state = like->commit_state;
         vad->kind = like->kind;
         vad->watch = like->watch;

@@ -51,16 +51,6 @@ static tide_status type_check(uint32_t type, bool extended)
     return TIDE_SUCCESS;
 }
 
-static tide_status node_check(const tide_space *space, uint32_t node)
-{
-    const struct topology *topology = space->partition->topology;
-
-    if (node != TIDE_NO_PREFERRED_NODE && node >= topology->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
-                         topology->node_count - 1);
-    return TIDE_SUCCESS;
-}
-
 static tide_status large_check(uint32_t type, uint32_t protection, tide_address base, uint64_t bytes)
 {
     if (!(type & TIDE_MEM_LARGE_PAGES))
@@ -145,7 +135,7 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
                             tide_address *base, uint64_t *bytes)
 {
     const tide_alloc_parameters *parameters = request->parameters;
-    const uint32_t node = parameters != NULL ? parameters->node : request->node;
+    struct placement placement = placement_none();
     uint32_t type = request->type;
     struct range range = { 0 };
     struct region_retry retry;
@@ -158,7 +148,9 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
     if (!tide_failed(status))
         status = large_check(type, request->protection, *base, *bytes);
     if (!tide_failed(status))
-        status = node_check(space, node);
+        status = placement_check(space_frames(space), parameters != NULL ? parameters->policy : TIDE_PLACEMENT_DEFAULT,
+                                 parameters != NULL ? parameters->fallback : TIDE_FALLBACK_DEFAULT,
+                                 parameters != NULL ? parameters->node : request->node, true, &placement);
     if (tide_failed(status))
         return status;
     const bool anywhere = *base == 0;
@@ -178,7 +170,7 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
             .anywhere = anywhere,
             .type = type,
             .protection = request->protection,
-            .node = node,
+            .placement = placement,
             .lowest = FIRST_PAGE,
             .highest = LAST_PAGE,
             .alignment = type & TIDE_MEM_LARGE_PAGES ? LARGE_PAGE_PAGES : VAD_UNIT_PAGES,

@@ -71,7 +71,7 @@ struct reservation {
     bool anywhere;
     uint32_t type;
     uint32_t protection;
-    uint32_t node;
+    struct placement placement;
     uint64_t lowest, highest; /* pages within which it must lie, if anywhere */
     uint64_t alignment;       /* pages, a power of two */
     enum vad_kind kind;
@@ -128,11 +128,11 @@ unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t pag
 /* ---- large pages (large.c) -------------------------------------------------------------------------------------- */
 
 /*
- * Frames for `count` large pages, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. Leaves the engine
+ * Frames for `count` large pages of a region with this placement, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. Leaves the engine
  * for a moment if frames wait for their grace period, so whatever was looked up before is void.
  */
-TIDE_MUST_CHECK tide_status large_frames_take(tide_space *space, struct grace_thread *thread, uint64_t count,
-                                              unsigned node, frame_t *first);
+TIDE_MUST_CHECK tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct placement placement,
+                                              frame_t *first);
 void large_frames_give_back(tide_space *space, const frame_t *first, uint64_t count);
 /* Makes them the pages of a region whose leaf tables exist and that nobody sees yet. */
 void large_pages_install(tide_space *space, const struct vad *vad, const frame_t *first);

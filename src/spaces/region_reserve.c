@@ -109,7 +109,7 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
     vad->first_page = want->range.first;
     vad->last_page = want->range.last;
     vad->protection = want->protection;
-    vad->preferred_node = want->node;
+    vad->placement = want->placement;
     vad->kind = (uint16_t)want->kind;
     vad->was_placeholder = placeholder != NULL;
     vad->watch = want->watch;
@@ -134,8 +134,8 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
         if (want->large != NULL)
             large_pages_install(space, vad, want->large);
     }
-    if (want->node != TIDE_NO_PREFERRED_NODE)
-        sync_store_32(&space->has_preferred_nodes, 1);
+    if (!placement_is_none(want->placement))
+        sync_store_32(&space->has_placement, 1);
     if (want->watch != NULL)
         sync_store_32(&space->has_write_watch, 1);
     vad_replace(&space->vads, &placeholder, placeholder != NULL, &vad, 1);
@@ -162,7 +162,6 @@ out:
 static tide_status large_take(struct region_retry *retry, struct reservation *want, uint64_t count)
 {
     tide_space *space = retry->space;
-    const unsigned node = want->node == TIDE_NO_PREFERRED_NODE ? retry->node : want->node;
     struct reservation look = *want;
 
     sync_lock(&space->lock);
@@ -174,7 +173,7 @@ static tide_status large_take(struct region_retry *retry, struct reservation *wa
         return status;
     /* It fits; but the engine may be left for frames, and nothing may be held then. */
     large_uncharge(space, count * FRAMES_RUN);
-    status = large_frames_take(space, retry->thread, count, node, want->large);
+    status = large_frames_take(retry, count, want->placement, want->large);
     if (tide_failed(status))
         return status;
     status = large_charge(retry, count * FRAMES_RUN);

@@ -73,6 +73,18 @@ uint64_t space_working_set_pages(const tide_space *space)
     return came > removed ? came - removed : 0;
 }
 
+void space_resolved_add(const tide_space *space, uint64_t *by_node)
+{
+    for (unsigned c = 0; c < space->cpu_count; c++) {
+        const uint64_t *values = space->counters[c].values;
+
+        by_node[space->partition->topology->cpu_node[c]] +=
+            sync_load_relaxed_64(&values[SPACE_DEMAND_ZERO]) + sync_load_relaxed_64(&values[SPACE_STANDBY]) +
+            sync_load_relaxed_64(&values[SPACE_MODIFIED]) + sync_load_relaxed_64(&values[SPACE_WRITE_IN_PROGRESS]) +
+            sync_load_relaxed_64(&values[SPACE_HARD]);
+    }
+}
+
 void space_peak_update(tide_space *space)
 {
     const uint64_t now = space_working_set_pages(space);
@@ -107,7 +119,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     const unsigned cpus = partition->topology->cpu_count;
     tide_space *space = pool_get();
     struct space_counters *counters = aligned_alloc(SYNC_CACHE_LINE_BYTES, cpus * sizeof *counters);
-    const unsigned node = topology_cpu_node(partition->topology, os_cpu_current());
+    const unsigned node = partition_thread_node(partition, thread);
     uint64_t waited_ns = 0;
     bool charged = false;
     tide_status status;
@@ -125,6 +137,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->counters = counters;
     space->cpu_count = cpus;
     space->priority = TIDE_PRIORITY_NORMAL;
+    space_placement_set(space, placement_none());
     space->commit_limit = TIDE_NO_COMMIT_LIMIT;
     sync_lock_init(&space->lock, SYNC_RANK_space);
     space->vad_memory = slab_make(sizeof(struct vad));
@@ -138,7 +151,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
         status = page_table_init(&space->table, partition->frames, node);
         if (status != TIDE_NO_MEMORY)
             break;
-        status = space_frame_wait(space, thread, node, &waited_ns);
+        status = space_frame_wait(space, thread, (struct frames_place){ .node = node }, &waited_ns);
         if (tide_failed(status))
             goto out;
     }
@@ -190,6 +203,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
         counted[c] = space_counter(space, (enum space_counter)c);
         partition->retired.values[c] += counted[c];
     }
+    space_resolved_add(space, partition->retired_resolved);
     sync_unlock(&partition->lock);
     while ((vad = vad_first(&space->vads)) != NULL)
         ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) ==
@@ -210,7 +224,35 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     pool_put(space);
 }
 
-tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node, uint64_t *waited_ns)
+/*
+ * Can frames of a node come free without anybody doing more than is on its way? They are there and wait for their grace
+ * period or lie in somebody's cache; they are being read, written or pinned; or they are modified, and there is room to
+ * write them to.
+ */
+static bool node_may_bring(struct partition *partition, unsigned n)
+{
+    struct frames_counts counts;
+    struct stores_statistics stores;
+
+    frames_counts(partition->frames, n, &counts);
+    if (counts.available > partition->frames->nodes[n].reserve || counts.transition != 0)
+        return true;
+    stores_statistics_get(partition->stores, &stores);
+    return counts.lists[FRAME_LIST_MODIFIED] != 0 && stores.used_slots + stores.bad_slots < stores.total_slots;
+}
+
+/* A strict place, and its node has no frame: the node's own trimmer and writer brought nothing, and nothing is coming. */
+static tide_status node_exhausted(const struct partition *partition, unsigned n)
+{
+    const struct frames *frames = partition->frames;
+
+    return error_set(TIDE_NO_MEMORY, 0, 0,
+                     "node %u has none of its %u frames to give, and the placement allows no other node", n,
+                     frames->nodes[n].count);
+}
+
+tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
+                             uint64_t *waited_ns)
 {
     struct partition *partition = space->partition;
     struct frames *frames = partition->frames;
@@ -221,14 +263,21 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, uns
     sync_assert_unlocked();
     const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
-    const bool again = partition->reclaim(partition, thread, node);
+    const bool strict = (place.flags & FRAMES_STRICT) != 0;
+    /* Asked on both sides of the workers' steps: what comes and goes in between is somebody else's turn, not the end. */
+    const bool hope = !strict || node_may_bring(partition, place.node);
+    const bool again = partition->reclaim(partition, thread, place);
     (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
-    if (!first && grace_holds_pointers(thread)) {
+    if (!first && strict && !hope && !again && !node_may_bring(partition, place.node))
+        status = node_exhausted(partition, place.node);
+    if (!tide_failed(status) && !first && grace_holds_pointers(thread)) {
         if (grace_section_is_stale(thread))
             status = error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
                                "no frame is left among %lu that this thread's open access section does not hold back",
                                frames->total);
     }
+    if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns && strict)
+        status = node_exhausted(partition, place.node);
     if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns) {
         struct grace_report report;
 

@@ -43,15 +43,16 @@ struct tide_space {
     uint64_t id;                 /* [I] */
     struct page_table table;
     struct vad_tree vads;
-    uint64_t bottom_up_start;     /* [I] page at which a search for a free range begins, so that addresses are random */
-    uint64_t top_down_start;      /* [I] the same from the top: last page of the range */
-    uint32_t priority;            /* [A] memory priority of pages faulted from now on */
-    uint32_t has_preferred_nodes; /* [A] some region names a node */
-    uint32_t has_write_watch;     /* [A] some region has write watch */
-    uint32_t hard_maximum;        /* [A] the working set has a hard maximum */
-    uint32_t watched;             /* [A] faults are noted in `watch` */
-    uint32_t background;          /* [A] in background mode; written under the working set's lock */
-    unsigned cpu_count;           /* [I] */
+    uint64_t bottom_up_start; /* [I] page at which a search for a free range begins, so that addresses are random */
+    uint64_t top_down_start;  /* [I] the same from the top: last page of the range */
+    uint64_t placement;       /* [A] struct placement of pages whose region has none (placement.c) */
+    uint32_t priority;        /* [A] memory priority of pages faulted from now on */
+    uint32_t has_placement;   /* [A] some region, or the space, has a placement of its own */
+    uint32_t has_write_watch; /* [A] some region has write watch */
+    uint32_t hard_maximum;    /* [A] the working set has a hard maximum */
+    uint32_t watched;         /* [A] faults are noted in `watch` */
+    uint32_t background;      /* [A] in background mode; written under the working set's lock */
+    unsigned cpu_count;       /* [I] */
     struct space_counters *counters;                 /* [I] one per CPU */
     struct commit commit;                            /* private commit, and its limit (charge.c) */
     uint64_t commit_limit;                           /* [L:space] as the user set it: large pages do not count */
@@ -79,16 +80,24 @@ static inline struct frames *space_frames(const tide_space *space)
     return space->partition->frames;
 }
 
-static inline void space_count(tide_space *space, enum space_counter counter, uint64_t by)
+/* The CPU that runs the caller, as counters know it. */
+static inline unsigned space_cpu(const tide_space *space)
 {
     const unsigned cpu = os_cpu_current();
 
-    (void)sync_add_64(&space->counters[cpu < space->cpu_count ? cpu : 0].values[counter], by);
+    return cpu < space->cpu_count ? cpu : 0;
+}
+
+static inline void space_count(tide_space *space, enum space_counter counter, uint64_t by)
+{
+    (void)sync_add_64(&space->counters[space_cpu(space)].values[counter], by);
 }
 
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
 /* How many pages came into the working set: what every kind of fault brought. SPACE_REMOVED is the other side. */
 uint64_t space_pages_came(const tide_space *space);
+/* Adds the faults that were resolved to `by_node`, by the node of the CPU that did it. */
+void space_resolved_add(const tide_space *space, uint64_t *by_node);
 /*
  * Valid pages: everything that came by a fault less everything removed. Exact when quiet; else as many as there were at
  * some moment, or fewer by what was removed meanwhile: so never above a hard maximum, and who keeps a minimum by it
@@ -105,13 +114,22 @@ TIDE_MUST_CHECK tide_status space_create(struct partition *partition, struct gra
 void space_destroy(tide_space *space, struct grace_thread *thread);
 
 /*
- * Waits for a frame after an allocation on `node` failed, or does the work that brings one. The caller holds no lock,
+ * Waits for a frame after an allocation at `place` failed, or does the work that brings one. The caller holds no lock,
  * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
  * `waited_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
- * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG.
+ * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG; TIDE_NO_MEMORY if the place is strict and its node cannot bring one.
  */
-TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, unsigned node,
+TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
                                              uint64_t *waited_ns);
+
+/* ---- placement (placement.c) ------------------------------------------------------------------------------------ */
+
+void space_placement_set(tide_space *space, struct placement placement);
+struct placement space_placement(const tide_space *space);
+/* What counts in a region that has this one, or placement_none(): nothing is left at its default. */
+struct placement space_placement_of(const tide_space *space, struct placement region);
+/* Where that wants the frame of a page whose turn it is, when a thread of node `toucher` needs it. */
+struct frames_place space_frames_place(const tide_space *space, struct placement placement, uint64_t turn, unsigned toucher);
 
 /* ---- pages (page.c) --------------------------------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 
 #include "base/sync.h"
 #include "frames/grace.h"
+#include "spaces/placement.h"
 #include "spaces/slab.h"
 
 /* A region begins at a multiple of this many pages: the allocation granularity of 64 KiB. */
@@ -45,11 +46,11 @@ struct vad {
     uint64_t first_page;        /* [I] virtual page numbers, inclusive; a region changes its bounds by being replaced */
     uint64_t last_page;         /* [I] */
     uint32_t protection;        /* [I] TIDE_PAGE_ value at reserve time */
-    uint32_t preferred_node;    /* [I] or TIDE_NO_PREFERRED_NODE */
     uint32_t commit_state;      /* [A] written under L:region; software protection with which a zero PTE counts as
                                  committed, 0 if it does not (NT's flag MemCommit); VAD_GONE flags */
     uint32_t commit_generation; /* [A] written under L:region; moves after each change of commit_state that takes pages
                                    away */
+    struct placement placement; /* [I] */
     struct write_watch *watch;  /* [I] VAD_WRITE_WATCH */
     uint16_t kind;              /* [I] enum vad_kind */
     bool was_placeholder;       /* [I] it replaced one */

@@ -151,12 +151,29 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     return done;
 }
 
-bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node)
+/*
+ * For who may have frames of one node alone: that node's trimmer and writer, on the calling thread whatever the mode, so
+ * that what they brought, or did not, is known when they are done.
+ */
+static bool node_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node)
+{
+    const bool manual = workers->mode == TIDE_WORKERS_MANUAL;
+    int error = 0;
+
+    uint64_t done = worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, node), thread, UINT64_MAX,
+                               manual ? WORKER_DUE : WORKER_THREAD, &error);
+    done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, node), thread,
+                       workers->partition->frames->nodes[node].high, manual ? WORKER_FORCED : WORKER_THREAD, &error);
+    return done != 0;
+}
+
+bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struct frames_place place)
 {
     struct partition *partition = workers->partition;
-    int error = 0;
-    uint64_t done = 0;
+    bool done = false;
 
+    if (place.flags & FRAMES_STRICT)
+        return node_reclaim(workers, thread, place.node);
     if (workers->mode == TIDE_WORKERS_THREADS) {
         for (unsigned n = 0; n < workers->node_count; n++) {
             frames_bell_ring(&partition->frames->nodes[n].trimmer);
@@ -165,15 +182,10 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsig
         return false;
     }
     /* The preferred node first; the others if that brought nothing. */
-    const unsigned *order = partition->topology->nodes[node].order;
-    for (unsigned i = 0; i < workers->node_count && done == 0; i++) {
-        const struct frames_node *frames_node = &partition->frames->nodes[order[i]];
-
-        done += worker_run(workers_get(workers, TIDE_WORKER_TRIMMER, order[i]), thread, UINT64_MAX, WORKER_DUE, &error);
-        done += worker_run(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, order[i]), thread, frames_node->high,
-                           WORKER_FORCED, &error);
-    }
-    return done != 0;
+    const unsigned *order = partition->topology->nodes[place.node].order;
+    for (unsigned i = 0; i < workers->node_count && !done; i++)
+        done = node_reclaim(workers, thread, order[i]);
+    return done;
 }
 
 /* ---- threads ---------------------------------------------------------------------------------------------------- */

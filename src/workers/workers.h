@@ -97,6 +97,6 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
 bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64_t pages);
 
 /* For partition.reclaim. */
-bool workers_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node);
+bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struct frames_place place);
 
 #endif

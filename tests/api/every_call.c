@@ -159,6 +159,47 @@ static void engines(struct walk *walk)
     assert_null(none);
 }
 
+static void nodes(struct walk *walk)
+{
+    tide_engine *engine = walk->fixture->engine;
+    tide_numa_node_memory memory = { .struct_bytes = sizeof memory };
+    tide_placement placement = { .struct_bytes = sizeof placement, .node = TIDE_NO_PREFERRED_NODE };
+    uint64_t figures[2] = { 77, 77 };
+    uint32_t node = 77;
+
+    ENGINE(tide_numa_highest_node_get, &node);
+    REFUSED(tide_numa_highest_node_get, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+    ENGINE(tide_numa_available_memory_get, 0, figures);
+    REFUSED(tide_numa_available_memory_get, "node 64", TIDE_INVALID_PARAMETER, engine, 64, figures);
+    REFUSED(tide_numa_available_memory_get, "place NULL", TIDE_INVALID_PARAMETER, engine, 0, NULL);
+    ENGINE(tide_numa_node_memory_get, 0, &memory);
+    REFUSED(tide_numa_node_memory_get, "node none", TIDE_INVALID_PARAMETER, engine, TIDE_NO_PREFERRED_NODE, &memory);
+    REFUSED(tide_numa_node_memory_get, "place NULL", TIDE_INVALID_PARAMETER, engine, 0, NULL);
+    memory.struct_bytes--;
+    REFUSED(tide_numa_node_memory_get, "struct_bytes", TIDE_INVALID_PARAMETER, engine, 0, &memory);
+    ENGINE(tide_numa_faults_get, figures, 1);
+    REFUSED(tide_numa_faults_get, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL, 1);
+    REFUSED(tide_numa_faults_get, "room for none", TIDE_BUFFER_TOO_SMALL, engine, figures, 0);
+    ENGINE(tide_thread_get_node, &node);
+    REFUSED(tide_thread_get_node, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
+    ENGINE(tide_thread_set_ideal_node, 0);
+    REFUSED(tide_thread_set_ideal_node, "node 64", TIDE_INVALID_PARAMETER, engine, 64);
+    assert_int_equal(figures[0], 77);
+    assert_int_equal(node, 77);
+    SPACE(tide_space_set_placement, &placement);
+    REFUSED(tide_space_set_placement, "placement NULL", TIDE_INVALID_PARAMETER, walk->space, NULL);
+    SPACE(tide_space_get_placement, &placement);
+    REFUSED(tide_space_get_placement, "place NULL", TIDE_INVALID_PARAMETER, walk->space, NULL);
+    SPACE(tide_placement_query, walk->base, &placement);
+    REFUSED(tide_placement_query, "place NULL", TIDE_INVALID_PARAMETER, walk->space, walk->base, NULL);
+    REFUSED(tide_placement_query, "past the end", TIDE_INVALID_PARAMETER, walk->space, TIDE_HIGHEST_ADDRESS + 1,
+            &placement);
+    placement.struct_bytes = 0;
+    REFUSED(tide_space_set_placement, "struct_bytes 0", TIDE_INVALID_PARAMETER, walk->space, &placement);
+    REFUSED(tide_space_get_placement, "struct_bytes 0", TIDE_INVALID_PARAMETER, walk->space, &placement);
+    REFUSED(tide_placement_query, "struct_bytes 0", TIDE_INVALID_PARAMETER, walk->space, walk->base, &placement);
+}
+
 static void spaces(struct walk *walk)
 {
     tide_space_statistics statistics = { .struct_bytes = sizeof statistics };
@@ -633,6 +674,7 @@ static void every_call_refuses_what_cannot_be(void **state)
     assert_success(tide_virtual_free(walk->space, walk->released, 0, TIDE_MEM_RELEASE));
     stamp_pages(walk->space, walk->base, PAGES, 1, 1);
     engines(walk);
+    nodes(walk);
     spaces(walk);
     allocation(walk);
     freeing(walk);

@@ -165,7 +165,9 @@ static void LP_bad_large_pages_are_refused(void **state)
         assert_int_equal(bytes, wrong[i].bytes);
     }
     /* no address range is no matter of waiting */
-    const tide_alloc_parameters nowhere = { sizeof nowhere, 0x40000000, 0x400FFFFF, 0, TIDE_NO_PREFERRED_NODE };
+    const tide_alloc_parameters nowhere = {
+        sizeof nowhere, 0x40000000, 0x400FFFFF, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT
+    };
     tide_address base = 0;
     uint64_t bytes = LARGE;
     assert_status(tide_virtual_alloc2(space, &base, &bytes, large_type, TIDE_PAGE_READWRITE, &nowhere), TIDE_NO_MEMORY);

@@ -464,14 +464,19 @@ static void address_requirements_are_kept(void **state)
     fixture_open(fixture, 64);
     tide_space *space = space_new(fixture);
     /* room for exactly one */
-    const tide_alloc_parameters exact = { sizeof exact, 0x70000000, 0x7000FFFF, 0, TIDE_NO_PREFERRED_NODE };
+    const tide_alloc_parameters exact = {
+        sizeof exact, 0x70000000, 0x7000FFFF, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT
+    };
     tide_address base = 0;
     assert_success(alloc2(space, &base, UNIT, TIDE_MEM_RESERVE, &exact));
     assert_int_equal(base, 0x70000000);
     base = 0;
     assert_status(alloc2(space, &base, PG, TIDE_MEM_RESERVE, &exact), TIDE_NO_MEMORY);
     /* an alignment that only one of the gaps can hold */
-    const tide_alloc_parameters aligned = { sizeof aligned, 0x70010000, 0x7FFFFFFF, 0x8000000, TIDE_NO_PREFERRED_NODE };
+    const tide_alloc_parameters aligned = {
+        sizeof aligned,         0x70010000,           0x7FFFFFFF, 0x8000000, TIDE_NO_PREFERRED_NODE,
+        TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT
+    };
     assert_success(alloc2(space, &base, PG, TIDE_MEM_RESERVE, &aligned));
     assert_int_equal(base, 0x78000000);
     base = 0;
@@ -479,16 +484,17 @@ static void address_requirements_are_kept(void **state)
 
     const tide_space_statistics before = space_now(space);
     static const tide_alloc_parameters wrong[] = {
-        { 0, 0, 0, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact - 1, 0, 0, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0x1000, 0, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0, 0x10000, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0x20000, 0xFFFF, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0, UINT64_MAX, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, TIDE_HIGHEST_ADDRESS + 1, 0, 0, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0, 0, 0x1000, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0, 0, 0x30000, TIDE_NO_PREFERRED_NODE },
-        { sizeof exact, 0, 0, 0, 64 },
+        { 0, 0, 0, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact - 1, 0, 0, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0x1000, 0, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0, 0x10000, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0x20000, 0xFFFF, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0, UINT64_MAX, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, TIDE_HIGHEST_ADDRESS + 1, 0, 0, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT,
+          TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0, 0, 0x1000, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0, 0, 0x30000, TIDE_NO_PREFERRED_NODE, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
+        { sizeof exact, 0, 0, 0, 64, TIDE_PLACEMENT_DEFAULT, TIDE_FALLBACK_DEFAULT },
     };
     for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         base = 0;

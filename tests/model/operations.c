@@ -230,6 +230,44 @@ void limit_refresh(struct run *run)
 
 /* ---- operations ------------------------------------------------------------------------------------------------- */
 
+/* Where pages are to go, which the model does not know and nothing else depends on; so never strict. */
+struct wish {
+    bool of_space; /* the wish is for the space, from now on */
+    tide_placement placement;
+};
+static const struct wish no_wish = { .placement = { .node = TIDE_NO_PREFERRED_NODE } };
+
+static struct wish draw_wish(struct run *run)
+{
+    static const tide_placement_policy policies[] = { TIDE_PLACEMENT_PREFERRED, TIDE_PLACEMENT_DEFAULT,
+                                                      TIDE_PLACEMENT_INTERLEAVE, TIDE_PLACEMENT_FIRST_TOUCH };
+    const uint64_t drawn = draw(run, (uint64_t)run->node_count * 24);
+    const unsigned rest = (unsigned)(drawn / run->node_count);
+    struct wish wish = { .of_space = rest >= 12,
+                         .placement = { .struct_bytes = sizeof(tide_placement),
+                                        .policy = policies[rest % 4],
+                                        .fallback = (tide_placement_fallback)(rest % 3),
+                                        .node = (uint32_t)(drawn % run->node_count) } };
+    if (wish.placement.policy != TIDE_PLACEMENT_PREFERRED)
+        wish.placement.node = TIDE_NO_PREFERRED_NODE;
+    return wish;
+}
+
+/* By VirtualAlloc2 where that rounds nothing, else by VirtualAllocExNuma, which knows preferred nodes only. */
+static tide_status wished_alloc(struct tested_space *space, tide_address *base, uint64_t *bytes, uint32_t type,
+                                uint32_t protection, const struct wish *wish)
+{
+    const tide_alloc_parameters parameters = { .struct_bytes = sizeof(parameters),
+                                               .node = wish->placement.node,
+                                               .policy = wish->placement.policy,
+                                               .fallback = wish->placement.fallback };
+    if (wish->placement.struct_bytes != 0 && !wish->of_space && *base % TIDE_ALLOCATION_GRANULARITY_BYTES == 0 &&
+        *bytes % PG == 0)
+        return tide_virtual_alloc2(space->space, base, bytes, type, protection, &parameters);
+    return tide_virtual_alloc_numa(space->space, base, bytes, type, protection,
+                                   wish->of_space ? TIDE_NO_PREFERRED_NODE : wish->placement.node);
+}
+
 static void virtual_alloc(struct run *run, struct tested_space *space, tide_address base, uint64_t bytes, uint32_t type,
                           uint32_t protection)
 {
@@ -250,13 +288,14 @@ static void virtual_alloc(struct run *run, struct tested_space *space, tide_addr
     uint64_t model_bytes = bytes, engine_bytes;
     const tide_status expected =
         model_virtual_alloc(&run->model, &space->model, &model_base, &model_bytes, type, protection);
-    const uint32_t node = (type & TIDE_MEM_LARGE_PAGES) != 0 || one_in(run, 2) ? TIDE_NO_PREFERRED_NODE
-                                                                               : (uint32_t)draw(run, run->node_count);
+    const struct wish wish = (type & TIDE_MEM_LARGE_PAGES) != 0 || one_in(run, 2) ? no_wish : draw_wish(run);
     tide_status status;
+    if (wish.of_space)
+        expect(run, tide_space_set_placement(space->space, &wish.placement), TIDE_SUCCESS, "tide_space_set_placement");
     do {
         engine_base = base;
         engine_bytes = bytes;
-        status = tide_virtual_alloc_numa(space->space, &engine_base, &engine_bytes, type, protection, node);
+        status = wished_alloc(space, &engine_base, &engine_bytes, type, protection, &wish);
     } while (gives_way(run, status));
     expect(run, status, expected, "tide_virtual_alloc");
     if (!tide_failed(status) && (engine_base != model_base || engine_bytes != model_bytes))

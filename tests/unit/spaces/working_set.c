@@ -166,13 +166,13 @@ static struct {
     uint64_t coming; /* most that was seen */
 } noted;
 
-static bool reclaim_note(struct partition *partition, struct grace_thread *thread, unsigned node)
+static bool reclaim_note(struct partition *partition, struct grace_thread *thread, struct frames_place place)
 {
     const uint64_t coming = sync_load_64(&noted.space->working_set.coming);
 
     noted.waits++;
     noted.coming = coming > noted.coming ? coming : noted.coming;
-    return noted.reclaim(partition, thread, node);
+    return noted.reclaim(partition, thread, place);
 }
 
 /* A fault that waits for a frame keeps no room from others meanwhile. */
