@@ -32,13 +32,15 @@ RIVAL = {
     "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
     "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
+    "numa_spread": "numa_spread", "numa_packed": "numa_spread", "numa_spill": "numa_spread",
     "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
            "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
-           "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000"]
+           "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
+           "numa_spread", "numa_packed", "numa_spill"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
 NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_pointers",
@@ -149,6 +151,10 @@ def make_rows(cases, cpus):
         row["faults_per_s_min"] = min(case["faults_per_s"] for case in rounds)
         row["faults_per_s_max"] = max(case["faults_per_s"] for case in rounds)
         row["rounds"] = len(rounds)
+        pairs = {name for case in rounds for name in case if re.fullmatch(r"pair_\d+_\d+", name)}
+        if pairs:
+            row["node_pairs"] = [[int(n) for n in name.split("_")[1:]] + [median([case.get(name, 0) for case in rounds])]
+                                 for name in sorted(pairs, key=lambda p: [int(n) for n in p.split("_")[1:]])]
         for extra in ("pfn_bytes_per_frame", "overhead_share", "frames"):
             if extra in rounds[0]:
                 row[extra] = rounds[0][extra]
@@ -228,6 +234,10 @@ def make_targets(rows, replay, cpus):
     for name in ("reserve", "query", "fault"):
         at_most("%s: cost with 100,000 regions over that with 1,000" % name, 2,
                 quotient(rate(name + "_1000", "private", 1), rate(name + "_100000", "private", 1)))
+    spread = [row for row in rows if row["class"] == "numa_spread"]
+    if spread:
+        share = 100 * min(row["local_share"] for row in spread)
+        at_least("numa_spread: frames of the thread's own node", 100, share, " %")
     if replay:
         good = sum(1 for row in replay if row.get("at_least_lru"))
         add("replay: hits at least LRU's, traces and budgets", "all of %d" % len(replay), good, good == len(replay),
@@ -235,6 +245,40 @@ def make_targets(rows, replay, cpus):
     else:
         add("replay: hits at least LRU's, traces and budgets", "all", None, None, "")
     return targets
+
+
+# ---- nodes -----------------------------------------------------------------------------------------------------------
+
+def make_nodes(context):
+    """What the numa step said of the nodes: number, the system's number, CPUs, bytes, distances."""
+    nodes = []
+    for text in filter(None, context.get("nodes", "").split(";")):
+        index, os_index, cpus, size, distances = text.split(":")
+        nodes.append({"node": int(index), "os_index": int(os_index), "cpus": int(cpus), "frame_bytes": int(size),
+                      "distances": [int(distance) for distance in distances.split(",")],
+                      "synthetic": context.get("synthetic_nodes") == "yes"})
+    return nodes
+
+
+def node_tables(nodes, rows):
+    """Two tables, as (headings, lines): the nodes, and which node the faults of each node's threads got frames of."""
+    numbers = [str(node["node"]) for node in nodes]
+    described = (["node", "number", "CPUs", "frames MiB"] + ["to " + number for number in numbers],
+                 [["%d" % node["node"], "%d" % node["os_index"], "%d" % node["cpus"],
+                   "%d" % (node["frame_bytes"] // 2**20)] + ["%d" % distance for distance in node["distances"]]
+                  for node in nodes])
+    lines = []
+    for row in rows:
+        shares = {(one, other): share for one, other, share in row.get("node_pairs", [])}
+        for node in sorted({one for one, _ in shares}):
+            lines.append([row["class"], "%d" % node] +
+                         [percent(shares[node, to]) if (node, to) in shares else "-" for to in range(len(nodes))])
+    return described, (["class", "threads on node"] + ["frames of %s %%" % number for number in numbers], lines)
+
+
+def nodes_text(nodes):
+    return ("nodes of a synthetic machine, in name only: placement is what an engine of so many nodes does, rates are not"
+            if nodes[0]["synthetic"] else "nodes; to N: distance to node N, 10 to itself")
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -290,13 +334,14 @@ def print_table(headings, lines, group=0):
     print("-" * (sum(widths) + 2 * (len(widths) - 1)))
     last = None
     for line in lines:
-        if last is not None and line[group] != last:
-            print()
-        last = line[group]
+        if group is not None:
+            if last is not None and line[group] != last:
+                print()
+            last = line[group]
         show(line)
 
 
-def print_report(rows, targets, errors, machine, context):
+def print_report(rows, targets, errors, machine, context, nodes):
     print("%s, %d CPUs, %s, %.1f GiB, %d node%s, %s" % (
         machine.get("cpu"), machine.get("cpus", 0), machine.get("kernel"), machine.get("memory_bytes", 0) / 2**30,
         machine.get("nodes", 0), "s" * (machine.get("nodes", 0) != 1), machine.get("disk")))
@@ -304,11 +349,20 @@ def print_report(rows, targets, errors, machine, context):
     print_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows])
     print("\nM/s: million faults (accesses) a second. ns: elapsed time x min(threads, CPUs) / faults. M/CPU s: a second"
           "\nof CPU time, zeroing and workers included. ratio: to the rival of the row.\n")
+    if nodes:
+        (headings, lines), (pair_headings, pair_lines) = node_tables(nodes, rows)
+        print(nodes_text(nodes))
+        print_table(headings, lines, group=None)
+        print("\nfaults by node of the thread and node of the frame, share of all\n")
+        print_table(pair_headings, pair_lines)
+        print()
     print("targets")
     reached = {None: "not measured", True: "reached", False: "missed"}
+    # After a run of a few classes the rest would be a long list of nothing.
+    missing = sum(1 for t in targets if t["reached"] is None)
     print_table(["target", "wanted", "measured", ""],
                 [[t["name"], t["wanted"], t["shown"] if t["reached"] is not None else "-", reached[t["reached"]]]
-                 for t in targets], group=1)
+                 for t in targets if t["reached"] is not None or missing <= len(targets) // 4], group=1)
     counts = [sum(1 for t in targets if t["reached"] is state) for state in (True, False, None)]
     print("\n%d reached, %d missed, %d not measured" % tuple(counts))
     for error in errors:
@@ -448,6 +502,7 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
     ".curve.%s, .range.%s { stroke: var(--%s); } .dot.%s, .name.%s { fill: var(--%s); }\n" % ((style,) * 6)
     for style in ("c1", "c2", "c3", "c4", "r1", "r2", "r3")) + """
 .curve.r1 { stroke-dasharray: 6 4; } .curve.r2 { stroke-dasharray: 2 4; } .curve.r3 { stroke-dasharray: 8 3 2 3; }
+.machine { background: #fff; } .machine svg { width: auto; max-width: none; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; } th { color: var(--soft); font-weight: 500;
   border-bottom: 1px solid var(--rule); } td.left, th.left { text-align: left; }
@@ -494,7 +549,7 @@ def html_table(headings, lines, group=None, row_class=None, cell_class=None):
     return "".join(out)
 
 
-def make_page(rows, targets, errors, replay, machine, context):
+def make_page(rows, targets, errors, replay, machine, context, nodes, picture):
     out = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>pagetide: benchmark</title>',
            '<meta name="viewport" content="width=device-width, initial-scale=1">',
            "<style>%s</style></head><body>" % PAGE_STYLE,
@@ -520,6 +575,15 @@ def make_page(rows, targets, errors, replay, machine, context):
         for space in ("private", "shared"):
             out.append(chart(title, unit, names, space, rows))
     out.append("</div>")
+
+    if nodes:
+        (headings, lines), (pair_headings, pair_lines) = node_tables(nodes, rows)
+        out.append("<h2>Nodes</h2><p class=\"soft\">%s</p>" % html.escape(nodes_text(nodes)))
+        out.append(html_table(headings, lines))
+        out.append("<p class=\"soft\">faults by node of the thread and node of the frame, share of all</p>")
+        out.append(html_table(pair_headings, pair_lines, group=0))
+    if picture:
+        out.append("<h2>The machine, as hwloc sees it</h2><div class=\"scroll machine\">%s</div>" % picture)
 
     reached = {None: "not measured", True: "reached", False: "missed"}
     out.append("<h2>Targets</h2>")
@@ -550,15 +614,18 @@ def report_command(arguments):
     replay = json.loads(read(os.path.join(arguments.out, "replay.json"), "{}")).get("rows", [])
     rows = make_rows(cases, machine.get("cpus", 1))
     targets = make_targets(rows, replay, machine.get("cpus", 1))
+    nodes = make_nodes(context)
+    # The picture goes into the page as it is, but for what may stand only at the head of a file.
+    picture = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", read(os.path.join(arguments.out, "topology.svg")), flags=re.S)
     with open(os.path.join(arguments.out, "summary.json"), "w", encoding="utf-8") as file:
-        json.dump({"rows": rows, "targets": targets, "machine": machine, "replay": replay, "errors": errors,
+        json.dump({"rows": rows, "targets": targets, "machine": machine, "nodes": nodes, "replay": replay, "errors": errors,
                    "sizes": {key: int(context[key]) for key in
                              ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes",
                               "large_engine_bytes") if key in context}},
                   file, indent=1)
     with open(os.path.join(arguments.out, "report.html"), "w", encoding="utf-8") as file:
-        file.write(make_page(rows, targets, errors, replay, machine, context))
-    print_report(rows, targets, errors, machine, context)
+        file.write(make_page(rows, targets, errors, replay, machine, context, nodes, picture))
+    print_report(rows, targets, errors, machine, context, nodes)
 
 
 def main():

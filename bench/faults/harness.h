@@ -44,7 +44,8 @@ constexpr uint64_t kGiB = uint64_t{ 1 } << 30;
 struct Options {
     bool quick = false;
     unsigned rounds = 0;             /* repetitions of each case; 0: 3 if quick, else 5 */
-    std::string step;                /* faults, frames, disk, resident or calls */
+    std::string step;                /* faults, frames, disk, resident, calls or numa */
+    unsigned nodes = 0;              /* of a synthetic machine that engines believe in; 0: this machine */
     std::string directory = ".";     /* where page files and the rival's file go */
     std::regex classes{ ".*" };      /* classes to run */
     uint64_t fault_bytes = 0;        /* touched by one pass of the demand-zero and soft classes */
@@ -232,12 +233,14 @@ void add_frames_cases();
 void add_disk_cases();
 void add_resident_cases();
 void add_calls_cases();
+void add_numa_cases();
 void add_processor_case(const Case &which);
 void add_kernel_memory_case(const std::string &name, const Case &which);
 void close_memory_engine();
 void close_disk_engine();
 void close_resident_engine();
 void close_calls_engine();
+void close_numa_engine();
 
 } // namespace bench
 #endif

@@ -2,7 +2,7 @@
  * tide-bench: fault classes and resident access of an engine, and their rivals, by the public API. bench/run drives it,
  * one step at a time; docs/benchmark.md is the method.
  *
- *   tide-bench --step=NAME [--quick] [--rounds=N] [--classes=REGEX] [--directory=DIR] [--benchmark_out=FILE ...]
+ *   tide-bench --step=NAME [--quick] [--rounds=N] [--classes=REGEX] [--nodes=N] [--directory=DIR] [--benchmark_out=FILE ...]
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,10 +18,11 @@ namespace {
 
 const char kUsage[] =
     "usage: tide-bench --step=STEP [options] [Google Benchmark's own --benchmark_... options]\n"
-    "  --step=faults|frames|disk|resident|calls   what to measure\n"
+    "  --step=faults|frames|disk|resident|calls|numa   what to measure\n"
     "  --quick                              smaller and fewer passes\n"
     "  --rounds=N                           repetitions of each case, 1 to 1000 (3 if quick, else 5)\n"
     "  --classes=REGEX                      only classes that match (their rivals run with them)\n"
+    "  --nodes=N                            of a synthetic machine, 2 to 64: shows placement, not what distance costs\n"
     "  --directory=DIR                      where page files are created (.)\n";
 
 /* One line for each case as it ends. */
@@ -77,6 +78,12 @@ void parse(int argc, char **argv)
             if (*end != 0 || rounds < 1 || rounds > 1000)
                 refuse("--rounds must be a number from 1 to 1000, not \"" + value + "\"");
             o.rounds = static_cast<unsigned>(rounds);
+        } else if (name == "--nodes") {
+            char *end;
+            const unsigned long nodes = strtoul(value.c_str(), &end, 10);
+            if (*end != 0 || nodes < 2 || nodes > 64)
+                refuse("--nodes must be a number from 2 to 64, not \"" + value + "\"");
+            o.nodes = static_cast<unsigned>(nodes);
         } else if (name == "--directory" && !value.empty()) {
             o.directory = value;
         } else if (name == "--classes") {
@@ -132,8 +139,10 @@ int main(int argc, char **argv)
         add_resident_cases();
     else if (step == "calls")
         add_calls_cases();
+    else if (step == "numa")
+        add_numa_cases();
     else
-        refuse("--step must be faults, frames, disk, resident or calls, not \"" + step + "\"");
+        refuse("--step must be faults, frames, disk, resident, calls or numa, not \"" + step + "\"");
     if (case_count() == 0) {
         printf("  nothing to run\n");
         return 0;
@@ -146,6 +155,7 @@ int main(int argc, char **argv)
     close_disk_engine();
     close_resident_engine();
     close_calls_engine();
+    close_numa_engine();
     benchmark::Shutdown();
     return any_case_failed() ? 1 : 0;
 }

@@ -261,7 +261,7 @@ void add_memory_cases()
                     });
                 if (rivals)
                     add_kernel_memory_case("kernel_fresh", which);
-                if (space == Space::kPrivate)
+                if (rivals && space == Space::kPrivate)
                     add_processor_case(which);
                 if (modified)
                     add_case(named("soft_modified"), passes,

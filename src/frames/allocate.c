@@ -126,29 +126,31 @@ static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigne
 /* ---- CPU caches ------------------------------------------------------------------------------------------------- */
 
 /*
- * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. Other lists are added
- * up only if this one does not answer, and its shards from the nearest on.
+ * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. The lists are added up,
+ * this one first and its shards from the nearest on, only until they answer: of a node that has run dry that is all, and
+ * few of their lines change. What is in caches is on its way to somebody else.
  */
 static unsigned reserve_allows(const struct frames *frames, unsigned node, enum frame_list list, unsigned start,
                                unsigned wanted)
 {
     const struct frames_node *from = &frames->nodes[node];
+    const enum frame_list other = list == FRAME_LIST_FREE ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
+    uint64_t listed = 0;
 
     if (from->reserve == 0)
         return wanted;
-    uint64_t listed = 0;
-    for (unsigned i = 0; i <= frames->shard_mask; i++) {
-        listed += sync_load_relaxed_64(&from->lists[list][(start + i) & frames->shard_mask].count);
-        if (listed >= wanted + from->reserve)
-            return wanted;
+    for (unsigned l = 0; l < 2 + 8; l++) {
+        const struct frame_shard *shards = from->lists[l == 0   ? list
+                                                       : l == 1 ? other
+                                                                : FRAME_LIST_STANDBY + (enum frame_list)(l - 2)];
+
+        for (unsigned i = 0; i <= frames->shard_mask; i++) {
+            listed += sync_load_relaxed_64(&shards[(start + i) & frames->shard_mask].count);
+            if (listed >= wanted + from->reserve)
+                return wanted;
+        }
     }
-    struct frames_counts counts;
-    frames_counts(frames, node, &counts);
-    /* What is in caches is on its way to somebody else. */
-    const uint64_t available = counts.available - counts.cached_zeroed - counts.cached_free;
-    if (available >= wanted + from->reserve)
-        return wanted;
-    return available > from->reserve ? (unsigned)(available - from->reserve) : 0;
+    return listed > from->reserve ? (unsigned)(listed - from->reserve) : 0;
 }
 
 static frame_t cache_pop(const struct frames *frames, uint32_t *stack, uint32_t *count)
@@ -264,6 +266,8 @@ static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_
 
     for (int pass = 0; pass < 2; pass++) {
         const enum frame_list list = zeroed_first == (pass == 0) ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
+        if (frames_list_count(frames, node, list) == 0)
+            continue; /* before the reserve, which adds up all lists of a node that has run dry */
         if (!(flags & FRAMES_RESERVE) && reserve_allows(frames, node, list, start, 1) == 0)
             return FRAME_NONE;
         if (list_take(frames, node, list, start, 1, &taken) != 0)
@@ -337,12 +341,13 @@ static frame_t settle(struct frames *frames, frame_t frame, enum frames_need nee
 }
 
 /*
- * After a search: are the thresholds due? At once when the preferred node had no frame; else, as with caches, once for so
- * many frames: who takes all its frames for another node than its CPU's own (preference, interleave) takes them here.
+ * After a search: are the thresholds due? At once when there was no frame; else, as with caches, once for so many frames:
+ * who takes all its frames for another node than its CPU's own (preference, interleave), or lives on what other nodes give
+ * because its own has run dry, takes them here.
  */
-static bool search_needs_check(const struct frames *frames, frame_t frame, unsigned node, struct frames_cpu *cpu)
+static bool search_needs_check(frame_t frame, struct frames_cpu *cpu)
 {
-    if (frame_is_none(frame) || !frame_is_on_node(frames, frame, node))
+    if (frame_is_none(frame))
         return true;
     const uint32_t searches = sync_load_relaxed_32(&cpu->searches) + 1;
     sync_store_relaxed_32(&cpu->searches, searches);
@@ -391,7 +396,7 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
                 frames_drain_caches(frames);
             frame = search(frames, node, zeroed_first, flags, cpu, start);
         }
-        check = check || search_needs_check(frames, frame, node, cpu);
+        check = check || search_needs_check(frame, cpu);
     }
     if (check)
         thresholds_check(frames, frame, node);
