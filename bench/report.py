@@ -30,6 +30,7 @@ RIVAL = {
     "collided": "kernel_collided", "kernel_collided": "kernel_collided",
     "access_pointer": "raw_pointer", "access_pointers": "raw_pointer",
     "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
+    "access_large": "raw_pointer", "large_chase": "raw_chase",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
     "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
     "numa_spread": "numa_spread", "numa_packed": "numa_spread", "numa_spill": "numa_spread",
@@ -38,7 +39,7 @@ RIVAL = {
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
-           "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
+           "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
            "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
            "numa_spread", "numa_packed", "numa_spill"]
 # Measured once for all, whatever the space kind.
@@ -214,9 +215,9 @@ def make_targets(rows, replay, cpus):
                 at_least(what, limit, scaling(name, space, many, few))
                 at_least(what + ", of what work that shares nothing gives", limit * few / min(many, cpus),
                          quotient(scaling(name, space, many, few), scaling("processor", "private", many, few)))
-    for name in ("access_pointers", "access_chase", "access_pointer"):
+    for name in ("access_large", "large_chase", "access_pointers", "access_chase", "access_pointer"):
         rival = RIVAL[name]
-        for space in ("private", "shared"):
+        for space in ("shared",) if "large" in name else ("private", "shared"):
             for threads in (1, 2, 64):
                 at_most("%s, %s, %d thread%s: time over raw pointer's" %
                         (name, space, threads, "s" * (threads > 1)), 1.3,
@@ -387,14 +388,15 @@ CHARTS = [
      ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
     ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
     ("Resident access", "accesses a second",
-     ["access_pointer", "access_pointers", "access_read", "access_chase", "raw_pointer", "raw_chase"]),
+     ["access_pointer", "access_pointers", "access_large", "large_chase", "access_read", "access_chase", "raw_pointer",
+      "raw_chase"]),
     ("Commit and decommit of a page", "pairs of calls a second", ["commit", "kernel_protect"]),
 ]
 # Index of the colour; rivals are grey and dashed.
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
          "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
-         "access_pointers": "c4", "access_chase": "c3", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
+         "access_pointers": "c4", "access_chase": "c3", "access_large": "c5", "large_chase": "c6", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
 
 
 def short_number(value):
@@ -481,11 +483,11 @@ def chart(title, unit, names, space, rows):
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --rule: #d9dee3; --paper: #fdfdfc; --band: #f4f5f6;
-  --c1: #1f5fa6; --c2: #23795a; --c3: #a85b12; --c4: #7a4a9e; --r1: #6f7780; --r2: #99a1a9; --r3: #b3b9bf;
+  --c1: #1f5fa6; --c2: #23795a; --c3: #a85b12; --c4: #7a4a9e; --c5: #0f7c8a; --c6: #a2386b; --r1: #6f7780; --r2: #99a1a9; --r3: #b3b9bf;
   --good: #23795a; --bad: #b02a37; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #dfe3e7; --soft: #98a2ac; --rule: #343b42; --paper: #15181b; --band: #1d2125;
-  --c1: #74aef0; --c2: #64c29b; --c3: #e7a35c; --c4: #c39be6; --r1: #9aa3ac; --r2: #747d86; --r3: #59626b;
+  --c1: #74aef0; --c2: #64c29b; --c3: #e7a35c; --c4: #c39be6; --c5: #5cc3d0; --c6: #ea86b4; --r1: #9aa3ac; --r2: #747d86; --r3: #59626b;
   --good: #64c29b; --bad: #f0808a; } }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -500,7 +502,7 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 .range { stroke-width: 1; opacity: .6; }
 """ + "".join(
     ".curve.%s, .range.%s { stroke: var(--%s); } .dot.%s, .name.%s { fill: var(--%s); }\n" % ((style,) * 6)
-    for style in ("c1", "c2", "c3", "c4", "r1", "r2", "r3")) + """
+    for style in ("c1", "c2", "c3", "c4", "c5", "c6", "r1", "r2", "r3")) + """
 .curve.r1 { stroke-dasharray: 6 4; } .curve.r2 { stroke-dasharray: 2 4; } .curve.r3 { stroke-dasharray: 8 3 2 3; }
 .machine { background: #fff; } .machine svg { width: auto; max-width: none; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }

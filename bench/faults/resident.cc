@@ -5,6 +5,8 @@
  *   access_pointers  tide_access_pointers(), kBatch addresses at a time, then the loads
  *   access_read      tide_read() of 8 bytes
  *   raw_pointer      the rival: a load from plain memory, behind huge pages as an engine's frames are
+ *   access_large     as access_pointer, the region being of large pages (TIDE_MEM_LARGE_PAGES), as the rival's memory is
+ *   large_chase      as access_chase, the same
  *   access_chase     tide_access_pointer(), but each address depends on what the access before it read
  *   raw_chase        its rival
  *
@@ -113,12 +115,12 @@ uint64_t accesses_per_thread(Way way, unsigned threads)
 /* Spaces whose memory is filled: the words of each part count from its begin. */
 class Resident {
   public:
-    Resident(Engine &engine, Space kind, Team &team)
+    Resident(Engine &engine, Space kind, bool large, Team &team)
         : private_(kind == Space::kPrivate),
           part_bytes_(private_ ? options().resident_bytes / team.threads() : options().resident_bytes),
           spaces_(engine, kind, private_ ? team.threads() : 1, options().resident_bytes)
     {
-        spaces_.commit();
+        spaces_.commit(TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | (large ? TIDE_MEM_LARGE_PAGES : 0));
         team.run([&](Lane &lane) {
             const Part &mine = part(lane.index);
             const uint64_t slice = private_ ? part_bytes_ : part_bytes_ / team.threads();
@@ -147,18 +149,21 @@ std::unique_ptr<Engine> g_engine;
 std::unique_ptr<Resident> g_resident;
 std::unique_ptr<RawMemory> g_raw;
 
-void prepare_resident(Space kind, Team &team)
+void prepare_resident(Space kind, bool large, Team &team)
 {
     static Space prepared_kind;
+    static bool prepared_large;
     static unsigned prepared_threads;
     const uint64_t bytes = options().resident_bytes;
     if (!g_engine)
         g_engine = std::make_unique<Engine>(bytes + bytes / 8, 0);
-    if (g_resident && prepared_kind == kind && (kind == Space::kShared || prepared_threads == team.threads()))
+    if (g_resident && prepared_kind == kind && prepared_large == large &&
+        (kind == Space::kShared || prepared_threads == team.threads()))
         return;
     g_resident.reset();
-    g_resident = std::make_unique<Resident>(*g_engine, kind, team);
+    g_resident = std::make_unique<Resident>(*g_engine, kind, large, team);
     prepared_kind = kind;
+    prepared_large = large;
     prepared_threads = team.threads();
 }
 
@@ -255,7 +260,7 @@ template <bool dependent> uint64_t by_raw(Lane &lane, const uint64_t *words, uin
     return sequence.sum;
 }
 
-void resident_passes(benchmark::State &state, const Case &which, Way way)
+void resident_passes(benchmark::State &state, const Case &which, Way way, bool large)
 {
     const uint64_t part_bytes =
         which.space == Space::kPrivate ? options().resident_bytes / which.threads : options().resident_bytes;
@@ -264,7 +269,7 @@ void resident_passes(benchmark::State &state, const Case &which, Way way)
     if (is_raw(way))
         prepare_raw(part_bytes, team);
     else
-        prepare_resident(which.space, team);
+        prepare_resident(which.space, large, team);
 
     std::vector<uint64_t> sums(which.threads);
     auto one_pass = [&](bool sampling) {
@@ -333,10 +338,12 @@ void add_resident_cases()
 {
     const bool pointer = class_wanted("access_pointer"), pointers = class_wanted("access_pointers"),
                read = class_wanted("access_read"), chase = class_wanted("access_chase"),
-               raw = pointer || pointers || read || class_wanted("raw_pointer"),
-               raw_chase = chase || class_wanted("raw_chase");
-    /* Kinds outermost: the memory of the shared space is filled once for all. */
-    for (Space space : { Space::kPrivate, Space::kShared })
+               large = class_wanted("access_large"), large_chase = class_wanted("large_chase"),
+               raw = pointer || pointers || read || large || class_wanted("raw_pointer"),
+               raw_chase = chase || large_chase || class_wanted("raw_chase");
+    /* Kinds outermost: the memory of the shared space is filled once for all, and once with large pages. */
+    for (auto [space, is_large] : { std::make_pair(Space::kPrivate, false), std::make_pair(Space::kShared, false),
+                                    std::make_pair(Space::kShared, true) })
         for (unsigned round = 0; round < options().rounds; round++)
             for (unsigned threads : thread_counts()) {
                 Case which;
@@ -344,11 +351,19 @@ void add_resident_cases()
                 which.threads = threads;
                 which.round = round;
                 which.last_round = round + 1 == options().rounds;
-                auto add = [&](const char *name, Way way) {
+                auto add = [&, large_pages = is_large](const char *name, Way way) {
                     which.name = name;
-                    add_case(which, 1,
-                             [way](benchmark::State &state, const Case &c) { resident_passes(state, c, way); });
+                    add_case(which, 1, [way, large_pages](benchmark::State &state, const Case &c) {
+                        resident_passes(state, c, way, large_pages);
+                    });
                 };
+                if (is_large) {
+                    if (large)
+                        add("access_large", Way::kPointer);
+                    if (large_chase)
+                        add("large_chase", Way::kPointerChase);
+                    continue;
+                }
                 if (pointer)
                     add("access_pointer", Way::kPointer);
                 if (pointers)

@@ -111,14 +111,13 @@ Spaces::~Spaces()
     }
 }
 
-void Spaces::commit()
+void Spaces::commit(uint32_t type)
 {
     const uint64_t parts_per_space = parts_.size() / spaces_.size();
     for (size_t s = 0; s < spaces_.size(); s++) {
         tide_address base = 0;
         uint64_t bytes = parts_per_space * pages_per_part_ * kPageBytes;
-        check(tide_virtual_alloc(spaces_[s], &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
-              "tide_virtual_alloc");
+        check(tide_virtual_alloc(spaces_[s], &base, &bytes, type, TIDE_PAGE_READWRITE), "tide_virtual_alloc");
         for (uint64_t p = 0; p < parts_per_space; p++)
             parts_[s * parts_per_space + p] = { spaces_[s], base + p * pages_per_part_ * kPageBytes, pages_per_part_ };
     }

@@ -87,7 +87,8 @@ class Spaces {
     Spaces(const Spaces &) = delete;
     Spaces &operator=(const Spaces &) = delete;
 
-    void commit();
+    /** Also TIDE_MEM_LARGE_PAGES. */
+    void commit(uint32_t type = TIDE_MEM_RESERVE | TIDE_MEM_COMMIT);
     void release();
     /** Shared spaces only. */
     void decommit_all_but(uint64_t bytes);

@@ -58,8 +58,11 @@ typedef struct tide_access {
     void *thread;
     char *memory;
     tide_status status;
-    uint64_t rights[2]; /* what an entry must have, by tide_access_kind */
-    uint64_t page_mask; /* picks the page's place in memory out of an entry */
+    uint64_t rights[2];   /* what an entry must have, by tide_access_kind */
+    uint64_t large[2];    /* the bit of a directory entry that stands for a large page with that right */
+    uint64_t table_mask;  /* picks the leaf's place in memory out of a directory entry */
+    uint64_t page_mask;   /* picks the page's place in memory out of an entry */
+    unsigned large_shift; /* of a large page's number in a directory entry */
     /* Page directories met, of 1 GiB each: that of gigabyte g in entry g % TIDE_ACCESS_DIRECTORIES. */
     struct {
         uint64_t tag; /* g + 1; 0 for none */
@@ -78,7 +81,8 @@ TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_resolve(tide_access *access, tide_
  * must not be written through. Takes the fault if the page is not valid.
  *
  * Inline, so that the processor has as many of these walks under way as fit into its window: two loads from the page
- * tables, and the access itself. What it reads of the section was put there by the library it runs with.
+ * tables, one for a large page (TIDE_MEM_LARGE_PAGES), and the access itself. What it reads of the section was put there
+ * by the library it runs with.
  * @return the pointer, or NULL with the reason in access->status and tide_last_error().
  */
 TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tide_address address,
@@ -91,8 +95,10 @@ TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tid
         const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
         const uint64_t directory = __atomic_load_n(&table[(address >> 21) & 511], __ATOMIC_ACQUIRE);
 
+        if (directory & access->large[kind == TIDE_ACCESS_WRITE])
+            return access->memory + (directory >> access->large_shift << 21) + (address & 0x1FFFFF);
         if (__builtin_expect(directory != 0, 1)) {
-            const char *leaf = access->memory + (directory & access->page_mask);
+            const char *leaf = access->memory + (directory & access->table_mask);
             const uint64_t entry =
                 __atomic_load_n((const uint64_t *)(const void *)(leaf + ((address >> 9) & 0xFF8)), __ATOMIC_ACQUIRE);
 
@@ -113,6 +119,31 @@ TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tid
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_pointers(tide_access *access, const tide_address *addresses,
                                                              unsigned count, tide_access_kind kind, void **pointers);
+
+/** Pages that lie one after the other both in a space and in memory. */
+typedef struct tide_extent {
+    tide_address begin; /**< of the first page */
+    uint64_t bytes;     /**< whole pages */
+    char *memory;       /**< of the byte at `begin` */
+} tide_extent;
+
+/**
+ * The extent around an address: the pages on both sides of it that may be accessed without a fault and lie together in
+ * memory too. In a region of large pages (TIDE_MEM_LARGE_PAGES) that is 2 MiB at least, and often all of it, up to 1 GiB
+ * on either side: then the memory can be used as any memory, for as long as the section is open. Else it is the page, and
+ * of its neighbours within the same 2 MiB of addresses what happens to lie beside it. Takes the fault of the page itself.
+ * Thread: the section's.
+ * @return TIDE_SUCCESS or the error, which access->status holds too; then *extent is all 0, so that it holds no address.
+ *   TIDE_INVALID_PARAMETER for NULL.
+ */
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_extent(tide_access *access, tide_address address,
+                                                           tide_access_kind kind, tide_extent *extent);
+
+/** A pointer to the byte at an address if the extent holds it, else NULL. Good as long as the extent's section is open. */
+static inline void *tide_extent_pointer(const tide_extent *extent, tide_address address)
+{
+    return address - extent->begin < extent->bytes ? extent->memory + (address - extent->begin) : NULL;
+}
 
 /** Ends the section; its pointers are void. */
 TIDE_EXPORT void tide_access_end(tide_access *access);

@@ -125,7 +125,10 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
                              .thread = thread,
                              .memory = space_frames(space)->memory,
                              .rights = { fault_rights(TIDE_ACCESS_READ), fault_rights(TIDE_ACCESS_WRITE) },
-                             .page_mask = PTE_FRAME_MASK };
+                             .large = { TABLE_LARGE_READ, TABLE_LARGE_WRITE },
+                             .table_mask = TABLE_FRAME_MASK,
+                             .page_mask = PTE_FRAME_MASK,
+                             .large_shift = TABLE_LARGE_SHIFT };
     return TIDE_SUCCESS;
 }
 
@@ -167,8 +170,13 @@ __attribute__((noinline)) static const uint64_t *directory_find(tide_access *acc
     return table;
 }
 
-/* The PTE of an address, or NULL if it has no table. */
-static inline const uint64_t *section_pte(tide_access *access, tide_address address)
+static inline uint64_t large_right(tide_access_kind kind)
+{
+    return kind == TIDE_ACCESS_WRITE ? TABLE_LARGE_WRITE : TABLE_LARGE_READ;
+}
+
+/* The PTE of an address, or NULL: it has no table, or lies in a large page that has the right, to which *large points. */
+static inline const uint64_t *section_pte(tide_access *access, tide_address address, uint64_t right, void **large)
 {
     const uint64_t gigabyte = address >> 30;
     const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
@@ -181,7 +189,12 @@ static inline const uint64_t *section_pte(tide_access *access, tide_address addr
     const uint64_t entry = sync_load_64(&table[(address >> 21) & (TABLE_ENTRIES - 1)]);
     if (__builtin_expect(entry == 0, 0))
         return NULL;
-    const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & PTE_FRAME_MASK));
+    if (entry & right) {
+        *large = access->memory + (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES +
+                 (address & (TIDE_LARGE_PAGE_BYTES - 1));
+        return NULL;
+    }
+    const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & TABLE_FRAME_MASK));
     return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
 }
 
@@ -202,14 +215,12 @@ void *tide_access_resolve(tide_access *access, tide_address address, tide_access
         (void)error_set(TIDE_INVALID_PARAMETER, 0, address, "the access section is NULL");
         return NULL;
     }
-    const uint64_t *pte = section_pte(access, address);
+    void *pointer = NULL;
+    const uint64_t *pte = section_pte(access, address, large_right(kind), &pointer);
 
-    if (__builtin_expect(pte != NULL, 1)) {
-        void *pointer = section_pointer(access, pte, address, fault_rights(kind));
-        if (__builtin_expect(pointer != NULL, 1))
-            return pointer;
-    }
-    return pointer_slow(access, address, kind);
+    if (pte != NULL)
+        pointer = section_pointer(access, pte, address, fault_rights(kind));
+    return pointer != NULL ? pointer : pointer_slow(access, address, kind);
 }
 
 tide_status tide_access_pointers(tide_access *access, const tide_address *addresses, unsigned count,
@@ -225,13 +236,15 @@ tide_status tide_access_pointers(tide_access *access, const tide_address *addres
     for (unsigned done = 0; done < count; done += TOGETHER) {
         const unsigned part = count - done < TOGETHER ? count - done : TOGETHER;
         const uint64_t *ptes[TOGETHER];
+        void *large[TOGETHER];
 
         for (unsigned i = 0; i < part; i++) {
-            ptes[i] = section_pte(access, addresses[done + i]);
+            large[i] = NULL;
+            ptes[i] = section_pte(access, addresses[done + i], large_right(kind), &large[i]);
             __builtin_prefetch(ptes[i]);
         }
         for (unsigned i = 0; i < part; i++) {
-            void *pointer = ptes[i] == NULL ? NULL : section_pointer(access, ptes[i], addresses[done + i], rights);
+            void *pointer = ptes[i] == NULL ? large[i] : section_pointer(access, ptes[i], addresses[done + i], rights);
             if (__builtin_expect(pointer == NULL, 0)) {
                 pointer = pointer_slow(access, addresses[done + i], kind);
                 if (pointer == NULL && !tide_failed(status))
@@ -244,6 +257,72 @@ tide_status tide_access_pointers(tide_access *access, const tide_address *addres
     if (tide_failed(status))
         access->status = status;
     return status;
+}
+
+/* Where the large page of an address lies, NULL if it is none with the right. */
+static char *large_page(const tide_access *access, tide_address address, uint64_t right)
+{
+    if (address > TIDE_HIGHEST_ADDRESS)
+        return NULL;
+    const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
+    const uint64_t entry = table == NULL ? 0 : sync_load_64(&table[table_index(address / TIDE_PAGE_BYTES, 1)]);
+    return entry & right ? access->memory + (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES : NULL;
+}
+
+static char *small_page(const tide_access *access, tide_address address, tide_access_kind kind)
+{
+    const pte_t valid = fault_lookup(access->space, address, kind);
+
+    return pte_is_valid(valid) ? pointer_of(space_frames(access->space), valid, address) : NULL;
+}
+
+/* Grows an extent by steps of one size on both sides, up to `limit` more bytes on each and within [lowest, highest]. */
+static void extent_grow(const tide_access *access, tide_access_kind kind, bool large, uint64_t limit,
+                        tide_address lowest, tide_address highest, tide_extent *extent)
+{
+    const uint64_t step = large ? TIDE_LARGE_PAGE_BYTES : TIDE_PAGE_BYTES;
+    const uint64_t right = large_right(kind);
+    uint64_t below = 0, above = 0;
+
+    while (above < limit && extent->begin + extent->bytes + above + (step - 1) <= highest) {
+        const tide_address next = extent->begin + extent->bytes + above;
+        if ((large ? large_page(access, next, right) : small_page(access, next, kind)) !=
+            extent->memory + extent->bytes + above)
+            break;
+        above += step;
+    }
+    while (below < limit && extent->begin - below >= lowest + step) {
+        const tide_address before = extent->begin - below - step;
+        if ((large ? large_page(access, before, right) : small_page(access, before, kind)) !=
+            extent->memory - below - step)
+            break;
+        below += step;
+    }
+    *extent = (tide_extent){ extent->begin - below, extent->bytes + below + above, extent->memory - below };
+}
+
+tide_status tide_access_extent(tide_access *access, tide_address address, tide_access_kind kind, tide_extent *extent)
+{
+    const uint64_t limit = 1ull << 30;
+
+    if (access == NULL || extent == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, address, "the section or the place for the extent is NULL");
+    *extent = (tide_extent){ 0, 0, NULL };
+    char *pointer = tide_access_resolve(access, address, kind);
+    if (pointer == NULL)
+        return access->status;
+    /* The section is open and has given a pointer: what is found from now on stays until it ends. */
+    const tide_address block = address & ~(TIDE_LARGE_PAGE_BYTES - 1ull);
+    char *large = large_page(access, address, large_right(kind));
+    if (large != NULL) {
+        *extent = (tide_extent){ block, TIDE_LARGE_PAGE_BYTES, large };
+        extent_grow(access, kind, true, limit, TIDE_LOWEST_ADDRESS, TIDE_HIGHEST_ADDRESS, extent);
+    } else {
+        const uint64_t offset = address & (TIDE_PAGE_BYTES - 1);
+        *extent = (tide_extent){ address - offset, TIDE_PAGE_BYTES, pointer - offset };
+        extent_grow(access, kind, false, limit, block, block + (TIDE_LARGE_PAGE_BYTES - 1), extent);
+    }
+    return TIDE_SUCCESS;
 }
 
 void tide_access_end(tide_access *access)

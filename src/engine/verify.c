@@ -198,6 +198,24 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
     }
 }
 
+/* What a directory entry says of a large page is what the PTEs below say. */
+static void large_check(struct verify *verify, const tide_space *space, uint64_t entry)
+{
+    const uint64_t *leaf = table_entry_memory(verify->frames, entry);
+    const uint64_t first = (entry >> TABLE_LARGE_SHIFT) * FRAMES_RUN;
+
+    for (unsigned i = 0; i < TABLE_ENTRIES && (entry & TABLE_LARGE_MASK) != 0; i++) {
+        const pte_t pte = pte_load(&leaf[i]);
+
+        if (!pte_is_valid(pte) || !pte_is_large(pte) || pte_frame(pte).number != first + i ||
+            (pte.bits & (PTE_READ | PTE_WRITE)) != (PTE_READ | PTE_WRITE)) {
+            violated(verify, "I4: page %u of a large page of space %lu, which begins at frame %lu, has PTE 0x%lx", i,
+                     space->id, first, pte.bits);
+            return;
+        }
+    }
+}
+
 /* Marks a table and those below it; returns how many they are. */
 static uint64_t tables_mark(struct verify *verify, const tide_space *space, const uint64_t *table,
                             const uint64_t *parent, unsigned level)
@@ -210,6 +228,8 @@ static uint64_t tables_mark(struct verify *verify, const tide_space *space, cons
     if (pfn_state(pfn->word) != FRAME_ACTIVE || pfn_use(pfn->word) != FRAME_USE_PAGE_TABLE || pfn->pte != parent)
         violated(verify, "I11: frame %u is a table of space %lu and counts as %s", number, space->id,
                  frame_state_name(pfn_state(pfn->word)));
+    for (unsigned i = 0; i < TABLE_ENTRIES && level == 1; i++)
+        large_check(verify, space, table[i]);
     for (unsigned i = 0; i < TABLE_ENTRIES && level > 0; i++)
         if (table[i] != 0)
             count += tables_mark(verify, space, table_entry_memory(verify->frames, table[i]), &table[i], level - 1);

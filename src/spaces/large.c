@@ -1,9 +1,10 @@
 /*
  * Large pages: 512 frames that lie together, as 512 valid PTEs that no trim takes (nt-behaviour 7 rule 1).
  *
- * There is no PTE form of its own for 2 MiB: what a large page is worth in a soft space is that it is there and stays,
- * and that it is contiguous, for I/O and for the TLB behind it. It is found and zeroed at the call, before any lock of
- * the space is taken.
+ * What a large page is worth in a soft space is that it is there and stays, that it is contiguous, for I/O and for the
+ * TLB behind it, and that pointers to it come by a shorter way: the directory entry above its PTEs says where it lies
+ * (tables/page_table.h), until it is released. It is found and zeroed at the call,
+ * before any lock of the space is taken.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -129,5 +130,7 @@ void large_pages_install(tide_space *space, const struct vad *vad, const frame_t
             ASSERT_ALWAYS(pte_is_busy(pte_load(pte)) || pte_load(pte).bits == 0);
             pte_wait(space->partition->waits, NULL, pte);
         }
+        if (index % FRAMES_RUN == FRAMES_RUN - 1)
+            page_table_large_set(&space->table, page - (FRAMES_RUN - 1), first[index / FRAMES_RUN]);
     }
 }

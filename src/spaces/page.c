@@ -107,6 +107,8 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
             offered_forget(space, seen);
             return seen.bits == 0 ? zero_is_committed : pte_tag(seen) == PTE_TAG_NONE;
         }
+        if (pte_is_valid(seen) && pte_is_large(seen))
+            page_table_large_clear(&space->table, pte);
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
         claimed_delete(space, pte, seen, leave);

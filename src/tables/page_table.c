@@ -170,6 +170,27 @@ uint64_t page_table_missing(const struct page_table *table, uint64_t first, uint
     return missing;
 }
 
+void page_table_large_set(struct page_table *table, uint64_t page, frame_t first)
+{
+    const uint64_t run = first.number / FRAMES_RUN;
+    uint64_t *directory = (uint64_t *)(uintptr_t)page_table_directory(table, page);
+    uint64_t *entry = &directory[table_index(page, 1)];
+
+    ASSERT_ALWAYS(page % TABLE_ENTRIES == 0 && first.number % FRAMES_RUN == 0 && (sync_load_64(entry) & PTE_VALID));
+    if (run < 1ull << (64 - TABLE_LARGE_SHIFT))
+        sync_store_64(entry, (sync_load_64(entry) & ~TABLE_LARGE_MASK) | run << TABLE_LARGE_SHIFT | TABLE_LARGE_READ |
+                                 TABLE_LARGE_WRITE);
+}
+
+void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
+{
+    const size_t offset = (size_t)((const char *)pte - table->frames->memory);
+    uint64_t *entry = pfn_pte(frame_pfn(table->frames, (frame_t){ (uint32_t)(offset / TIDE_PAGE_BYTES) }));
+
+    if (sync_load_64(entry) & TABLE_LARGE_MASK)
+        sync_store_64(entry, sync_load_64(entry) & ~TABLE_LARGE_MASK);
+}
+
 void page_table_free_leaf(struct page_table *table, uint64_t page)
 {
     uint64_t *level = table->root;

@@ -1,7 +1,10 @@
 /*
  * Soft page tables: four levels of 512 entries, as x86-64 has them, in frames of the engine.
  *
- * Entries of the upper three levels are PTEs in valid form that name the next table's frame, or 0. A table comes into
+ * Entries of the upper three levels are PTEs in valid form that name the next table's frame, or 0. One of the lowest of
+ * these, a directory entry, may say besides that all pages below it are one large page, where it lies and what may be
+ * done with it: then who looks for a pointer need not go down to the leaf. The leaf is there all the same and is what
+ * counts: the mark is set when the PTEs are, and goes before the first of them changes. A table comes into
  * being by compare-and-swap of its parent's entry, so the descent takes no lock: a reader inside grace_enter() sees
  * either nothing or a complete, zeroed table. A leaf table is unlinked only when no region overlaps its 2 MiB any
  * more; its frame is stamped and reused after the grace period, so a reader that still walks it reads old, invalid
@@ -40,9 +43,16 @@ TIDE_MUST_CHECK tide_status page_table_init(struct page_table *table, struct fra
 /* Frees all tables. All PTEs are already free of frames; no other thread is inside. */
 void page_table_destroy(struct page_table *table);
 
+/* Of a directory entry: the large page's rights, and its first frame / FRAMES_RUN. Both 0 if there is none. */
+#define TABLE_LARGE_READ PTE_READ
+#define TABLE_LARGE_WRITE PTE_WRITE
+#define TABLE_LARGE_SHIFT 44
+#define TABLE_LARGE_MASK (TABLE_LARGE_READ | TABLE_LARGE_WRITE | ~0ull << TABLE_LARGE_SHIFT)
+#define TABLE_FRAME_MASK ((uint64_t)UINT32_MAX << PTE_FRAME_SHIFT)
+
 static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t entry)
 {
-    return (uint64_t *)(void *)(frames->memory + (entry & PTE_FRAME_MASK));
+    return (uint64_t *)(void *)(frames->memory + (entry & TABLE_FRAME_MASK));
 }
 
 /* Index of a page in the table of a level: 0 is the leaf. */
@@ -93,6 +103,14 @@ uint64_t *page_table_next_leaf(const struct page_table *table, uint64_t *page, u
 
 /* How many tables of the span [first, last] do not exist yet, at all levels. */
 uint64_t page_table_missing(const struct page_table *table, uint64_t first, uint64_t last);
+
+/*
+ * The PTEs of the leaf of a page are those of one large page, valid and writable: says so in the directory, if the number
+ * of its first frame fits. Inside grace_enter(), with the region locked or not yet in the tree.
+ */
+void page_table_large_set(struct page_table *table, uint64_t page, frame_t first);
+/* Takes that back, for a PTE below that is about to change. With the region locked. */
+void page_table_large_clear(const struct page_table *table, const uint64_t *pte);
 
 /* Unlinks and frees the leaf of a page. All its entries are 0 or of no consequence, and no region overlaps it. */
 void page_table_free_leaf(struct page_table *table, uint64_t page);

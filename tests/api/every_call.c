@@ -598,9 +598,17 @@ static void accesses(struct walk *walk)
     REFUSED(tide_access_pointers, "addresses NULL", TIDE_INVALID_PARAMETER, &access, NULL, 1, TIDE_ACCESS_READ,
             &pointer);
     REFUSED(tide_access_pointers, "pointers NULL", TIDE_INVALID_PARAMETER, &access, nowhere, 1, TIDE_ACCESS_READ, NULL);
+    tide_extent extent;
+    REFUSED(tide_access_extent, "extent NULL", TIDE_INVALID_PARAMETER, &access, walk->base, TIDE_ACCESS_READ, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        REFUSED(tide_access_extent, "nowhere", TIDE_ACCESS_VIOLATION, &access, nowhere[i], TIDE_ACCESS_READ, &extent);
+        assert_null(tide_extent_pointer(&extent, nowhere[i]));
+    }
     tide_access_end(&access);
     assert_null(tide_access_pointer(&access, walk->base, TIDE_ACCESS_READ));
     assert_status(access.status, TIDE_INVALID_HANDLE);
+    REFUSED(tide_access_extent, "ended", TIDE_INVALID_HANDLE, &access, walk->base, TIDE_ACCESS_READ, &extent);
+    REFUSED(tide_access_extent, "NULL", TIDE_INVALID_PARAMETER, NULL, walk->base, TIDE_ACCESS_READ, &extent);
     REFUSED(tide_access_pointers, "ended", TIDE_INVALID_HANDLE, &access, &walk->base, 1, TIDE_ACCESS_READ, &pointer);
     assert_null(pointer);
     tide_access_end(&access);

@@ -5,6 +5,7 @@
  */
 #include "support.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { LARGE = TIDE_LARGE_PAGE_BYTES, RUN = LARGE / PG, UNIT = TIDE_ALLOCATION_GRANULARITY_BYTES };
@@ -113,6 +114,124 @@ static void LP_2_a_large_page_is_there_and_stays(void **state)
     assert_int_equal(space_now(space).private_pages, before.private_pages);
     /* and again at once, from frames that were just given back */
     assert_success(tide_virtual_alloc(space, &base, &bytes, large_type, TIDE_PAGE_READWRITE));
+    fixture_close(fixture);
+}
+
+/* A pointer into a large page comes from the directory, without a look at its PTEs, and is as right as by them. */
+static void LP_pointers_into_large_pages(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_address base = 0;
+    uint64_t bytes = 2 * LARGE;
+    tide_access access;
+    char seen[8];
+
+    fixture_open(fixture, 4 * RUN);
+    tide_space *space = space_new(fixture);
+    assert_success(tide_virtual_alloc(space, &base, &bytes, large_type, TIDE_PAGE_READWRITE));
+    const tide_address small = region_new(space, 1);
+    assert_success(tide_write(space, small, "ordinary", 8));
+    assert_success(tide_access_begin(space, &access));
+    /* The first pointer makes the section remember the directory. */
+    assert_non_null(tide_access_pointer(&access, small, TIDE_ACCESS_READ));
+    for (unsigned large = 0; large < 2; large++) {
+        char *first = tide_access_pointer(&access, base + large * LARGE, TIDE_ACCESS_WRITE);
+        assert_non_null(first);
+        for (unsigned i = 0; i < RUN; i++) {
+            const tide_address at = base + large * LARGE + i * PG + i;
+            tide_address both[2] = { at, small };
+            void *pointers[2];
+            char text[8];
+            assert_ptr_equal(tide_access_pointer(&access, at, TIDE_ACCESS_READ), first + i * PG + i);
+            assert_ptr_equal(tide_access_pointer(&access, at, TIDE_ACCESS_WRITE), first + i * PG + i);
+            assert_ptr_equal(tide_access_resolve(&access, at, TIDE_ACCESS_READ), first + i * PG + i);
+            assert_success(tide_access_pointers(&access, both, 2, TIDE_ACCESS_WRITE, pointers));
+            assert_ptr_equal(pointers[0], first + i * PG + i);
+            assert_memory_equal(pointers[1], "ordinary", 8);
+            snprintf(text, sizeof text, "%u.%u", large, i);
+            memcpy(pointers[0], text, sizeof text);
+            assert_success(tide_read(space, at, seen, sizeof seen));
+            assert_memory_equal(seen, text, sizeof text);
+        }
+    }
+    /* Extents: a large page at least, and both if they lie together. */
+    const bool together = (char *)tide_access_pointer(&access, base + LARGE, TIDE_ACCESS_READ) -
+                              (char *)tide_access_pointer(&access, base, TIDE_ACCESS_READ) ==
+                          LARGE;
+    for (unsigned i = 0; i < 2 * RUN; i += 5) {
+        const tide_address at = base + i * PG + i;
+        tide_extent extent;
+        assert_success(tide_access_extent(&access, at, i % 2 ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE, &extent));
+        assert_int_equal(extent.begin, together ? base : base + i / RUN * LARGE);
+        assert_int_equal(extent.bytes, together ? 2 * LARGE : LARGE);
+        assert_ptr_equal(tide_extent_pointer(&extent, at), tide_access_pointer(&access, at, TIDE_ACCESS_READ));
+        assert_null(tide_extent_pointer(&extent, extent.begin - 1));
+        assert_null(tide_extent_pointer(&extent, extent.begin + extent.bytes));
+    }
+    fixture_verify(fixture);
+    assert_success(tide_virtual_free(space, base, 0, TIDE_MEM_RELEASE));
+    tide_extent none;
+    assert_status(tide_access_extent(&access, base, TIDE_ACCESS_READ, &none), TIDE_ACCESS_VIOLATION);
+    assert_null(tide_extent_pointer(&none, base));
+    assert_null(tide_extent_pointer(&none, 0));
+    for (unsigned i = 0; i < 2 * RUN; i += 7) {
+        void *pointer = &access;
+        const tide_address at = base + i * PG;
+        assert_null(tide_access_pointer(&access, at, TIDE_ACCESS_READ));
+        assert_status(access.status, TIDE_ACCESS_VIOLATION);
+        assert_status(tide_access_pointers(&access, &at, 1, TIDE_ACCESS_WRITE, &pointer), TIDE_ACCESS_VIOLATION);
+        assert_null(pointer);
+    }
+    tide_access_end(&access);
+    /* Ordinary pages in its place, whose leaf is another. */
+    uint64_t size = 2 * LARGE;
+    tide_address again = base;
+    assert_success(tide_virtual_alloc(space, &again, &size, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE));
+    assert_success(tide_access_begin(space, &access));
+    for (unsigned i = 0; i < 2 * RUN; i += 63) {
+        const char *pointer = tide_access_pointer(&access, base + i * PG, TIDE_ACCESS_READ);
+        assert_non_null(pointer);
+        assert_int_equal(*pointer, 0);
+    }
+    tide_access_end(&access);
+    fixture_close(fixture);
+}
+
+/* Of ordinary pages an extent is what may be accessed and lies together, as the pages one by one say. */
+static void LP_extents_of_ordinary_pages(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 100 };
+    tide_access access;
+    unsigned longest = 0;
+
+    fixture_open(fixture, 3 * RUN);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    for (unsigned i = 0; i < PAGES; i++)
+        if (i % 10 != 9) /* one in ten is not there */
+            assert_status(tide_touch(space, base + i * PG, i % 20 == 4 ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE),
+                          TIDE_PAGE_FAULT_DEMAND_ZERO);
+    assert_success(tide_access_begin(space, &access));
+    for (unsigned i = 0; i < PAGES; i++) {
+        tide_extent extent;
+        if (i % 10 == 9)
+            continue;
+        assert_success(tide_access_extent(&access, base + i * PG + 5, TIDE_ACCESS_READ, &extent));
+        assert_true(extent.bytes % PG == 0 && extent.bytes >= PG && extent.bytes <= 9 * PG);
+        assert_non_null(tide_extent_pointer(&extent, base + i * PG + 5));
+        for (tide_address at = extent.begin; at < extent.begin + extent.bytes; at += PG)
+            assert_ptr_equal(tide_extent_pointer(&extent, at), tide_access_pointer(&access, at, TIDE_ACCESS_READ));
+        /* Not longer, because the neighbours lie elsewhere or are not there. */
+        const uint64_t after = (extent.begin + extent.bytes - base) / PG;
+        if (after < PAGES && after % 10 != 9)
+            assert_ptr_not_equal(tide_access_pointer(&access, base + after * PG, TIDE_ACCESS_READ),
+                                 extent.memory + extent.bytes);
+        longest = extent.bytes / PG > longest ? (unsigned)(extent.bytes / PG) : longest;
+    }
+    assert_true(longest > 1);                                                  /* or nothing was tested */
+    assert_int_equal(space_now(space).faults.demand_zero, PAGES - PAGES / 10); /* no neighbour was faulted in */
+    tide_access_end(&access);
     fixture_close(fixture);
 }
 
@@ -369,9 +488,14 @@ static void PL_threads_split_replace_and_join(void **state)
 }
 
 static const struct CMUnitTest large_pages[] = {
-    API_TEST(LP_1_scattered_frames_are_no_large_page), API_TEST(LP_2_a_large_page_is_there_and_stays),
-    API_TEST(LP_bad_large_pages_are_refused),          API_TEST(LP_large_pages_are_outside_the_commit_limit),
-    API_TEST(PL_2_a_placeholder_is_replaced_exactly),  API_TEST(PL_3_placeholders_are_joined_without_a_gap),
+    API_TEST(LP_1_scattered_frames_are_no_large_page),
+    API_TEST(LP_2_a_large_page_is_there_and_stays),
+    API_TEST(LP_pointers_into_large_pages),
+    API_TEST(LP_extents_of_ordinary_pages),
+    API_TEST(LP_bad_large_pages_are_refused),
+    API_TEST(LP_large_pages_are_outside_the_commit_limit),
+    API_TEST(PL_2_a_placeholder_is_replaced_exactly),
+    API_TEST(PL_3_placeholders_are_joined_without_a_gap),
     API_TEST(PL_threads_split_replace_and_join),
 };
 

@@ -73,9 +73,9 @@ static void test_sparse_pages(void **state)
         { 16, 3 },
         { 17, 0 },
         { 511, 0 },
-        { 512, 1 },                     /* the next leaf */
-        { second, 2 },                  /* the next directory */
-        { third, 3 },                   /* the next directory's parent */
+        { 512, 1 },    /* the next leaf */
+        { second, 2 }, /* the next directory */
+        { third, 3 },  /* the next directory's parent */
         { third + second + first, 2 },
         { HIGHEST_PAGE, 3 },
         { HIGHEST_PAGE - 495, 0 },
@@ -235,7 +235,8 @@ static void test_missing(void **state)
     }
     /* What is missing is what making makes. */
     for (unsigned i = 0; i < 10; i++) {
-        const uint64_t first = random_page(&seed) & ~0x1FFull, last = first + 3 * 512 < HIGHEST_PAGE ? first + 3 * 512 : HIGHEST_PAGE;
+        const uint64_t first = random_page(&seed) & ~0x1FFull,
+                       last = first + 3 * 512 < HIGHEST_PAGE ? first + 3 * 512 : HIGHEST_PAGE;
         const uint64_t missing = page_table_missing(&table, first, last);
         unsigned made = 0;
 
@@ -274,6 +275,39 @@ static void test_free_leaf(void **state)
     grace_enter(self);
     assert_int_equal(*make(16, 1), 0);
     assert_int_equal(table.table_pages, 5);
+}
+
+/* A large page is said in the directory, and the tables are found as before. */
+static void test_large_page_in_the_directory(void **state)
+{
+    uint64_t *pte = make(1024, 3);
+    uint64_t *other = make(512, 1);
+    const frame_t first = { 5 * FRAMES_RUN };
+    const uint64_t *entry = &page_table_directory(&table, 1024)[2];
+    const uint64_t before = *entry;
+
+    (void)state;
+    assert_int_equal(before & TABLE_LARGE_MASK, 0);
+    page_table_large_set(&table, 1024, first);
+    assert_int_equal(*entry & (TABLE_LARGE_READ | TABLE_LARGE_WRITE), TABLE_LARGE_READ | TABLE_LARGE_WRITE);
+    assert_int_equal(*entry >> TABLE_LARGE_SHIFT, 5);
+    assert_int_equal(*entry & ~TABLE_LARGE_MASK, before);
+    assert_ptr_equal(page_table_find(&table, 1024), pte);
+    assert_ptr_equal(page_table_find(&table, 1535), pte + 511);
+    assert_ptr_equal(page_table_find(&table, 512), other);
+    uint64_t page = 600;
+    assert_ptr_equal(page_table_next_leaf(&table, &page, 2000), other);
+    page_table_large_clear(&table, other); /* has none */
+    assert_int_equal(*entry >> TABLE_LARGE_SHIFT, 5);
+    page_table_large_clear(&table, pte + 300);
+    assert_int_equal(*entry, before);
+    /* One whose number does not fit is not said. */
+    page_table_large_set(&table, 1024, (frame_t){ (1u << 20) * FRAMES_RUN });
+    assert_int_equal(*entry, before);
+    /* A leaf may go with it. */
+    page_table_large_set(&table, 1024, (frame_t){ ((1u << 20) - 1) * FRAMES_RUN });
+    page_table_free_leaf(&table, 1024);
+    assert_null(page_table_find(&table, 1024));
 }
 
 /* No frame: what was made on the way stays, nothing is lost, and the next call goes on from there. */
@@ -368,6 +402,7 @@ int main(void)
         TEST(test_next_leaf),
         TEST(test_missing),
         TEST(test_free_leaf),
+        TEST(test_large_page_in_the_directory),
         TEST(test_out_of_frames),
         TEST(test_racing_makers),
     };
