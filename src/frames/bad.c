@@ -99,6 +99,12 @@ bool frames_bad_is_noted_slow(const struct frames *frames, frame_t frame)
     return (sync_load_64(&frames->bad.noted[frame.number / 64]) & bit_of(frame)) != 0;
 }
 
+void frames_bad_forget(struct frames *frames, frame_t frame)
+{
+    if (bit_change(frames, frame, false))
+        (void)sync_add_32(&frames->bad.pending, (uint32_t)-1);
+}
+
 void frames_bad_list(struct frames *frames, frame_t frame)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
@@ -110,9 +116,7 @@ void frames_bad_list(struct frames *frames, frame_t frame)
     frame_state_set(pfn, (uint64_t)FRAME_BAD);
     shard_push_tail(frames, shard, frame);
     sync_unlock(&shard->lock);
-    /* In this order, so that who notes it once more at this moment finds either the state or the bit. */
-    if (bit_change(frames, frame, false))
-        (void)sync_add_32(&frames->bad.pending, (uint32_t)-1);
+    frames_bad_forget(frames, frame); /* who notes it once more at this very moment is forgotten when it is settled */
     (void)sync_add_64(&frames->bad.listed, 1);
     (void)sync_swap_32(&frames->bad.changed, 1);
 }

@@ -321,6 +321,8 @@ static inline bool frames_bad_is_noted(const struct frames *frames, frame_t fram
 void frames_bad_list(struct frames *frames, frame_t frame);
 /* The same for one that is on the zeroed or free list. False if it is not. */
 bool frames_bad_take(struct frames *frames, frame_t frame);
+/* The note of a frame that is on the bad list came too late. */
+void frames_bad_forget(struct frames *frames, frame_t frame);
 /* The first noted frame from `from` on, FRAME_NONE if there is none. */
 frame_t frames_bad_next(const struct frames *frames, uint32_t from);
 /* Has anything happened that is to be settled? Once only: the caller does it. */

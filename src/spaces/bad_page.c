@@ -80,11 +80,12 @@ enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, 
     *page = 0;
     switch (pfn_state(word)) {
     case FRAME_BAD: /* noted once more while it went there */
+        frames_bad_forget(frames, frame);
         return BAD_PAGE_NONE;
     case FRAME_ZEROED:
     case FRAME_FREE:
-        ASSERT_ALWAYS(frames_bad_take(frames, frame));
-        return BAD_PAGE_NONE;
+        /* Else it is on its way to a list with somebody who could not get a record to be seen by: he lists it. */
+        return frames_bad_take(frames, frame) ? BAD_PAGE_NONE : BAD_PAGE_PINNED;
     default:
         break;
     }
