@@ -50,11 +50,16 @@ void op_write_stamps(struct stress_thread *thread)
     const unsigned good = accessible_count(&place, TIDE_ACCESS_WRITE);
     const tide_address address = page_address(&place, place.first);
     const uint32_t version = version_begin(page_at(&place, 0));
+    uint64_t restored = thread->restored;
     for (unsigned n = 0; n < STAMP_PLACES; n++) {
         const uint64_t stamp = stamp_make(place.identity, address, n, version);
         const unsigned offset = stamp_word(n) * 8;
         const tide_status status = write_bytes(thread, place.space, address + offset, &stamp, sizeof(stamp));
         expect_access(thread, &place, status, good, offset, "tide_write of a stamp");
+        if (restored != thread->restored) { /* the stamps so far were lost: once more from the first */
+            restored = thread->restored;
+            n = UINT32_MAX;
+        }
     }
     if (good == 1)
         page_at(&place, 0)->version = version;
@@ -136,12 +141,13 @@ static char *pointer_get(struct stress_thread *thread, tide_access *access, tide
     char *pointer;
     unsigned attempt = 0;
     *restarted = false;
+    thread->too_long = false;
     do
         pointer = tide_access_pointer(access, address, kind);
     while (pointer == NULL && must_repeat(thread, access->status, attempt++));
-    if (pointer != NULL)
+    if (pointer != NULL || (thread->unlocked && thread->saw_lost))
         return pointer;
-    if (access->status == TIDE_ACCESS_SECTION_TOO_LONG) {
+    if (access->status == TIDE_ACCESS_SECTION_TOO_LONG || thread->too_long) {
         thread->sections_too_long++;
         tide_access_end(access);
         sched_yield();
@@ -353,6 +359,7 @@ void op_peek(struct stress_thread *thread)
     if (!place_get(thread, &place, PLACE_SHARED, 1))
         return;
     pthread_rwlock_unlock(&place.window->lock); /* so that the window may be released under us */
+    thread->unlocked = true;
     tide_access access;
     expect(thread, tide_access_begin(place.space, &access), TIDE_SUCCESS, "tide_access_begin", 0);
     for (uint64_t wanted = 1 + draw(thread, MOST); wanted > 0; wanted--) {
@@ -365,6 +372,7 @@ void op_peek(struct stress_thread *thread)
         const uint32_t sequence = atomic_load(&shadow->sequence);
         const uint32_t floor = atomic_load(&shadow->floor);
         bool restarted = false;
+        thread->saw_lost = false;
         const char *pointer = count == 0
                                   ? pointer_first(thread, &access, place.space, address, TIDE_ACCESS_READ)
                                   : pointer_get(thread, &access, place.space, address, TIDE_ACCESS_READ, &restarted);
@@ -372,6 +380,8 @@ void op_peek(struct stress_thread *thread)
             count = 0;
             continue;
         }
+        if (thread->saw_lost) /* until somebody who has its lock writes it anew */
+            continue;
         const bool undisturbed = sequence % 2 == 0 && atomic_load(&shadow->sequence) == sequence;
         if (undisturbed && (pointer != NULL) != (floor != SHADOW_NOT_COMMITTED))
             fail(thread, "tide_access_pointer at shared 0x%llx gave %s", (unsigned long long)address,
@@ -387,6 +397,7 @@ void op_peek(struct stress_thread *thread)
     for (unsigned i = 0; i < count; i++)
         peek(thread, &pages[i], pointers[i], least[i]);
     tide_access_end(&access);
+    thread->unlocked = false;
     pthread_rwlock_unlock(&place.holder->lock);
 }
 

@@ -36,6 +36,10 @@ static const struct {
     { "counters", 8, op_counters },
     { "engine empty", 2, op_engine_empty },
     { "worker step", 2, op_worker_step },
+    { "migrate", 6, op_migrate },
+    { "dry node", 1, op_dry_node },
+    { "bad frame", 4, op_bad_frame },
+    { "poison", 2, op_poison },
 };
 
 void stress_operation(struct stress_thread *thread)
@@ -47,6 +51,7 @@ void stress_operation(struct stress_thread *thread)
     while (drawn >= operations[index].weight)
         drawn -= operations[index++].weight;
     atomic_store_explicit(&thread->op, operations[index].name, memory_order_relaxed);
+    thread->own_lost = thread->saw_lost = false;
     operations[index].run(thread);
     if (thread->inject_off) {
         atomic_fetch_sub(&thread->run->inject_off, 1);
@@ -88,6 +93,7 @@ void stress_check_space(struct stress_thread *thread, unsigned space_index)
     if (holder->space == NULL)
         return;
     uint64_t committed = 0, reserved = 0, regions = 0;
+    thread->holder = holder;
     atomic_store(&thread->op, "final check");
     check_map(thread, holder);
     for (unsigned w = 0; w < SHADOW_WINDOWS; w++) {

@@ -48,6 +48,12 @@ void op_contents(struct stress_thread *thread);
 void op_stack(struct stress_thread *thread);
 void op_priority(struct stress_thread *thread);
 
+/* node_operations.c */
+void op_migrate(struct stress_thread *thread);
+void op_dry_node(struct stress_thread *thread);
+void op_bad_frame(struct stress_thread *thread);
+void op_poison(struct stress_thread *thread);
+
 /* Success of a call that writes modified pages; with injected errors, also TIDE_IO_ERROR. */
 void expect_writer(struct stress_thread *thread, tide_status status, const char *what);
 

@@ -9,6 +9,7 @@
 #include "place.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,11 +31,112 @@ void expect(struct stress_thread *thread, tide_status status, tide_status expect
              tide_status_name(status), tide_status_name(expected));
 }
 
+/* The window's page of an address, NULL if it is in none: then it is the thread's own. */
+static struct shadow_page *window_page(const struct shadow_space *holder, tide_address address, bool *shared)
+{
+    for (unsigned w = 0; w < SHADOW_WINDOWS; w++) {
+        const struct shadow_window *window = &holder->windows[w];
+        const uint64_t index = (address - window->base) / TIDE_PAGE_BYTES;
+        if (address >= window->base && index < window->page_count) {
+            *shared = index >= window->exact_count;
+            return &window->pages[index];
+        }
+    }
+    return NULL;
+}
+
+/* Readers without a lock may look at any moment: as a shared write does it, and they know no bounds meanwhile. */
+static void shared_restore(struct stress_thread *thread, struct shadow_page *page, tide_address address)
+{
+    const uint64_t identity = atomic_load(&thread->holder->identity);
+    tide_access access;
+    char *pointer;
+    atomic_fetch_add(&page->sequence, 1);
+    expect(thread, tide_virtual_discard(thread->holder->space, address, TIDE_PAGE_BYTES), TIDE_SUCCESS,
+           "discard of a lost page", address);
+    for (;;) {
+        expect(thread, tide_access_begin(thread->holder->space, &access), TIDE_SUCCESS, "tide_access_begin", 0);
+        pointer = tide_access_pointer(&access, address, TIDE_ACCESS_WRITE);
+        if (pointer != NULL)
+            break;
+        if (access.status == TIDE_IN_PAGE_ERROR) { /* lost once more: it was zeros */
+            expect(thread, tide_virtual_discard(thread->holder->space, address, TIDE_PAGE_BYTES), TIDE_SUCCESS,
+                   "discard of a lost page", address);
+        } else {
+            expect(thread, access.status, TIDE_ACCESS_SECTION_TOO_LONG, "pointer to a page written anew", address);
+        }
+        tide_access_end(&access);
+        sched_yield();
+    }
+    for (unsigned n = 0; n < STAMP_PLACES; n++)
+        atomic_store_explicit((_Atomic uint64_t *)(void *)(pointer + (size_t)stamp_word(n) * 8),
+                              stamp_make(identity, address, n, page->version), memory_order_release);
+    tide_access_end(&access);
+    atomic_fetch_add(&page->sequence, 1);
+}
+
+/* The whole page, with what it must hold. */
+static bool exact_restore(struct stress_thread *thread, const struct shadow_page *page, tide_address address)
+{
+    tide_space *space = thread->holder->space;
+    uint32_t old;
+    tide_status status;
+    if (!page->writable)
+        expect(thread, tide_virtual_protect(space, address, TIDE_PAGE_BYTES, TIDE_PAGE_READWRITE, &old), TIDE_SUCCESS,
+               "protection of a lost page", address);
+    image_fill(thread->spare, atomic_load(&thread->holder->identity), address, page->version);
+    status = tide_write(space, address, thread->spare, TIDE_PAGE_BYTES);
+    if (status != TIDE_ACCESS_SECTION_TOO_LONG)
+        expect(thread, status, TIDE_SUCCESS, "write of a whole page that was lost", address);
+    if (!page->writable)
+        expect(thread, tide_virtual_protect(space, address, TIDE_PAGE_BYTES, TIDE_PAGE_READONLY, &old), TIDE_SUCCESS,
+               "protection of a lost page", address);
+    return status == TIDE_SUCCESS;
+}
+
+/* The page of the last error was lost with a bad frame. False if this operation may not touch it. */
+static bool lost_restore(struct stress_thread *thread)
+{
+    const tide_address address = tide_last_error()->address / TIDE_PAGE_BYTES * TIDE_PAGE_BYTES;
+    bool shared = false;
+    struct shadow_page *page = window_page(thread->holder, address, &shared);
+    if (thread->run->options.bad_frames + thread->run->options.poison == 0)
+        fail(thread, "page 0x%llx is lost, and no frame went bad", (unsigned long long)address);
+    thread->saw_lost = true;
+    if (thread->unlocked)
+        return false;
+    if (page == NULL) {
+        const tide_status status = tide_virtual_discard(thread->holder->space, address, TIDE_PAGE_BYTES);
+        memset(thread->spare, 0, TIDE_PAGE_BYTES);
+        if (status == TIDE_CONFLICTING_ADDRESSES) /* of a large page */
+            expect(thread, tide_write(thread->holder->space, address, thread->spare, TIDE_PAGE_BYTES), TIDE_SUCCESS,
+                   "write of a whole page of one's own that was lost", address);
+        else
+            expect(thread, status, TIDE_SUCCESS, "discard of a page of one's own that was lost", address);
+        thread->own_lost = true;
+        atomic_fetch_add(&thread->run->restored, 1);
+        return true;
+    }
+    if (!page->committed)
+        fail(thread, "page 0x%llx is lost, and was not committed", (unsigned long long)address);
+    if (shared)
+        shared_restore(thread, page, address);
+    else
+        thread->too_long = !exact_restore(thread, page, address);
+    if (thread->too_long)
+        return false;
+    thread->restored++;
+    atomic_fetch_add(&thread->run->restored, 1);
+    return true;
+}
+
 bool must_repeat(struct stress_thread *thread, tide_status status, unsigned attempt)
 {
     if (status != TIDE_IN_PAGE_ERROR)
         return false;
     struct stress_run *run = thread->run;
+    if (tide_last_error()->io_error == EHWPOISON)
+        return lost_restore(thread);
     if (run->options.faults == 0)
         fail(thread, "TIDE_IN_PAGE_ERROR without injected errors: %s", tide_last_error()->message);
     if (tide_last_error()->io_error != EIO)
@@ -84,6 +186,7 @@ bool place_get(struct stress_thread *thread, struct place *place, enum place_kin
 {
     struct shadow *shadow = &thread->run->shadow;
     place->holder = &shadow->spaces[draw(thread, shadow->space_count)];
+    thread->holder = place->holder;
     pthread_rwlock_rdlock(&place->holder->lock);
     if (place->holder->space == NULL) {
         pthread_rwlock_unlock(&place->holder->lock);

@@ -9,6 +9,8 @@
 
 #include "shadow.h"
 
+#include <sched.h>
+
 enum {
     STRESS_SPAN_MAX = 4,   /* pages of one copying access */
     STRESS_PIN_MAX = 16,   /* pages of one pin */
@@ -27,6 +29,8 @@ struct stress_options {
     unsigned nodes;          /* of a synthetic topology; 0: this machine's */
     unsigned faults;         /* I/O errors per 1000 operations; 0: no I/O filter */
     uint64_t memory_factor;  /* committed pages wanted, as a multiple of the frames */
+    uint64_t bad_frames;     /* frames taken out of use during the run */
+    uint64_t poison;         /* of these, so many more by the kernel: real poisoned memory */
     bool core;               /* abort() on failure, for a core file */
 };
 
@@ -43,23 +47,41 @@ struct stress_run {
     _Atomic uint64_t read_errors;  /* [A] injected */
     _Atomic uint64_t write_errors; /* [A] injected, at most write_errors_max: each can cost a slot for good */
     uint64_t write_errors_max;     /* [I] */
+    uint64_t start_ns;             /* [I] for the threads */
+    cpu_set_t cpus;                /* [I] that the run may use */
+    _Atomic uint64_t retired;      /* [A] frames of bad_frames so far */
+    _Atomic uint64_t poisoned;     /* [A] frames of poison so far */
+    _Atomic uint64_t restored;     /* [A] pages that were lost with one and written anew */
+    _Atomic unsigned dry_node;     /* [A] the next node to run dry */
 };
 
 /* One thread of the run. */
 struct stress_thread {
     struct stress_run *run;
     unsigned index;
-    uint64_t random;            /* [T] */
-    _Atomic uint64_t ops;       /* [A] written by the thread, read by the watchdog */
-    const char *_Atomic op;     /* [A] name of the operation running */
-    bool inject_off;            /* [T] this thread holds inject_off until its operation ends */
-    tide_statistics previous;   /* [T] last snapshot, to see that counters only grow */
-    uint64_t sections_too_long; /* [T] */
-    uint64_t commit_refused;    /* [T] */
-    uint64_t repeated;          /* [T] accesses repeated after an injected error */
-    char *buffer;               /* [T] STRESS_PIN_MAX + 1 pages */
+    uint64_t random;             /* [T] */
+    _Atomic uint64_t ops;        /* [A] written by the thread, read by the watchdog */
+    const char *_Atomic op;      /* [A] name of the operation running */
+    bool inject_off;             /* [T] this thread holds inject_off until its operation ends */
+    tide_statistics previous;    /* [T] last snapshot, to see that counters only grow */
+    uint64_t sections_too_long;  /* [T] */
+    uint64_t commit_refused;     /* [T] */
+    uint64_t repeated;           /* [T] accesses repeated after an injected error */
+    char *buffer;                /* [T] STRESS_PIN_MAX + 1 pages */
+    char *spare;                 /* [T] one page, for pages that are written anew */
+    struct shadow_space *holder; /* [T] of the place that the operation works on */
+    uint64_t restored;           /* [T] pages of windows that this thread wrote anew */
+    bool unlocked;               /* [T] the operation has no lock of the pages that it looks at */
+    bool saw_lost;               /* [T] it met one that was lost */
+    bool too_long;               /* [T] ... and it could not be written anew with this section open */
+    bool own_lost;               /* [T] a page of the thread's own region was lost, and is zeros */
     pthread_t thread;
 };
+
+uint64_t stress_now_ns(void);
+
+/* Can the kernel poison memory for this program? Installs the handler that op_poison() needs. False with errno set. */
+bool stress_poison_prepare(void);
 
 /* Runs one operation drawn at random. */
 void stress_operation(struct stress_thread *thread);

@@ -35,7 +35,7 @@ enum {
 static char temporary_folder[256];        /* to remove, empty if none */
 static struct stress_thread *all_threads; /* for the watchdog and the failure report */
 
-static uint64_t now_ns(void)
+uint64_t stress_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -109,6 +109,8 @@ static void usage(FILE *to, const char *program)
         "  --over N             address space to use, as a multiple of the memory [4]\n"
         "  --nodes N            synthetic topology of N nodes, 0 for this machine's [0]\n"
         "  --faults N           fail N of 1000 page-file reads, and some writes, and delay others [0]\n"
+        "  --bad-frames N       take N frames out of use during the run, as bad memory [0]\n"
+        "  --poison N           let the kernel poison N frames more (MADV_HWPOISON): needs CAP_SYS_ADMIN [0]\n"
         "  --core               abort on failure, for a core file\n"
         "  --help\n",
         program);
@@ -141,13 +143,15 @@ static struct stress_options parse_options(int argc, char **argv)
         { "over", required_argument, NULL, 'm' },
         { "nodes", required_argument, NULL, 'N' },
         { "faults", required_argument, NULL, 'e' },
+        { "bad-frames", required_argument, NULL, 'B' },
+        { "poison", required_argument, NULL, 'P' },
         { "core", no_argument, NULL, 'c' },
         { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
     };
     const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     struct stress_options options = {
-        .seed = now_ns() ^ (uint64_t)getpid() << 32,
+        .seed = stress_now_ns() ^ (uint64_t)getpid() << 32,
         .seconds = UINT64_MAX,
         .threads = 4 * (unsigned)(cpus > 0 ? cpus : 1),
         .frames = 4096,
@@ -192,6 +196,12 @@ static struct stress_options parse_options(int argc, char **argv)
         case 'e':
             options.faults = (unsigned)parse_number(program, "faults", optarg, 0, 500);
             break;
+        case 'B':
+            options.bad_frames = parse_number(program, "bad-frames", optarg, 0, 1ull << 32);
+            break;
+        case 'P':
+            options.poison = parse_number(program, "poison", optarg, 0, 1ull << 32);
+            break;
         case 'c':
             options.core = true;
             break;
@@ -205,6 +215,11 @@ static struct stress_options parse_options(int argc, char **argv)
     }
     if (optind != argc) {
         usage(stderr, program);
+        exit(EXIT_FAIL);
+    }
+    if (options.bad_frames + options.poison > options.frames / 4) {
+        fprintf(stderr, "%s: --bad-frames and --poison are %llu, and the most is a quarter of the %llu frames\n",
+                program, (unsigned long long)(options.bad_frames + options.poison), (unsigned long long)options.frames);
         exit(EXIT_FAIL);
     }
     const char *seconds = getenv("TIDE_TEST_SECONDS");
@@ -223,10 +238,11 @@ static void write_command(struct stress_run *run, const char *program)
     const struct stress_options *o = &run->options;
     int n = snprintf(run->command, sizeof(run->command),
                      "%s --seed %llu --seconds %llu --ops %llu --threads %u --frames %llu --spaces %u "
-                     "--pagefile-bytes %llu --over %llu --nodes %u --faults %u",
+                     "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --bad-frames %llu --poison %llu",
                      program, (unsigned long long)o->seed, (unsigned long long)o->seconds, (unsigned long long)o->ops,
                      o->threads, (unsigned long long)o->frames, o->spaces, (unsigned long long)o->pagefile_bytes,
-                     (unsigned long long)o->memory_factor, o->nodes, o->faults);
+                     (unsigned long long)o->memory_factor, o->nodes, o->faults, (unsigned long long)o->bad_frames,
+                     (unsigned long long)o->poison);
     if (o->pagefile != NULL && n > 0 && (size_t)n < sizeof(run->command))
         snprintf(run->command + n, sizeof(run->command) - (size_t)n, " --pagefile %s", o->pagefile);
 }
@@ -295,6 +311,7 @@ static int open_engine(struct stress_run *run)
     config.topology_synthetic = options->nodes > 0 ? topology : NULL;
     config.page_files = &file;
     config.page_file_count = options->pagefile_bytes > 0;
+    config.handle_memory_errors = options->bad_frames + options->poison > 0;
     config.page_file_growth_pages = 128;
     config.page_file_shrink_delay_ms = 50;
     /* Each failed write may cost a slot, and one of a cluster costs a write for each of its pages. */
@@ -366,14 +383,14 @@ struct watchdog {
 static void *watchdog_main(void *argument)
 {
     struct watchdog *watchdog = argument;
-    uint64_t seen = UINT64_MAX, since = now_ns();
+    uint64_t seen = UINT64_MAX, since = stress_now_ns();
     while (!atomic_load(&watchdog->stop)) {
         sleep_ms(100);
         const uint64_t now = ops_total(watchdog->run) + atomic_load(&watchdog->progress);
         if (now != seen) {
             seen = now;
-            since = now_ns();
-        } else if (now_ns() - since > WATCHDOG_SECONDS * 1000000000ull) {
+            since = stress_now_ns();
+        } else if (stress_now_ns() - since > WATCHDOG_SECONDS * 1000000000ull) {
             fprintf(stderr, "FAIL: no operation has finished for %d seconds\n", WATCHDOG_SECONDS);
             print_threads(watchdog->run);
             fprintf(stderr, "seed %llu, repeat with:\n  %s\n", (unsigned long long)watchdog->run->options.seed,
@@ -392,14 +409,15 @@ static void print_progress(const struct stress_run *run, double seconds)
     const tide_statistics s = statistics_get(run);
     printf("%7.1f s: %llu operations; faults %llu demand zero, %llu soft (%llu in flight), %llu hard, %llu collided; "
            "pages in %llu out %llu trimmed %llu; available %llu of %llu; commit %llu of %llu; slots %llu of %llu; "
-           "frame waits %llu\n",
+           "frame waits %llu; bad %llu\n",
            seconds, (unsigned long long)ops_total(run), (unsigned long long)s.faults.demand_zero,
            (unsigned long long)s.faults.transition, (unsigned long long)s.faults.transition_write_in_progress,
            (unsigned long long)s.faults.hard, (unsigned long long)s.faults.collided, (unsigned long long)s.pages_input,
            (unsigned long long)s.pages_output, (unsigned long long)s.trimmed, (unsigned long long)s.available_pages,
            (unsigned long long)s.total_pages, (unsigned long long)s.commit_total_pages,
            (unsigned long long)s.commit_limit_pages, (unsigned long long)s.page_file_used_slots,
-           (unsigned long long)s.page_file_total_slots, (unsigned long long)s.frame_waits);
+           (unsigned long long)s.page_file_total_slots, (unsigned long long)s.frame_waits,
+           (unsigned long long)s.bad_pages);
     fflush(stdout);
 }
 
@@ -421,23 +439,23 @@ static void run_threads(struct stress_run *run, struct watchdog *watchdog)
         if (error != 0)
             stress_fail(run, NULL, "thread %u of %u cannot be started: %s", i, run->options.threads, strerror(error));
     }
-    const uint64_t start = now_ns();
+    const uint64_t start = stress_now_ns();
     uint64_t verified = start;
     while (!threads_ended(run)) {
         sleep_ms(20);
-        const uint64_t now = now_ns();
+        const uint64_t now = stress_now_ns();
         if (run->options.seconds > 0 && now - start >= run->options.seconds * 1000000000ull)
             atomic_store(&run->stop, true);
         if (now - verified >= VERIFY_PERIOD_SECONDS * 1000000000ull) {
             print_progress(run, (double)(now - start) / 1e9);
             verify(run);
-            verified = now_ns();
+            verified = stress_now_ns();
             atomic_fetch_add(&watchdog->progress, 1);
         }
     }
     for (unsigned i = 0; i < run->options.threads; i++)
         pthread_join(all_threads[i].thread, NULL);
-    print_progress(run, (double)(now_ns() - start) / 1e9);
+    print_progress(run, (double)(stress_now_ns() - start) / 1e9);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
@@ -454,22 +472,26 @@ static void tear_down(struct stress_run *run, struct stress_thread *thread, cons
         atomic_fetch_add(&watchdog->progress, 1);
     }
     tide_statistics end = statistics_get(run);
-    const uint64_t start = now_ns();
+    const uint64_t start = stress_now_ns();
+    /* Bad frames do not come back. Those that were page tables are on the bad list by now. */
     while ((end.commit_total_pages != baseline->commit_total_pages || end.page_file_used_slots != 0 ||
-            end.available_pages != baseline->available_pages || end.table_pages != baseline->table_pages) &&
-           now_ns() - start < SETTLE_SECONDS * 1000000000ull) {
+            end.available_pages + end.bad_pages != baseline->available_pages ||
+            end.table_pages != baseline->table_pages) &&
+           stress_now_ns() - start < SETTLE_SECONDS * 1000000000ull) {
         sleep_ms(10);
         end = statistics_get(run);
     }
     if (end.commit_total_pages != baseline->commit_total_pages || end.page_file_used_slots != 0 ||
-        end.available_pages != baseline->available_pages || end.table_pages != baseline->table_pages ||
-        end.spaces != 0 || end.open_sections != 0)
+        end.available_pages + end.bad_pages != baseline->available_pages || end.table_pages != baseline->table_pages ||
+        end.spaces != 0 || end.open_sections != 0 || end.bad_pages_pending != 0)
         stress_fail(run, NULL,
                     "after everything was released: commit charge %llu (%llu at the start), page-file slots used %llu, "
-                    "available frames %llu (%llu), table frames %llu (%llu), spaces %llu, open sections %llu",
+                    "available frames %llu (%llu), bad %llu, pending %llu, table frames %llu (%llu), spaces %llu, open "
+                    "sections %llu",
                     (unsigned long long)end.commit_total_pages, (unsigned long long)baseline->commit_total_pages,
                     (unsigned long long)end.page_file_used_slots, (unsigned long long)end.available_pages,
-                    (unsigned long long)baseline->available_pages, (unsigned long long)end.table_pages,
+                    (unsigned long long)baseline->available_pages, (unsigned long long)end.bad_pages,
+                    (unsigned long long)end.bad_pages_pending, (unsigned long long)end.table_pages,
                     (unsigned long long)baseline->table_pages, (unsigned long long)end.spaces,
                     (unsigned long long)end.open_sections);
     verify(run);
@@ -492,9 +514,10 @@ static void create_threads(struct stress_run *run)
         thread->index = i;
         uint64_t state = run->options.seed + i;
         thread->random = stress_random(&state);
-        thread->buffer = aligned_alloc(TIDE_PAGE_BYTES, (STRESS_PIN_MAX + 1) * TIDE_PAGE_BYTES);
+        thread->buffer = aligned_alloc(TIDE_PAGE_BYTES, (STRESS_PIN_MAX + 2) * TIDE_PAGE_BYTES);
         if (thread->buffer == NULL)
             stress_fail(run, NULL, "out of memory");
+        thread->spare = thread->buffer + (STRESS_PIN_MAX + 1) * TIDE_PAGE_BYTES;
     }
     if (all_threads == NULL)
         stress_fail(run, NULL, "out of memory");
@@ -509,10 +532,12 @@ static void print_summary(const struct stress_run *run)
         repeated += all_threads[i].repeated;
     }
     printf("PASS: %llu operations; %llu commits refused at the limit, %llu sections begun again, "
-           "%llu read and %llu write errors injected, %llu accesses repeated\n",
+           "%llu read and %llu write errors injected, %llu accesses repeated, %llu frames bad, %llu poisoned, %llu "
+           "pages written anew\n",
            (unsigned long long)ops_total(run), (unsigned long long)refused, (unsigned long long)too_long,
            (unsigned long long)atomic_load(&run->read_errors), (unsigned long long)atomic_load(&run->write_errors),
-           (unsigned long long)repeated);
+           (unsigned long long)repeated, (unsigned long long)atomic_load(&run->retired),
+           (unsigned long long)atomic_load(&run->poisoned), (unsigned long long)atomic_load(&run->restored));
 }
 
 int main(int argc, char **argv)
@@ -523,6 +548,11 @@ int main(int argc, char **argv)
     printf("seed %llu, repeat with:\n  %s\n", (unsigned long long)run.options.seed, run.command);
     fflush(stdout);
 
+    if (run.options.poison > 0 && !stress_poison_prepare()) {
+        printf("SKIPPED: MADV_HWPOISON: %s (it needs CAP_SYS_ADMIN and a kernel with CONFIG_MEMORY_FAILURE)\n",
+               strerror(errno));
+        return EXIT_SKIPPED;
+    }
     const int opened = open_engine(&run);
     if (opened != EXIT_PASS) {
         remove_files(&run);
@@ -530,6 +560,9 @@ int main(int argc, char **argv)
     }
     const tide_statistics baseline = statistics_get(&run);
     run.node_count = baseline.node_count;
+    run.start_ns = stress_now_ns();
+    if (sched_getaffinity(0, sizeof(run.cpus), &run.cpus) != 0)
+        stress_fail(&run, NULL, "sched_getaffinity: %s", strerror(errno));
     const uint64_t window_pages = run.options.frames * run.options.memory_factor / run.options.spaces / SHADOW_WINDOWS;
     if (!shadow_create(&run.shadow, run.options.spaces, window_pages < 16 ? 16 : (unsigned)window_pages))
         stress_fail(&run, NULL, "out of memory");

@@ -108,6 +108,8 @@ typedef struct tide_config {
     uint64_t page_file_growth_pages; /**< step by which a page file grows, or more if a commit needs more [1/16 of what
                                         it may grow in all, at least 256] */
     unsigned page_file_shrink_delay_ms; /**< how long the commit charge must be low before page files shrink [10000] */
+    bool handle_memory_errors; /**< listen to SIGBUS for memory of this engine that goes bad, and go on after it; see
+                                  docs/bad-memory.md [false] */
 } tide_config;
 
 #define TIDE_NO_CPU_CACHE 0xFFFFFFFFu

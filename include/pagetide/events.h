@@ -25,14 +25,15 @@ extern "C" {
 
 /** NT's events of the same names under \\KernelObjects; the first two are MEMORY_RESOURCE_NOTIFICATION_TYPE. */
 typedef enum tide_memory_event {
-    TIDE_EVENT_LOW_MEMORY = 0,    /**< available pages of all nodes are below the low threshold */
-    TIDE_EVENT_HIGH_MEMORY = 1,   /**< they are at or above the high threshold */
-    TIDE_EVENT_LOW_COMMIT = 2,    /**< the charge is low against the limit: plenty can be committed */
-    TIDE_EVENT_HIGH_COMMIT = 3,   /**< the charge is near the limit; page files may still grow */
-    TIDE_EVENT_MAXIMUM_COMMIT = 4 /**< the charge is near the limit that all page files at their maximum would give */
+    TIDE_EVENT_LOW_MEMORY = 0,     /**< available pages of all nodes are below the low threshold */
+    TIDE_EVENT_HIGH_MEMORY = 1,    /**< they are at or above the high threshold */
+    TIDE_EVENT_LOW_COMMIT = 2,     /**< the charge is low against the limit: plenty can be committed */
+    TIDE_EVENT_HIGH_COMMIT = 3,    /**< the charge is near the limit; page files may still grow */
+    TIDE_EVENT_MAXIMUM_COMMIT = 4, /**< the charge is near the limit that all page files at their maximum would give */
+    TIDE_EVENT_MEMORY_ERRORS = 5   /**< frames are known to be bad; stays set */
 } tide_memory_event;
 
-#define TIDE_MEMORY_EVENT_COUNT 5u
+#define TIDE_MEMORY_EVENT_COUNT 6u
 
 /**
  * A descriptor that is readable (POLLIN) exactly while the event is set: CreateMemoryResourceNotification, for poll,

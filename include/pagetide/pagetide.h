@@ -8,6 +8,7 @@
 #define PAGETIDE_PAGETIDE_H
 
 #include <pagetide/access.h>
+#include <pagetide/bad_memory.h>
 #include <pagetide/engine.h>
 #include <pagetide/events.h>
 #include <pagetide/numa.h>

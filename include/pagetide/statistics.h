@@ -61,7 +61,7 @@ typedef struct tide_statistics {
     uint64_t background_zeroed; /**< frames zeroed by the zero-page threads */
     uint64_t trimmed;           /**< pages removed by the trimmer, by replacement and by request */
     uint64_t frame_waits;       /**< sleeps of faults for want of a frame, at most 2 ms each */
-    uint64_t total_pages;       /**< PhysicalTotal */
+    uint64_t total_pages;       /**< frames of all nodes, bad ones included */
     uint64_t available_pages;   /**< PhysicalAvailable: zeroed + free + standby over all nodes */
     uint64_t commit_total_pages;
     uint64_t commit_limit_pages;
@@ -87,7 +87,7 @@ typedef struct tide_statistics {
     uint64_t free_pages;
     uint64_t standby_pages[8]; /**< by priority */
     uint64_t modified_pages;   /**< modified-no-write included */
-    uint64_t bad_pages;
+    uint64_t bad_pages;        /**< frames on the bad list: taken out of use for good (bad_memory.h) */
     uint64_t transition_pages;
     uint64_t active_pages;                 /**< valid pages and page tables: everything else */
     uint64_t standby_reserve_pages;        /**< Standby Cache Reserve: priorities 0 to 3 */
@@ -103,6 +103,8 @@ typedef struct tide_statistics {
     uint64_t locked_pages;                 /**< locked in working sets now, all spaces */
     uint64_t reset_pages_lost;             /**< pages taken for other use whose content had been reset or offered */
     uint64_t pages_prefetched;             /**< of pages_input, those read by tide_virtual_prefetch() */
+    uint64_t bad_pages_pending; /**< known to be bad and still in use: pinned, page tables, or noted just now */
+    uint64_t pages_lost;        /**< pages whose content was lost with a bad frame (bad_memory.h) */
 } tide_statistics;
 
 /** One space. */
@@ -187,7 +189,7 @@ typedef struct tide_performance_information {
     uint64_t commit_total;       /**< CommitTotal: pages charged */
     uint64_t commit_limit;       /**< CommitLimit */
     uint64_t commit_peak;        /**< CommitPeak: since open */
-    uint64_t physical_total;     /**< PhysicalTotal: frames of all nodes */
+    uint64_t physical_total;     /**< PhysicalTotal: frames of all nodes but the bad ones */
     uint64_t physical_available; /**< PhysicalAvailable: zeroed + free + standby */
     uint64_t system_cache;       /**< SystemCache: standby; a system working set does not exist */
     uint64_t page_bytes;         /**< PageSize */
@@ -240,7 +242,7 @@ typedef struct tide_working_set_entry {
     bool valid;           /**< resident in the working set, or a large page; if not, of the fields below only shared
                                and bad have a meaning and the others are 0 */
     bool shared;          /**< the page can be shared (a section's); with valid = false, that it could be */
-    bool bad;             /**< its memory is bad; not valid then */
+    bool bad;             /**< its memory is bad (bad_memory.h): lost, and not valid; or valid while it is pinned */
     bool locked;
     bool large_page;
     uint8_t share_count; /**< PTEs that have the page, 7 at most; 1 for a private page */
@@ -267,7 +269,8 @@ typedef enum tide_page_state {
     TIDE_PAGE_STATE_MODIFIED = 4,
     TIDE_PAGE_STATE_TRANSITION = 5, /**< in memory, out of the working set, I/O or pins on it */
     TIDE_PAGE_STATE_PAGE_FILE = 6,
-    TIDE_PAGE_STATE_BUSY = 7 /**< a fault is being resolved right now */
+    TIDE_PAGE_STATE_BUSY = 7, /**< a fault is being resolved right now */
+    TIDE_PAGE_STATE_LOST = 8  /**< committed, and its content was lost with a bad frame */
 } tide_page_state;
 
 /** What is known of one page: QueryWorkingSetEx and RAMMap's Physical Pages. */

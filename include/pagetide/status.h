@@ -32,6 +32,7 @@ typedef int32_t tide_status;
 
 /* Success, and success with information: the class of fault that an access took (nt-behaviour 1.2). */
 #define TIDE_SUCCESS TIDE_STATUS_CODE(0)
+#define TIDE_PENDING TIDE_STATUS_CODE(0x103)                  /**< noted, and done later by itself */
 #define TIDE_PAGE_FAULT_TRANSITION TIDE_STATUS_CODE(0x110)    /**< soft fault: the page was in memory */
 #define TIDE_PAGE_FAULT_DEMAND_ZERO TIDE_STATUS_CODE(0x111)   /**< a zero page was given */
 #define TIDE_PAGE_FAULT_COPY_ON_WRITE TIDE_STATUS_CODE(0x112) /**< a private copy was made */
@@ -63,6 +64,7 @@ typedef int32_t tide_status;
 #define TIDE_TIMEOUT TIDE_STATUS_CODE(0xC00000B5)            /**< no frame came within the configured wait */
 #define TIDE_IO_ERROR TIDE_STATUS_CODE(0xC0000185)           /**< a file could not be opened, sized, read or written */
 #define TIDE_INVARIANT_VIOLATED TIDE_STATUS_CODE(0xC0000102) /**< tide_engine_verify() found the engine inconsistent */
+#define TIDE_HARDWARE_MEMORY_ERROR TIDE_STATUS_CODE(0xC0000709) /**< memory that cannot be done without is bad */
 #define TIDE_COMMITMENT_LIMIT TIDE_STATUS_CODE(0xC000012D)
 #define TIDE_OBJECT_NAME_COLLISION TIDE_STATUS_CODE(0xC0000035) /**< the file exists and is no page file */
 

@@ -37,6 +37,8 @@ const char *tide_status_name(tide_status status)
     } names[] = {
 #define STATUS_NAME(name) { name, #name }
         STATUS_NAME(TIDE_SUCCESS),
+        STATUS_NAME(TIDE_PENDING),
+        STATUS_NAME(TIDE_HARDWARE_MEMORY_ERROR),
         STATUS_NAME(TIDE_PAGE_FAULT_TRANSITION),
         STATUS_NAME(TIDE_PAGE_FAULT_DEMAND_ZERO),
         STATUS_NAME(TIDE_PAGE_FAULT_COPY_ON_WRITE),

@@ -77,17 +77,24 @@ static tide_status copy(tide_space *space, tide_address address, char *buffer, s
         grace_enter(thread);
         pte_t valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t){ 0 } : fault_lookup(space, address, kind);
         if (!pte_is_valid(valid)) {
-            status = fault_resolve(space, thread, address, kind, &valid);
+            status = kind == TIDE_ACCESS_WRITE && part == TIDE_PAGE_BYTES
+                         ? fault_overwrite(space, thread, address, &valid)
+                         : fault_resolve(space, thread, address, kind, &valid);
             if (tide_failed(status)) {
                 grace_leave(thread);
                 return status;
             }
         }
-        if (kind == TIDE_ACCESS_READ)
-            memcpy(buffer, pointer_of(frames, valid, address), part);
-        else
-            memcpy(pointer_of(frames, valid, address), buffer, part);
+        char *const memory = pointer_of(frames, valid, address);
+        const bool good = kind == TIDE_ACCESS_READ ? frames_copy(frames, buffer, memory, part)
+                                                   : frames_copy(frames, memory, buffer, part);
         grace_leave(thread);
+        if (__builtin_expect(!good, 0)) {
+            status = engine_bad_access(space, pte_frame(valid), address);
+            if (tide_failed(status))
+                return status;
+            continue; /* the page is read again, or told to be lost */
+        }
         address += part;
         buffer += part;
         bytes -= part;
@@ -410,7 +417,9 @@ void tide_pin_destroy(tide_pin *pin)
     if (pin == NULL)
         return;
     struct grace_thread *thread = engine_thread(engine_of(pin->space));
+    bool bad = false;
     for (unsigned i = 0; i < pin->count; i++) {
+        bad = bad || frames_bad_is_noted(space_frames(pin->space), pin_frame(pin, i));
         /* Without memory for a record the thread unpins all the same: only a verifier could meet it half way. */
         if (thread != NULL)
             grace_enter(thread);
@@ -419,6 +428,8 @@ void tide_pin_destroy(tide_pin *pin)
             grace_leave(thread);
     }
     frames_events_freed(space_frames(pin->space));
+    if (bad) /* it may have waited for this */
+        engine_bad_settle(pin->space->partition);
     (void)sync_add_64(&pin->space->pins, (uint64_t)-1);
     free(pin);
 }

@@ -206,6 +206,7 @@ static tide_status partition_open(struct partition *partition, const tide_config
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
     partition->extend = extend;
+    partition->bad_settle = engine_bad_settle;
     sync_event_init(&partition->extender.event);
     if (!config->disable_aslr)
         partition->aslr_seed = random_mix(config->aslr_seed != 0 ? config->aslr_seed : os_random()) | 1;
@@ -440,8 +441,11 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         return TIDE_INSUFFICIENT_RESOURCES;
     struct frames *frames = engine->partition.frames;
     (void)grace_advance(&frames->grace);
-    if (what == TIDE_EMPTY_FREE)
+    if (what == TIDE_EMPTY_FREE) {
+        grace_enter(thread); /* a stopped world finds no frame on its way */
         frames_drain_caches(frames);
+        grace_leave(thread);
+    }
     for (unsigned n = 0; n < frames->node_count; n++) {
         if (what == TIDE_EMPTY_MODIFIED) {
             (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX,
@@ -460,6 +464,8 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
         grace_io_end(thread);
         grace_leave(thread);
     }
+    if (frames_bad_changed(frames))
+        engine_bad_settle(&engine->partition);
     partition_events_look(&engine->partition);
     return write_status(error);
 }

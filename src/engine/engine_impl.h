@@ -53,6 +53,13 @@ tide_status space_check(const tide_space *space);
  * last error set.
  */
 struct grace_thread *engine_call_begin(tide_space *space, tide_status *status);
+/* For partition.bad_settle (bad_memory.c). */
+void engine_bad_settle(struct partition *partition);
+/*
+ * The engine met bad memory in the frame of this address. Outside of the engine. TIDE_SUCCESS: the frame is out of use,
+ * and the access can be tried again; else TIDE_IN_PAGE_ERROR, and the last error is set.
+ */
+TIDE_MUST_CHECK tide_status engine_bad_access(tide_space *space, frame_t frame, tide_address address);
 /* Fault counters of one space (statistics.c). */
 void space_faults_fill(const tide_space *space, tide_fault_counters *faults);
 

@@ -24,7 +24,7 @@ static tide_status event_check(const tide_engine *engine, tide_memory_event even
 
 static bool is_of_memory(tide_memory_event event)
 {
-    return event <= TIDE_EVENT_HIGH_MEMORY;
+    return event <= TIDE_EVENT_HIGH_MEMORY || event == TIDE_EVENT_MEMORY_ERRORS;
 }
 
 /* The event's bit in its group. */
@@ -35,6 +35,8 @@ static unsigned index_of(tide_memory_event event)
         return FRAMES_EVENT_LOW;
     case TIDE_EVENT_HIGH_MEMORY:
         return FRAMES_EVENT_HIGH;
+    case TIDE_EVENT_MEMORY_ERRORS:
+        return FRAMES_EVENT_ERRORS;
     case TIDE_EVENT_LOW_COMMIT:
         return COMMIT_EVENT_LOW;
     case TIDE_EVENT_HIGH_COMMIT:

@@ -120,6 +120,8 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
         statistics->transition_pages_repurposed += statistics->repurposed[p];
     statistics->frame_waits = sync_load_relaxed_64(&frames->waits);
     statistics->total_pages = frames->total;
+    statistics->bad_pages_pending = sync_load_32(&frames->bad.pending);
+    statistics->pages_lost = sync_load_64(&partition->bad_pages_lost);
     /* Both of one moment: the limit moves when page files do, and the charge is never seen above it. */
     for (unsigned attempt = 0; attempt < 16; attempt++) {
         statistics->commit_limit_pages = sync_load_64(&partition->commit.limit);
@@ -308,7 +310,7 @@ tide_status tide_performance_information_get(tide_engine *engine, tide_performan
         .commit_total = statistics.commit_total_pages,
         .commit_limit = statistics.commit_limit_pages,
         .commit_peak = statistics.commit_peak_pages,
-        .physical_total = statistics.total_pages,
+        .physical_total = statistics.total_pages - statistics.bad_pages,
         .physical_available = statistics.available_pages,
         .system_cache =
             statistics.standby_reserve_pages + statistics.standby_normal_pages + statistics.standby_core_pages,
@@ -341,15 +343,16 @@ tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory
     struct commit *commit = &space->partition->commit;
     for (unsigned n = 0; n < frames->node_count; n++)
         available += frames_available(frames, n);
-    if (available > frames->total) /* frames that moved while they were counted */
-        available = frames->total;
+    const uint64_t usable = frames_usable(frames);
+    if (available > usable) /* frames that moved while they were counted */
+        available = usable;
     const uint64_t of_engine = commit_room(commit), of_space = commit_room(&space->commit);
     const uint64_t limit = sync_load_64(&commit->limit), own_limit = sync_load_64(&space->commit.limit);
     sync_lock(&space->lock);
     const uint64_t reserved = space->vads.pages * TIDE_PAGE_BYTES;
     sync_unlock(&space->lock);
-    memory->memory_load_percent = (unsigned)((frames->total - available) * 100 / frames->total);
-    memory->total_physical_bytes = frames->total * TIDE_PAGE_BYTES;
+    memory->memory_load_percent = usable == 0 ? 100 : (unsigned)((usable - available) * 100 / usable);
+    memory->total_physical_bytes = usable * TIDE_PAGE_BYTES;
     memory->available_physical_bytes = available * TIDE_PAGE_BYTES;
     memory->total_commit_bytes = (limit < own_limit ? limit : own_limit) * TIDE_PAGE_BYTES;
     memory->available_commit_bytes = (of_engine < of_space ? of_engine : of_space) * TIDE_PAGE_BYTES;
@@ -421,7 +424,7 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
     } else {
         switch (pte_tag(seen)) {
         case PTE_TAG_NONE:
-            info->state = TIDE_PAGE_STATE_DEMAND_ZERO;
+            info->state = seen.bits & PTE_BAD ? TIDE_PAGE_STATE_LOST : TIDE_PAGE_STATE_DEMAND_ZERO;
             break;
         case PTE_TAG_TRANSITION:
             frame_describe(space_frames(space), pte_frame(seen), info);

@@ -33,6 +33,7 @@ struct verify {
     uint64_t locked, offered; /* of the space that is being looked at */
     uint64_t resident;        /* locked and large pages of all spaces */
     void *page;               /* for reading slots */
+    void *copy;               /* of a frame's memory, behind it */
     int io_error;
     bool out_of_memory;
 };
@@ -160,7 +161,7 @@ static void frame_of_pte(struct verify *verify, const tide_space *space, uint64_
         if ((pte.bits & PTE_DIRTY) != 0 && !(pfn->word & PFN_DIRTY))
             violated(verify, "I13: page 0x%lx of space %lu may be written and its frame %u counts as clean", page,
                      space->id, frame.number);
-    } else if (state == FRAME_ACTIVE || state == FRAME_FREE || state == FRAME_ZEROED) {
+    } else if (state == FRAME_ACTIVE || state == FRAME_FREE || state == FRAME_ZEROED || state == FRAME_BAD) {
         violated(verify, "I4: page 0x%lx of space %lu is in transition and its frame %u is %s", page, space->id,
                  frame.number, frame_state_name(state));
     }
@@ -308,11 +309,15 @@ static uint64_t space_verify(struct verify *verify, tide_space *space)
 
 /* ---- frames ----------------------------------------------------------------------------------------------------- */
 
-static bool is_zero(const void *page)
+/* Is the frame as `expected`? One that cannot be read is bad memory, noted now, and no violation. */
+static bool frame_holds(struct verify *verify, frame_t frame, const void *expected)
 {
-    static const char zeros[TIDE_PAGE_BYTES];
+    const void *memory = frame_memory(verify->frames, frame);
 
-    return memcmp(page, zeros, sizeof zeros) == 0;
+    if (!verify->frames->bad.guarded)
+        return memcmp(memory, expected, TIDE_PAGE_BYTES) == 0;
+    return !frames_copy(verify->frames, verify->copy, memory, TIDE_PAGE_BYTES) ||
+           memcmp(verify->copy, expected, TIDE_PAGE_BYTES) == 0;
 }
 
 /* A clean page's slot holds what its frame holds. */
@@ -324,7 +329,7 @@ static void clean_check(struct verify *verify, frame_t frame, const struct pfn *
 
     if (error != 0)
         verify->io_error = error;
-    else if (memcmp(verify->page, frame_memory(verify->frames, frame), TIDE_PAGE_BYTES) != 0)
+    else if (!frame_holds(verify, frame, verify->page))
         violated(verify, "I13: frame %u is clean and differs from slot %u of page file %u", frame.number, slot.slot,
                  slot.file);
 }
@@ -379,6 +384,7 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
 
 static void frames_check(struct verify *verify, unsigned node)
 {
+    static const char zeros[TIDE_PAGE_BYTES];
     const struct frames *frames = verify->frames;
     uint64_t states[FRAME_STATE_COUNT] = { 0 };
     struct frames_counts counts;
@@ -394,7 +400,7 @@ static void frames_check(struct verify *verify, unsigned node)
         if (on_list != (verify->listed[frame.number] != 0))
             violated(verify, "I6: frame %u is %s and on %s list", frame.number, frame_state_name(state),
                      on_list ? "no" : "a");
-        if (state == FRAME_ZEROED && !is_zero(frame_memory(frames, frame)))
+        if (state == FRAME_ZEROED && !frame_holds(verify, frame, zeros))
             violated(verify, "I3: frame %u is zeroed and holds a byte that is not 0", frame.number);
         if (state != FRAME_ZEROED && state != FRAME_FREE && state != FRAME_BAD)
             owned_frame_check(verify, frame, pfn);
@@ -408,6 +414,9 @@ static void frames_check(struct verify *verify, unsigned node)
     if (states[FRAME_STANDBY] != counts.standby || states[FRAME_MODIFIED] != counts.lists[FRAME_LIST_MODIFIED])
         violated(verify, "I1: node %u has %lu standby and %lu modified frames and counts %lu and %lu", node,
                  states[FRAME_STANDBY], states[FRAME_MODIFIED], counts.standby, counts.lists[FRAME_LIST_MODIFIED]);
+    if (states[FRAME_BAD] != counts.lists[FRAME_LIST_BAD])
+        violated(verify, "I1: node %u has %lu bad frames and counts %lu", node, states[FRAME_BAD],
+                 counts.lists[FRAME_LIST_BAD]);
     if (states[FRAME_TRANSITION] != counts.transition)
         violated(verify, "I1: node %u has %lu frames in transition and counts %lu", node, states[FRAME_TRANSITION],
                  counts.transition);
@@ -449,7 +458,8 @@ static void slots_check(struct verify *verify)
 static void limits_check(struct verify *verify, uint64_t bad_slots)
 {
     const struct partition *const partition = &verify->engine->partition;
-    const uint64_t outside = verify->engine->reserve_pages + bad_slots, frames = verify->frames->total;
+    const uint64_t outside = verify->engine->reserve_pages + bad_slots + sync_load_64(&partition->bad_frames_lowered);
+    const uint64_t frames = verify->frames->total;
     const uint64_t limit = sync_load_64(&partition->commit.limit), maximum = sync_load_64(&partition->commit.maximum);
     const uint64_t slots = stores_capacity_pages(partition->stores), most = stores_maximum_pages(partition->stores);
 
@@ -492,10 +502,11 @@ static void verify_stopped(struct verify *verify)
         violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit),
                  charge);
     /*
-     * Bad slots lower the limit under a charge that was made before, and a few tables may be charged into the
-     * reserve.
+     * Bad slots and bad frames lower the limit under a charge that was made before, and a few tables may be charged into
+     * the reserve.
      */
-    if (charge > sync_load_64(&partition->commit.limit) + stores.bad_slots + verify->engine->reserve_pages)
+    if (charge > sync_load_64(&partition->commit.limit) + stores.bad_slots + verify->engine->reserve_pages +
+                     sync_load_64(&partition->bad_frames_lowered))
         violated(verify, "I8: the charge of %lu pages passes the limit of %lu", charge,
                  sync_load_64(&partition->commit.limit));
 }
@@ -516,7 +527,8 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     verify.valid = calloc(end, sizeof *verify.valid);
     verify.tally = calloc(end, sizeof *verify.tally);
     verify.entries = calloc(end, sizeof *verify.entries);
-    verify.page = aligned_alloc(TIDE_PAGE_BYTES, TIDE_PAGE_BYTES);
+    verify.page = aligned_alloc(TIDE_PAGE_BYTES, 2 * TIDE_PAGE_BYTES);
+    verify.copy = verify.page == NULL ? NULL : (char *)verify.page + TIDE_PAGE_BYTES;
     if (verify.table == NULL || verify.listed == NULL || verify.valid == NULL || verify.tally == NULL ||
         verify.entries == NULL || verify.page == NULL) {
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);

@@ -34,7 +34,7 @@ static tide_status limits_check(const tide_space *space, uint64_t minimum, uint6
                          minimum);
     if (maximum > largest)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a maximum of %lu pages; the most is %lu in an engine of %lu",
-                         maximum, largest, space_frames(space)->total);
+                         maximum, largest, frames_usable(space_frames(space)));
     return TIDE_SUCCESS;
 }
 

@@ -43,10 +43,14 @@ static void entry_fill(const tide_space *space, tide_working_set_entry *entry)
     pte_t seen;
 
     *entry = (tide_working_set_entry){ .address = entry->address };
-    if (pte == NULL || !page_read(frames, pte, &seen, &word))
+    if (pte == NULL)
         return;
+    if (!page_read(frames, pte, &seen, &word)) {
+        entry->bad = !pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_NONE && (seen.bits & PTE_BAD) != 0;
+        return;
+    }
     entry->shared = use_is_shareable(pfn_use(word));
-    entry->bad = pfn_state(word) == FRAME_BAD;
+    entry->bad = pfn_state(word) == FRAME_BAD || frames_bad_is_noted(frames, pte_frame(seen));
     if (!pte_is_valid(seen))
         return;
     entry->valid = true;

@@ -3,7 +3,7 @@
  *
  *   valid        rights; first write to a clean page; accessed bit
  *   0            the VAD says whether it is committed: demand zero
- *   demand zero  a zeroed frame, one compare-and-swap of the PTE
+ *   demand zero  a zeroed frame, one compare-and-swap of the PTE; an error if its content was lost with a bad frame
  *   transition   claim; take the frame off its list, or join it while it is being written
  *   page file    claim; read, with neighbours (hard.c)
  *   busy         wait until whoever claimed it is done (collided fault)
@@ -22,6 +22,8 @@
  */
 #include "base/error.h"
 #include "faults/fault_impl.h"
+
+#include <errno.h>
 
 tide_status fault_violation(struct fault *fault, const char *why)
 {
@@ -171,6 +173,16 @@ pte_t fault_watch(struct fault *fault, pte_t valid)
     return valid;
 }
 
+/* The content of the page went with a bad frame. */
+static tide_status fault_lost(struct fault *fault)
+{
+    space_count(fault->space, SPACE_IN_PAGE_ERRORS, 1);
+    return error_set(TIDE_IN_PAGE_ERROR, EHWPOISON, fault->address,
+                     "the page of address 0x%lx was lost with the memory that it was in; write it as a whole, reset, "
+                     "discard or decommit it",
+                     fault->address);
+}
+
 /* A committed page that has never been touched, or was discarded. `vad` is given if `seen` is 0. */
 static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, struct vad *vad, unsigned protection)
 {
@@ -180,6 +192,8 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 
     if (!fault_allowed(fault, protection))
         return fault_refused(fault, pte, seen, vad, protection);
+    if (__builtin_expect((seen.bits & PTE_BAD) != 0 && !fault->overwrite, 0))
+        return fault_lost(fault);
     if (fault_admit(fault) == FAULT_AGAIN)
         return FAULT_AGAIN;
     if (pte == NULL) {
@@ -198,7 +212,7 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
 
     struct pfn *pfn = frame_pfn(frames, frame);
     pfn_pte_set(pfn, pte);
-    sync_store_relaxed_64(&pfn->original, seen.bits & PTE_RESET ? PTE_LOST : 0);
+    sync_store_relaxed_64(&pfn->original, seen.bits & (PTE_RESET | PTE_LOST) ? PTE_LOST : 0);
     frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
                                            fault_priority(fault)));
     pte_t valid = pte_make_valid(frame, protection, true);
@@ -390,6 +404,20 @@ tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_a
     struct fault fault = {
         .space = space, .thread = thread, .address = address, .kind = kind, .page = address / TIDE_PAGE_BYTES
     };
+    const tide_status status = resolve(&fault);
+
+    *out = fault.valid;
+    return status;
+}
+
+tide_status fault_overwrite(tide_space *space, struct grace_thread *thread, tide_address address, pte_t *out)
+{
+    struct fault fault = { .space = space,
+                           .thread = thread,
+                           .address = address,
+                           .kind = TIDE_ACCESS_WRITE,
+                           .page = address / TIDE_PAGE_BYTES,
+                           .overwrite = true };
     const tide_status status = resolve(&fault);
 
     *out = fault.valid;

@@ -44,6 +44,10 @@ static inline pte_t fault_lookup(const tide_space *space, tide_address address, 
 TIDE_MUST_CHECK tide_status fault_resolve(tide_space *space, struct grace_thread *thread, tide_address address,
                                           tide_access_kind kind, pte_t *valid);
 
+/* The same for a write of the whole page, which makes one that was lost with a bad frame good again. */
+TIDE_MUST_CHECK tide_status fault_overwrite(tide_space *space, struct grace_thread *thread, tide_address address,
+                                            pte_t *valid);
+
 /* Locks every page of a range, or none (VirtualLock). Inside the engine, holding nothing. lock.c */
 TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *thread, tide_address base,
                                        uint64_t bytes);

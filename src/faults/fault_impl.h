@@ -18,6 +18,7 @@ struct fault {
     uint32_t commit_generation; /* of the region, when its commit state was read */
     bool collided;              /* counted as such: once, however often it waits */
     bool guard;                 /* a stack grew for it */
+    bool overwrite;             /* the whole page is about to be written: its content is not needed */
     bool admitted;              /* room was asked for at a hard maximum; settled at the end of each step */
     bool placed;                /* its node is not simply that of the CPU: counted with care */
     tide_status result;         /* class of fault taken so far */

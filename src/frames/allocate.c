@@ -328,16 +328,17 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
     return FRAME_NONE;
 }
 
-/* A frame that must be zero and is not is zeroed here, outside of all locks. */
-static frame_t settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
+/* A frame that must be zero and is not is zeroed here, outside of all locks. False if its memory is bad. */
+static bool settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
 
     if (need == FRAMES_ZERO && pfn_state(sync_load_relaxed_64(&pfn->word)) != FRAME_ZEROED) {
-        frame_zero(frame_memory(frames, frame));
+        if (!frame_zero_by(frames, frame, frame_zero))
+            return false;
         (void)sync_add_64(&cpu->inline_zeroed, 1);
     }
-    return frame;
+    return !frames_bad_is_noted(frames, frame);
 }
 
 /*
@@ -400,7 +401,10 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
     }
     if (check)
         thresholds_check(frames, frame, node);
-    return frame_is_none(frame) ? frame : settle(frames, frame, need, cpu);
+    if (frame_is_none(frame) || __builtin_expect(settle(frames, frame, need, cpu), 1))
+        return frame;
+    frames_bad_list(frames, frame);
+    return frames_allocate(frames, node, need, flags);
 }
 
 void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
@@ -422,6 +426,10 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     if (pfn_state(word) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
     frame_state_set(pfn, pfn_with_grace(zeroed ? FRAME_ZEROED : FRAME_FREE, grace_long_ago(&frames->grace)));
+    if (frames_bad_is_noted(frames, frame)) {
+        frames_bad_list(frames, frame);
+        return;
+    }
     struct frames_cache *cache =
         frames->cache_batch != 0 && frames->topology->cpu_node[index] == node ? cache_enter(cpu) : NULL;
     if (cache != NULL) {
@@ -525,6 +533,22 @@ static uint64_t free_take(struct frames *frames, unsigned node, uint64_t wanted,
     return got;
 }
 
+/* Zeroes frames that are the caller's alone. Bad ones go to the bad list; the others move up. Returns their count. */
+static uint64_t numbers_zero(struct frames *frames, uint32_t *numbers, uint64_t count)
+{
+    uint64_t good = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        const frame_t frame = { numbers[i] };
+
+        if (__builtin_expect(frame_zero_by(frames, frame, frame_zero_streaming), 1))
+            numbers[good++] = frame.number;
+        else
+            frames_bad_list(frames, frame);
+    }
+    return good;
+}
+
 uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
 {
     enum { FEW = 64 };
@@ -548,11 +572,10 @@ uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
         if (got == 0)
             break;
         numbers_sort(&frames->nodes[node], numbers, got);
-        for (uint64_t i = 0; i < got; i++)
-            frame_zero_streaming(frame_memory(frames, (frame_t){ numbers[i] }));
-        zeroed_insert(frames, node, numbers, got);
+        const uint64_t good = numbers_zero(frames, numbers, got);
+        zeroed_insert(frames, node, numbers, good);
         (void)sync_add_64(&frames->nodes[node].zeroing, (uint64_t)0 - got);
-        (void)sync_add_64(&frames->nodes[node].background_zeroed, got);
+        (void)sync_add_64(&frames->nodes[node].background_zeroed, good);
         if (sync_load_relaxed_32(&frames->waiters) != 0)
             sync_event_signal(&frames->available);
         done += got;

@@ -309,6 +309,8 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         status = cpus_create(frames, config);
     for (unsigned n = 0; n < frames->node_count && !tide_failed(status); n++)
         status = arena_populate(frames, config, n);
+    if (!tide_failed(status))
+        status = frames_bad_init(frames, config);
     if (tide_failed(status))
         goto out;
     for (unsigned n = 0; n < frames->node_count; n++)
@@ -324,6 +326,7 @@ void frames_destroy(struct frames *frames)
 {
     if (frames == NULL)
         return;
+    frames_bad_destroy(frames);
     grace_destroy(&frames->grace);
     frames_events_destroy(frames);
     os_memory_free(frames->cpus, frames->cpu_bytes);

@@ -1,5 +1,5 @@
 /*
- * Low and high memory (nt-behaviour 17): the conditions over the available pages of all nodes.
+ * Low and high memory, and memory errors (nt-behaviour 17): the conditions over the pages of all nodes.
  *
  * Evaluated where thresholds are looked at anyway, and where pages come back; never on a fault that finds its frame in
  * the CPU's cache. The sum stops as soon as it reaches the high threshold, which with memory to spare it does on the
@@ -80,9 +80,12 @@ static uint32_t evaluate(void *context)
     const struct frames *frames = context;
     const uint64_t available = available_up_to(frames, frames->events.high_pages);
 
-    return available >= frames->events.high_pages ? 1u << FRAMES_EVENT_HIGH
-           : available < frames->events.low_pages ? 1u << FRAMES_EVENT_LOW
-                                                  : 0;
+    const bool errors = sync_load_64(&frames->bad.listed) + sync_load_32(&frames->bad.pending) != 0;
+    const uint32_t memory = available >= frames->events.high_pages ? 1u << FRAMES_EVENT_HIGH
+                            : available < frames->events.low_pages ? 1u << FRAMES_EVENT_LOW
+                                                                   : 0;
+
+    return memory | (errors ? 1u << FRAMES_EVENT_ERRORS : 0);
 }
 
 uint32_t frames_events_update(struct frames *frames)

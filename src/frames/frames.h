@@ -29,10 +29,13 @@
 
 #include <pagetide/engine.h>
 
+#include "base/memory_error.h"
 #include "base/notification.h"
 #include "frames/grace.h"
 #include "frames/pfn.h"
 #include "topology/topology.h"
+
+#include <string.h>
 
 enum frame_list {
     FRAME_LIST_ZEROED,
@@ -109,11 +112,22 @@ struct frames_cpu {
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
 
 /* Low and high memory: see events.c. */
-enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH };
+enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH, FRAMES_EVENT_ERRORS };
 struct frames_events {
     struct notifications notifications;
     uint64_t low_pages;  /* [I] below this many available pages: low memory */
     uint64_t high_pages; /* [I] from this many on: high memory */
+};
+
+/* Frames whose memory went bad: see bad.c. */
+struct frames_bad {
+    uint64_t *noted;  /* [I] a bit per frame, [A] by words: known to be bad, and not on the bad list yet */
+    size_t bytes;     /* [I] of `noted` */
+    bool guarded;     /* [I] the engine goes on after SIGBUS: what it does in a frame can fail */
+    unsigned watch;   /* [I] if guarded */
+    uint32_t pending; /* [A] how many are noted; nearly always 0 */
+    uint32_t changed; /* [A] a frame was noted or listed since somebody settled that */
+    uint64_t listed;  /* [A] frames on the bad lists */
 };
 
 struct frames_options {
@@ -138,6 +152,7 @@ struct frames {
     size_t memory_bytes, pfn_bytes, list_bytes, cpu_bytes; /* [I] mapped sizes */
     uint64_t total;                                        /* [I] frames over all nodes */
     struct frames_events events;                           /* read-mostly */
+    struct frames_bad bad;                                 /* read-mostly */
     uint32_t waiters SYNC_CACHE_ALIGNED;                   /* [A] threads waiting for a frame, nearly always 0 */
     struct sync_event available;                           /* signalled when frames came free and there are waiters */
     uint64_t waits;                                        /* [A] */
@@ -287,6 +302,49 @@ uint64_t frames_zero_free(struct frames *frames, unsigned node, uint64_t budget)
 /* Repurposes up to `budget` standby frames of priorities up to `highest` to the free list. Returns the count. */
 uint64_t frames_repurpose(struct frames *frames, unsigned node, unsigned highest, uint64_t budget);
 
+/* ---- bad frames (bad.c) ----------------------------------------------------------------------------------------- */
+
+TIDE_MUST_CHECK tide_status frames_bad_init(struct frames *frames, const tide_config *config);
+void frames_bad_destroy(struct frames *frames);
+/*
+ * From now on the frame is known to be bad, and goes to the bad list as soon as nobody has it; wakes the trimmer, whose
+ * thread settles what can be settled at once. Safe in a signal handler. False if it was known.
+ */
+bool frames_bad_note(struct frames *frames, frame_t frame);
+bool frames_bad_is_noted_slow(const struct frames *frames, frame_t frame);
+static inline bool frames_bad_is_noted(const struct frames *frames, frame_t frame)
+{
+    return __builtin_expect(sync_load_relaxed_32(&frames->bad.pending) != 0, 0) &&
+           frames_bad_is_noted_slow(frames, frame);
+}
+/* A ZEROED or FREE frame that is on no list and the caller's alone goes to the bad list, for good. */
+void frames_bad_list(struct frames *frames, frame_t frame);
+/* The same for one that is on the zeroed or free list. False if it is not. */
+bool frames_bad_take(struct frames *frames, frame_t frame);
+/* The note of a frame that is on the bad list came too late. */
+void frames_bad_forget(struct frames *frames, frame_t frame);
+/* The first noted frame from `from` on, FRAME_NONE if there is none. */
+frame_t frames_bad_next(const struct frames *frames, uint32_t from);
+/* Has anything happened that is to be settled? Once only: the caller does it. */
+static inline bool frames_bad_changed(struct frames *frames)
+{
+    return __builtin_expect(sync_load_relaxed_32(&frames->bad.changed) != 0, 0) &&
+           sync_swap_32(&frames->bad.changed, 0) != 0;
+}
+/* All frames but the bad ones. */
+static inline uint64_t frames_usable(const struct frames *frames)
+{
+    return frames->total - sync_load_relaxed_64(&frames->bad.listed);
+}
+/* memcpy() out of or into a frame, and zeroing one: false, and the frame is noted, if its memory turned out bad. */
+static inline bool frames_copy(const struct frames *frames, void *to, const void *from, size_t bytes)
+{
+    if (__builtin_expect(frames->bad.guarded, 0))
+        return memory_error_copy(to, from, bytes);
+    memcpy(to, from, bytes);
+    return true;
+}
+
 /* ---- counts, thresholds, waiting -------------------------------------------------------------------------------- */
 
 struct frames_counts {
@@ -346,5 +404,13 @@ void frames_wait_end(struct frames *frames);
 /* Zeroes one page with ordinary stores, or past the caches. */
 void frame_zero(void *page);
 void frame_zero_streaming(void *page);
+/* The same for a frame: false, and it is noted, if its memory is bad. */
+static inline bool frame_zero_by(const struct frames *frames, frame_t frame, void (*zero)(void *page))
+{
+    if (__builtin_expect(frames->bad.guarded, 0))
+        return memory_error_zero(zero, frame_memory(frames, frame));
+    zero(frame_memory(frames, frame));
+    return true;
+}
 
 #endif

@@ -127,6 +127,11 @@ void frames_free(struct frames *frames, frame_t frame)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
     pfn_pte_set(pfn, NULL);
     sync_store_relaxed_64(&pfn->original, 0);
+    if (frames_bad_is_noted(frames, frame)) {
+        frame_state_set(pfn, (uint64_t)FRAME_FREE);
+        frames_bad_list(frames, frame);
+        return;
+    }
     sync_lock(&shard->lock);
     frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
     shard_push_tail(frames, shard, frame);

@@ -17,7 +17,8 @@
  *
  * A page that was lost and is touched begins anew, as zeros. That it was lost must not be forgotten, for undo promises
  * that success means every byte: so its record, and its PTE while it is in the page file, keep PTE_LOST until undo has
- * told, or the next reset.
+ * told, or the next reset. A page whose content went with a bad frame (bad_page.c) is lost too: undo tells it, and reset,
+ * offer and discard give up what is lost already.
  *
  * Left alone by reset are pages that are being written (what is on its way to disk costs nothing more) and pinned ones:
  * a pin may still write, and what it writes is not droppable. A write through a pointer of an access section that was
@@ -154,6 +155,12 @@ static bool is_zero_form(pte_t pte)
     return !pte_is_valid(pte) && pte_tag(pte) == PTE_TAG_NONE;
 }
 
+/* A page whose content went with a bad frame is lost as any other, once nobody needs it. */
+static pte_t bad_to_reset(pte_t pte)
+{
+    return (pte.bits & PTE_BAD) ? (pte_t){ (pte.bits & ~(PTE_BAD | PTE_LOST)) | PTE_RESET } : pte;
+}
+
 /* A page that is in the page file only: its copy goes. False if the PTE is another by now. */
 static bool copy_drop(tide_space *space, uint64_t *pte, pte_t seen, unsigned protection)
 {
@@ -170,14 +177,15 @@ static void reset_visit(tide_space *space, uint64_t *pte, void *context)
     pte_t seen;
 
     (void)context;
-    do {
+    for (;;) {
         seen = page_claim(space, pte);
-        if (is_zero_form(seen))
+        if (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION)
+            break;
+        if (is_zero_form(seen) ? !(seen.bits & PTE_BAD) || pte_cas(pte, seen, bad_to_reset(seen))
+                               : pte_tag(seen) != PTE_TAG_PAGE_FILE || pte_protection(seen) == PTE_OFFERED ||
+                                     copy_drop(space, pte, seen, pte_protection(seen)))
             return;
-    } while (!pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_PAGE_FILE && pte_protection(seen) != PTE_OFFERED &&
-             !copy_drop(space, pte, seen, pte_protection(seen)));
-    if (!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION)
-        return;
+    }
     if (pte_protection(seen) != PTE_OFFERED && frame_reset(space, pte_frame(seen)) && pte_is_valid(seen))
         seen.bits &= ~PTE_DIRTY;
     pte_release(space->partition->waits, pte, seen);
@@ -201,7 +209,7 @@ static void undo_visit(tide_space *space, uint64_t *pte, void *context)
             pte_release(space->partition->waits, pte, seen);
             return;
         }
-        const uint64_t mark = pte_tag(seen) == PTE_TAG_NONE        ? PTE_RESET
+        const uint64_t mark = pte_tag(seen) == PTE_TAG_NONE        ? PTE_RESET | PTE_BAD | PTE_LOST
                               : pte_tag(seen) == PTE_TAG_PAGE_FILE ? PTE_LOST
                                                                    : 0;
         if (!(seen.bits & mark) || pte_protection(seen) == PTE_OFFERED)
@@ -262,7 +270,7 @@ static void reclaim_visit(tide_space *space, uint64_t *pte, void *context)
             break;
         }
         /* Demand zero; or in the page file, if it was being written when it was offered. */
-        const uint64_t mark = is_zero_form(seen) ? PTE_RESET : PTE_LOST;
+        const uint64_t mark = is_zero_form(seen) ? PTE_RESET | PTE_BAD | PTE_LOST : PTE_LOST;
         if (pte_cas(pte, seen, (pte_t){ next.bits & ~mark })) {
             walk->lost += (seen.bits & mark) != 0;
             break;

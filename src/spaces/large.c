@@ -71,6 +71,20 @@ static uint64_t runs_take(struct region_retry *retry, uint64_t count, struct pla
     return taken;
 }
 
+/* False if one of the frames is bad. */
+static bool run_zero(const struct frames *frames, frame_t first)
+{
+    for (uint32_t f = 0; f < FRAMES_RUN; f++) {
+        const frame_t frame = { first.number + f };
+
+        if (frames_bad_is_noted(frames, frame) ||
+            (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED &&
+             !frame_zero_by(frames, frame, frame_zero_streaming)))
+            return false;
+    }
+    return true;
+}
+
 tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct placement wanted, frame_t *first)
 {
     tide_space *space = retry->space;
@@ -91,12 +105,13 @@ tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct
                          "%lu of %lu large pages found: no other %u frames lie together and are free", taken, count,
                          FRAMES_RUN);
     }
-    for (uint64_t i = 0; i < count; i++)
-        for (uint32_t f = 0; f < FRAMES_RUN; f++) {
-            const frame_t frame = { first[i].number + f };
-            if (pfn_state(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)) != FRAME_ZEROED)
-                frame_zero_streaming(frame_memory(frames, frame));
+    for (uint64_t i = 0; i < count; i++) {
+        if (!run_zero(frames, first[i])) {
+            /* Its bad frame goes to the bad list, and another run is looked for. */
+            large_frames_give_back_unused(space, first, count);
+            return large_frames_take(retry, count, wanted, first);
         }
+    }
     frames_check_all_thresholds(frames);
     return TIDE_SUCCESS;
 }

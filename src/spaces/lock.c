@@ -55,14 +55,15 @@ tide_status lock_quota_take(tide_space *space, uint64_t pages)
                          "%lu of overhead",
                          pages, seen, minimum, overhead);
     const uint64_t tables = tables_of_all(partition);
-    const uint64_t limit = partition->resident_limit > tables ? partition->resident_limit - tables : 0;
+    const uint64_t resident = sync_load_64(&partition->resident_limit);
+    const uint64_t limit = resident > tables ? resident - tables : 0;
     if (quota_add(&partition->resident_pages, pages, limit, &seen))
         return TIDE_SUCCESS;
     (void)sync_add_64(&space->locked_pages, (uint64_t)0 - pages);
     return error_set(TIDE_NO_MEMORY, 0, 0,
                      "cannot lock %lu pages beside %lu of the engine that are locked or large: its %lu frames, less "
                      "reserve and page tables, leave %lu",
-                     pages, seen, partition->frames->total, limit);
+                     pages, seen, frames_usable(partition->frames), limit);
 }
 
 void lock_quota_return(tide_space *space, uint64_t pages)

@@ -52,6 +52,12 @@ typedef bool partition_reclaim(struct partition *partition, struct grace_thread 
  */
 typedef bool partition_extend(struct partition *partition, struct grace_thread *thread, uint64_t pages);
 
+/*
+ * Settles what became known of bad frames (frames_bad_changed()). Called by a thread outside of the engine, holding
+ * nothing; stops the world.
+ */
+typedef void partition_bad_settle(struct partition *partition);
+
 struct partition {
     struct topology *topology; /* [I] */
     struct frames *frames;     /* [I] */
@@ -67,7 +73,7 @@ struct partition {
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
     uint64_t frame_wait_ns;        /* [I] */
-    uint64_t resident_limit;       /* [I] frames that locked pages, large pages and page tables may have together */
+    uint64_t resident_limit;       /* [A] frames that locked pages, large pages and page tables may have together */
     uint64_t resident_pages;       /* [A] locked pages, those that have a quota (lock.c), and pages of large pages */
     struct sync_lock lock;         /* rank engine */
     tide_space *spaces;            /* [L:engine] */
@@ -77,6 +83,10 @@ struct partition {
     uint32_t priorities_used;      /* [A] some page may have another priority than the normal one; never taken back */
     struct space_counters retired; /* [L:engine] of destroyed spaces */
     uint64_t retired_resolved[TIDE_MAX_NODES]; /* [L:engine] the faults that these resolved, by node of the CPU */
+
+    partition_bad_settle *bad_settle; /* [I] */
+    uint64_t bad_frames_lowered;      /* [A] by how much the limits were lowered for bad frames */
+    uint64_t bad_pages_lost;          /* [A] pages whose content went with a bad frame */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors,
             pages_prefetched; /* [A] I/O paths only */

@@ -164,6 +164,21 @@ void page_frame_remove_batched(struct frames_batch *lists, frame_t frame, uint16
  */
 pte_t page_claim(tide_space *space, uint64_t *pte);
 
+/* ---- pages of bad frames (bad_page.c) --------------------------------------------------------------------------- */
+
+enum bad_page_outcome {
+    BAD_PAGE_NONE,   /* the frame held no page */
+    BAD_PAGE_BACKED, /* its page is clean: it is read again, or was not needed */
+    BAD_PAGE_LOST,
+    BAD_PAGE_PINNED, /* nothing has changed: it waits for its pins */
+    BAD_PAGE_TABLE   /* nothing has changed: it is a page table */
+};
+/*
+ * Takes the page from a noted frame and puts the frame on the bad list, if that can be done. The world is stopped, and
+ * the CPUs' caches are drained. *space and *page are those of the page, NULL if there is none or the frame is a table.
+ */
+enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, tide_space **space, uint64_t *page);
+
 /* ---- working sets (working_set.c) ------------------------------------------------------------------------------- */
 
 /*

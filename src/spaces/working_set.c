@@ -301,7 +301,7 @@ uint64_t working_set_trim_oldest(tide_space *space, uint64_t budget)
 
 uint64_t working_set_largest(const struct partition *partition)
 {
-    const uint64_t total = partition->frames->total;
+    const uint64_t total = frames_usable(partition->frames);
 
     return total - (total / 8 < FREE_BESIDE_LARGEST ? total / 8 : FREE_BESIDE_LARGEST);
 }

@@ -28,6 +28,9 @@
  *   PTE_LOST   in `original` and in page-file PTEs: the page was lost that way and has been touched since. Goes with
  *              the next reset, and when it was told (tide_virtual_reset_undo()).
  * They lie where neither a file number nor a slot is, so that pte_slot() of a mark alone is slot 0: none.
+ * A third one is of demand-zero PTEs only:
+ *   PTE_BAD    the content went with a bad frame (spaces/bad_page.c). Each access is told, until the page is written
+ *              anew as a whole, or its content is given up. PTE_LOST may stand beside it.
  *
  * Protection is NT's 5-bit software protection (nt-behaviour 5): the lower three bits say what is allowed, the upper
  * two are modifiers, of which a page has one at most. In soft spaces no-cache and write-combine are kept and reported,
@@ -69,6 +72,7 @@ typedef struct pte_t {
 #define PTE_SLOT_SHIFT 32
 #define PTE_RESET PFN_ORIGINAL_RESET
 #define PTE_LOST PFN_ORIGINAL_LOST
+#define PTE_BAD (1ull << 16) /* demand-zero form */
 
 enum pte_tag {
     PTE_TAG_NONE = 0,

@@ -123,6 +123,13 @@ static uint64_t step(struct worker *worker, struct grace_thread *thread, uint64_
     }
 }
 
+/* What became known of bad frames, by a signal or by a step. Outside of the engine, with no worker's lock. */
+static void bad_frames_settle(struct partition *partition)
+{
+    if (frames_bad_changed(partition->frames))
+        partition->bad_settle(partition);
+}
+
 uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t budget, enum worker_occasion occasion,
                     int *error)
 {
@@ -144,9 +151,10 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     grace_leave(thread);
     (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
     sync_unlock(&worker->lock);
-    if (worker->workers->mode == TIDE_WORKERS_MANUAL) /* else the trimmer threads look */
+    if (worker->workers->mode == TIDE_WORKERS_MANUAL) { /* else the trimmer threads look */
+        bad_frames_settle(worker->workers->partition);
         partition_events_look(worker->workers->partition);
-    else if (worker->kind == TIDE_WORKER_MODIFIED_WRITER)
+    } else if (worker->kind == TIDE_WORKER_MODIFIED_WRITER)
         frames_events_freed(worker->workers->partition->frames);
     return done;
 }
@@ -205,6 +213,8 @@ static bool thread_wanted(void *context)
     const struct worker *worker = context;
 
     return sync_load_32(&worker->workers->stop) != 0 ||
+           (worker->kind == TIDE_WORKER_TRIMMER &&
+            sync_load_relaxed_32(&worker->workers->partition->frames->bad.changed) != 0) ||
            (sync_load_32(&worker->workers->held[worker->kind]) == 0 && is_due(worker));
 }
 
@@ -220,6 +230,8 @@ static void *thread_main(void *context)
     os_thread_name(name);
     if (worker->kind != TIDE_WORKER_EXTENDER)
         topology_bind_thread(workers->partition->topology, worker->node);
+    if (worker->kind == TIDE_WORKER_TRIMMER && workers->partition->frames->bad.guarded)
+        memory_error_thread_listen();
     const uint64_t budget = worker->idle != NULL ? ZERO_BUDGET_PAGES : THREAD_BUDGET_PAGES;
     uint64_t stuck_ns = STUCK_LOOK_NS;
     while (sync_load_32(&workers->stop) == 0) {
@@ -227,8 +239,10 @@ static void *thread_main(void *context)
         int error = 0;
 
         /* Also while it is held. */
-        if (worker->kind == TIDE_WORKER_TRIMMER)
+        if (worker->kind == TIDE_WORKER_TRIMMER) {
+            bad_frames_settle(workers->partition);
             partition_events_look(workers->partition);
+        }
         if (worker->idle != NULL && thread_wanted(worker))
             idle_wait(worker->idle);
         if (sync_load_32(&workers->held[worker->kind]) == 0)

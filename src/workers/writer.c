@@ -16,13 +16,15 @@
  * Errors. The pages of a cluster that could not be written are written again, one by one. A page that fails again
  * failed for its slot, which is marked bad for good - unless nothing else that was written to that file in this batch,
  * page or cluster, reached it. Then the device is at fault: its slots are as good as any when it comes back, and its
- * other clusters are not tried again in this batch.
+ * other clusters are not tried again in this batch. If the memory of the page is what is bad (bad.c), its frame is noted.
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "workers/workers_impl.h"
+
+#include <errno.h>
 
 enum { WRITER_BATCH_WRITES = 32, WRITER_SINGLE_WRITES = 8 };
 
@@ -236,6 +238,12 @@ static void page_complete(struct worker *worker, frame_t frame, struct stores_sl
         stores_slot_release(partition->stores, slot);
 }
 
+/* Did the write of a page fail for the memory that it was in, and not for its slot? */
+static bool frame_is_to_blame(const struct partition *partition, int error)
+{
+    return partition->frames->bad.guarded && (error == EFAULT || error == EHWPOISON);
+}
+
 /* Writes pages of a failed cluster one by one. Sets the error of each, from `from` on. Returns how many it did. */
 static unsigned singles_write(struct worker *worker, struct grace_thread *thread, const struct stores_write *write,
                               unsigned from, int *errors, struct files_seen *seen)
@@ -258,7 +266,7 @@ static unsigned singles_write(struct worker *worker, struct grace_thread *thread
     for (unsigned i = 0; i < count; i++) {
         write_count(partition, &singles[i]);
         errors[from + i] = singles[i].error;
-        if (singles[i].error == 0)
+        if (singles[i].error == 0 || frame_is_to_blame(partition, singles[i].error))
             seen->alive |= 1u << write->first.file;
     }
     return count;
@@ -282,11 +290,14 @@ static uint64_t failed_complete(struct worker *worker, struct grace_thread *thre
     for (unsigned i = 0; i < run->count; i++) {
         const struct stores_slot slot = { write->first.file, write->first.slot + i };
         const bool failed = errors[i] != 0;
+        const bool bad_frame = failed && frame_is_to_blame(worker->workers->partition, errors[i]);
 
-        if (failed)
+        if (bad_frame) /* before it goes back to the modified list, from which it is taken out of use */
+            (void)frames_bad_note(worker->workers->partition->frames, run->frames[i]);
+        else if (failed)
             *error = errors[i];
         written += !failed;
-        page_complete(worker, run->frames[i], slot, !failed, failed && (seen->dead & file) == 0);
+        page_complete(worker, run->frames[i], slot, !failed, failed && !bad_frame && (seen->dead & file) == 0);
     }
     return written;
 }

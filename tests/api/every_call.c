@@ -492,6 +492,7 @@ static void counters(struct walk *walk)
     tide_memory_thresholds thresholds;
     tide_working_set_entry entry = { .address = walk->base };
     tide_frame_info frame;
+    tide_retirement retirement;
     char text[8];
     bool event;
     int fd;
@@ -517,6 +518,11 @@ static void counters(struct walk *walk)
     ENGINE(tide_frame_query, 0, &frame);
     REFUSED(tide_frame_query, "past the end", TIDE_INVALID_PARAMETER, engine, UINT64_MAX, &frame);
     REFUSED(tide_frame_query, "place NULL", TIDE_INVALID_PARAMETER, engine, 0, NULL);
+    ENGINE(tide_frame_retire, 0, &retirement);
+    REFUSED(tide_frame_retire, "past the end", TIDE_INVALID_PARAMETER, engine, UINT64_MAX, &retirement);
+    ENGINE(tide_frame_retire_at, &retirement, &retirement);
+    REFUSED(tide_frame_retire_at, "pointer NULL", TIDE_INVALID_PARAMETER, engine, NULL, &retirement);
+    REFUSED(tide_frame_retire_at, "pointer elsewhere", TIDE_INVALID_PARAMETER, engine, &retirement, &retirement);
     ENGINE(tide_pressure_snapshot_take, &snapshot);
     REFUSED(tide_pressure_snapshot_take, "place NULL", TIDE_INVALID_PARAMETER, engine, NULL);
     REFUSED(tide_pressure_classify, "all NULL", TIDE_INVALID_PARAMETER, NULL, NULL, NULL, NULL);

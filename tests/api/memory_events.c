@@ -323,8 +323,8 @@ static void illegal_arguments_are_refused(void **state)
     fixture_open(fixture, FRAMES);
     assert_status(tide_memory_event_fd(NULL, TIDE_EVENT_LOW_MEMORY, &fd), TIDE_INVALID_HANDLE);
     assert_status(tide_memory_event_query(NULL, TIDE_EVENT_LOW_MEMORY, &set), TIDE_INVALID_HANDLE);
-    assert_status(tide_memory_event_fd(fixture->engine, (tide_memory_event)5, &fd), TIDE_INVALID_PARAMETER);
-    assert_non_null(strstr(tide_last_error()->message, "5"));
+    assert_status(tide_memory_event_fd(fixture->engine, (tide_memory_event)6, &fd), TIDE_INVALID_PARAMETER);
+    assert_non_null(strstr(tide_last_error()->message, "6"));
     assert_status(tide_memory_event_query(fixture->engine, (tide_memory_event)-1, &set), TIDE_INVALID_PARAMETER);
     assert_status(tide_memory_event_fd(fixture->engine, TIDE_EVENT_LOW_MEMORY, NULL), TIDE_INVALID_PARAMETER);
     assert_status(tide_memory_event_query(fixture->engine, TIDE_EVENT_LOW_MEMORY, NULL), TIDE_INVALID_PARAMETER);
