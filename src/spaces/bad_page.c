@@ -98,6 +98,8 @@ enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, 
 
     uint64_t *pte = pfn_pte(pfn);
     const pte_t seen = pte_load(pte);
+    if (pte_is_valid(seen) && pte_is_large(seen))
+        page_table_large_clear(&(*space)->table, pte);
     if (pte_is_valid(seen))
         valid_leave(*space, seen);
     if (pfn_state(word) != FRAME_ACTIVE)

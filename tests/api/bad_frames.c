@@ -475,6 +475,15 @@ static void BF_8_a_page_of_a_large_page(void **state)
     lose(fixture, space, page);
     assert_poisoned(tide_touch(space, page, TIDE_ACCESS_READ), page);
     fixture_verify(fixture);
+    tide_access access;
+    tide_extent extent;
+    assert_success(tide_access_begin(space, &access));
+    assert_non_null(tide_access_pointer(&access, base, TIDE_ACCESS_READ));
+    assert_null(tide_access_pointer(&access, page, TIDE_ACCESS_READ));
+    assert_poisoned(access.status, page);
+    assert_success(tide_access_extent(&access, base, TIDE_ACCESS_READ, &extent));
+    assert_int_equal(extent.bytes, 77 * PG);
+    tide_access_end(&access);
     check_pages(space, base, 77, OWNER, 1);
     check_pages(space, page + PG, pages - 78, OWNER, 1);
     stamp_pages(space, page, 1, OWNER, 2); /* as a whole: now an ordinary page among large ones */
