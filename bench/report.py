@@ -30,7 +30,7 @@ RIVAL = {
     "collided": "kernel_collided", "kernel_collided": "kernel_collided",
     "access_pointer": "raw_pointer", "access_pointers": "raw_pointer",
     "access_read": "raw_pointer", "raw_pointer": "raw_pointer",
-    "access_large": "raw_pointer", "large_chase": "raw_chase",
+    "access_large": "raw_pointer", "access_extent": "raw_pointer", "large_chase": "raw_chase",
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
     "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
     "numa_spread": "numa_spread", "numa_packed": "numa_spread", "numa_spill": "numa_spread",
@@ -39,7 +39,7 @@ RIVAL = {
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
-           "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
+           "access_extent", "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
            "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
            "numa_spread", "numa_packed", "numa_spill"]
 # Measured once for all, whatever the space kind.
@@ -215,9 +215,9 @@ def make_targets(rows, replay, cpus):
                 at_least(what, limit, scaling(name, space, many, few))
                 at_least(what + ", of what work that shares nothing gives", limit * few / min(many, cpus),
                          quotient(scaling(name, space, many, few), scaling("processor", "private", many, few)))
-    for name in ("access_large", "large_chase", "access_pointers", "access_chase", "access_pointer"):
+    for name in ("access_extent", "access_large", "large_chase", "access_pointers", "access_chase", "access_pointer"):
         rival = RIVAL[name]
-        for space in ("shared",) if "large" in name else ("private", "shared"):
+        for space in ("shared",) if name in ("access_extent", "access_large", "large_chase") else ("private", "shared"):
             for threads in (1, 2, 64):
                 at_most("%s, %s, %d thread%s: time over raw pointer's" %
                         (name, space, threads, "s" * (threads > 1)), 1.3,
@@ -388,7 +388,7 @@ CHARTS = [
      ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh"]),
     ("Faults that read the disk", "faults a second", ["hard", "collided", "fio", "kernel_file", "kernel_collided"]),
     ("Resident access", "accesses a second",
-     ["access_pointer", "access_pointers", "access_large", "large_chase", "access_read", "access_chase", "raw_pointer",
+     ["access_pointer", "access_pointers", "access_extent", "large_chase", "access_read", "access_chase", "raw_pointer",
       "raw_chase"]),
     ("Commit and decommit of a page", "pairs of calls a second", ["commit", "kernel_protect"]),
 ]
@@ -396,7 +396,7 @@ CHARTS = [
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
          "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
-         "access_pointers": "c4", "access_chase": "c3", "access_large": "c5", "large_chase": "c6", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
+         "access_pointers": "c4", "access_chase": "c3", "access_extent": "c5", "large_chase": "c6", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
 
 
 def short_number(value):

@@ -7,6 +7,8 @@
  *   raw_pointer      the rival: a load from plain memory, behind huge pages as an engine's frames are
  *   access_large     as access_pointer, the region being of large pages (TIDE_MEM_LARGE_PAGES), as the rival's memory is
  *   large_chase      as access_chase, the same
+ *   access_extent    the same region by tide_access_extent(), asked for once in a section; by tide_access_pointer() where an
+ *                    address lies outside of the extent
  *   access_chase     tide_access_pointer(), but each address depends on what the access before it read
  *   raw_chase        its rival
  *
@@ -94,7 +96,7 @@ class RawMemory {
 
 /* ---- the three ways ---------------------------------------------------------------------------------------------- */
 
-enum class Way { kPointer, kPointers, kRead, kRaw, kPointerChase, kRawChase };
+enum class Way { kPointer, kPointers, kExtent, kRead, kRaw, kPointerChase, kRawChase };
 
 bool is_raw(Way way)
 {
@@ -238,6 +240,31 @@ uint64_t by_pointers(Lane &lane, const Part &part, uint64_t bytes, uint64_t acce
     return sequence.sum;
 }
 
+uint64_t by_extent(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
+{
+    Sequence<false> sequence(lane.index, bytes);
+    for (uint64_t done = 0; done < accesses; done += kSectionAccesses) {
+        tide_access access;
+        tide_extent extent = {};
+        check(tide_access_begin(part.space, &access), "tide_access_begin");
+        repeat(lane, std::min(kSectionAccesses, accesses - done), [&](uint64_t) {
+            const tide_address address = part.base + sequence.next_offset();
+            const void *word = tide_extent_pointer(&extent, address);
+            if (__builtin_expect(word == nullptr, 0)) {
+                word = tide_access_pointer(&access, address, TIDE_ACCESS_READ);
+                if (word == nullptr)
+                    throw_tide("tide_access_pointer", access.status);
+                if (extent.bytes == 0)
+                    check(tide_access_extent(&access, address, TIDE_ACCESS_READ, &extent), "tide_access_extent");
+            }
+            sequence.consume(*static_cast<const uint64_t *>(word));
+            return true;
+        });
+        tide_access_end(&access);
+    }
+    return sequence.sum;
+}
+
 uint64_t by_read(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
 {
     Sequence<false> sequence(lane.index, bytes);
@@ -289,6 +316,9 @@ void resident_passes(benchmark::State &state, const Case &which, Way way, bool l
                 case Way::kPointers:
                     sum = by_pointers(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
+                case Way::kExtent:
+                    sum = by_extent(lane, g_resident->part(lane.index), part_bytes, accesses);
+                    break;
                 case Way::kPointerChase:
                     sum = by_pointer<true>(lane, g_resident->part(lane.index), part_bytes, accesses);
                     break;
@@ -338,8 +368,9 @@ void add_resident_cases()
 {
     const bool pointer = class_wanted("access_pointer"), pointers = class_wanted("access_pointers"),
                read = class_wanted("access_read"), chase = class_wanted("access_chase"),
-               large = class_wanted("access_large"), large_chase = class_wanted("large_chase"),
-               raw = pointer || pointers || read || large || class_wanted("raw_pointer"),
+               extent = class_wanted("access_extent"), large = class_wanted("access_large"),
+               large_chase = class_wanted("large_chase"),
+               raw = pointer || pointers || read || large || extent || class_wanted("raw_pointer"),
                raw_chase = chase || large_chase || class_wanted("raw_chase");
     /* Kinds outermost: the memory of the shared space is filled once for all, and once with large pages. */
     for (auto [space, is_large] : { std::make_pair(Space::kPrivate, false), std::make_pair(Space::kShared, false),
@@ -358,6 +389,8 @@ void add_resident_cases()
                     });
                 };
                 if (is_large) {
+                    if (extent)
+                        add("access_extent", Way::kExtent);
                     if (large)
                         add("access_large", Way::kPointer);
                     if (large_chase)

@@ -266,46 +266,50 @@ tide_status tide_access_pointers(tide_access *access, const tide_address *addres
     return status;
 }
 
-/* Where the large page of an address lies, NULL if it is none with the right. */
-static char *large_page(const tide_access *access, tide_address address, uint64_t right)
+/* A walk over pages one after the other, up or down; the table that they have in common is looked up once. */
+struct neighbours {
+    const tide_access *access;
+    tide_access_kind kind;
+    bool large;            /* by large pages, else by pages */
+    const uint64_t *table; /* directory, or leaf; NULL if it is not there */
+    uint64_t span;         /* which one: address / bytes that a table of this level covers, plus one */
+};
+
+/* Where the page of an address lies in memory, NULL if it cannot be accessed so without a fault. */
+static char *neighbour(struct neighbours *walk, tide_address address)
 {
-    if (address > TIDE_HIGHEST_ADDRESS)
+    const tide_access *access = walk->access;
+    const unsigned level = walk->large ? 1 : 0;
+    const uint64_t page = address / TIDE_PAGE_BYTES, span = (page >> ((level + 1) * TABLE_INDEX_BITS)) + 1;
+
+    if (walk->span != span) {
+        walk->span = span;
+        walk->table = walk->large ? page_table_directory(&access->space->table, page)
+                                  : page_table_find(&access->space->table, page & ~(uint64_t)(TABLE_ENTRIES - 1));
+    }
+    const uint64_t entry = walk->table == NULL ? 0 : sync_load_64(&walk->table[table_index(page, level)]);
+    const uint64_t rights = walk->large ? large_right(walk->kind) : fault_rights(walk->kind);
+    if ((entry & rights) != rights)
         return NULL;
-    const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
-    const uint64_t entry = table == NULL ? 0 : sync_load_64(&table[table_index(address / TIDE_PAGE_BYTES, 1)]);
-    return entry & right ? access->memory + (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES : NULL;
+    return access->memory +
+           (walk->large ? (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES : entry & PTE_FRAME_MASK);
 }
 
-static char *small_page(const tide_access *access, tide_address address, tide_access_kind kind)
+/* Grows an extent by pages on both sides, up to `limit` bytes more on each, within [lowest, highest]. */
+static void extent_grow(struct neighbours *walk, uint64_t limit, tide_address lowest, tide_address highest,
+                        tide_extent *extent)
 {
-    const pte_t valid = fault_lookup(access->space, address, kind);
-
-    return pte_is_valid(valid) ? pointer_of(space_frames(access->space), valid, address) : NULL;
-}
-
-/* Grows an extent by steps of one size on both sides, up to `limit` more bytes on each and within [lowest, highest]. */
-static void extent_grow(const tide_access *access, tide_access_kind kind, bool large, uint64_t limit,
-                        tide_address lowest, tide_address highest, tide_extent *extent)
-{
-    const uint64_t step = large ? TIDE_LARGE_PAGE_BYTES : TIDE_PAGE_BYTES;
-    const uint64_t right = large_right(kind);
+    const uint64_t step = walk->large ? TIDE_LARGE_PAGE_BYTES : TIDE_PAGE_BYTES;
+    const tide_address begin = extent->begin, end = begin + extent->bytes;
     uint64_t below = 0, above = 0;
 
-    while (above < limit && extent->begin + extent->bytes + above + (step - 1) <= highest) {
-        const tide_address next = extent->begin + extent->bytes + above;
-        if ((large ? large_page(access, next, right) : small_page(access, next, kind)) !=
-            extent->memory + extent->bytes + above)
-            break;
+    while (above < limit && end + above + (step - 1) <= highest &&
+           neighbour(walk, end + above) == extent->memory + extent->bytes + above)
         above += step;
-    }
-    while (below < limit && extent->begin - below >= lowest + step) {
-        const tide_address before = extent->begin - below - step;
-        if ((large ? large_page(access, before, right) : small_page(access, before, kind)) !=
-            extent->memory - below - step)
-            break;
+    while (below < limit && begin - below >= lowest + step &&
+           neighbour(walk, begin - below - step) == extent->memory - below - step)
         below += step;
-    }
-    *extent = (tide_extent){ extent->begin - below, extent->bytes + below + above, extent->memory - below };
+    *extent = (tide_extent){ begin - below, extent->bytes + below + above, extent->memory - below };
 }
 
 tide_status tide_access_extent(tide_access *access, tide_address address, tide_access_kind kind, tide_extent *extent)
@@ -320,14 +324,16 @@ tide_status tide_access_extent(tide_access *access, tide_address address, tide_a
         return access->status;
     /* The section is open and has given a pointer: what is found from now on stays until it ends. */
     const tide_address block = address & ~(TIDE_LARGE_PAGE_BYTES - 1ull);
-    char *large = large_page(access, address, large_right(kind));
+    struct neighbours walk = { .access = access, .kind = kind, .large = true };
+    char *large = neighbour(&walk, address);
     if (large != NULL) {
         *extent = (tide_extent){ block, TIDE_LARGE_PAGE_BYTES, large };
-        extent_grow(access, kind, true, limit, TIDE_LOWEST_ADDRESS, TIDE_HIGHEST_ADDRESS, extent);
+        extent_grow(&walk, limit, TIDE_LOWEST_ADDRESS, TIDE_HIGHEST_ADDRESS, extent);
     } else {
         const uint64_t offset = address & (TIDE_PAGE_BYTES - 1);
+        walk = (struct neighbours){ .access = access, .kind = kind };
         *extent = (tide_extent){ address - offset, TIDE_PAGE_BYTES, pointer - offset };
-        extent_grow(access, kind, false, limit, block, block + (TIDE_LARGE_PAGE_BYTES - 1), extent);
+        extent_grow(&walk, limit, block, block + (TIDE_LARGE_PAGE_BYTES - 1), extent);
     }
     return TIDE_SUCCESS;
 }
