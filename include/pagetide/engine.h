@@ -66,7 +66,8 @@ typedef enum tide_worker {
 typedef struct tide_config {
     size_t struct_bytes; /**< set by tide_config_init(); tells the library which version you compiled */
     uint64_t
-        memory_bytes; /**< budget over all nodes, a multiple of the page size; split evenly over nodes with memory */
+        memory_bytes; /**< budget over all nodes, a multiple of the page size; split evenly over nodes with memory, and
+                         what a smaller node cannot give over the others */
     const uint64_t *node_bytes;     /**< instead of memory_bytes: the budget of each node; NULL for an even split */
     unsigned node_count;            /**< entries in node_bytes */
     const char *topology_synthetic; /**< hwloc synthetic description ("numa:4 core:2 pu:1"); NULL for this machine */

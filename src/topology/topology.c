@@ -308,6 +308,46 @@ void topology_destroy(struct topology *topology)
 
 /* ---- binding ---------------------------------------------------------------------------------------------------- */
 
+/* In bytes, a figure in KiB that stands behind a name in a file of /sys or /proc; 0 if there is none. */
+static uint64_t kib_read(const char *path, const char *name)
+{
+    FILE *file = fopen(path, "re");
+    unsigned long long kib = 0;
+    char line[160];
+
+    if (file == NULL)
+        return 0;
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *at = strstr(line, name);
+        if (at != NULL && sscanf(at + strlen(name), "%llu", &kib) == 1)
+            break;
+    }
+    fclose(file);
+    return kib * 1024;
+}
+
+/* What MemAvailable is for the machine, for one node; the kernel does not add it up by node. */
+uint64_t topology_memory_available(const struct topology *topology, unsigned node)
+{
+    const uint64_t all = topology->nodes[node].memory_bytes;
+    uint64_t machine = 0;
+    char path[96];
+
+    if (!topology->physical || topology->node_count == 1)
+        return all == 0 ? UINT64_MAX : all;
+    snprintf(path, sizeof path, "/sys/devices/system/node/node%u/meminfo", topology->nodes[node].os_index);
+    if (all == 0 || access(path, R_OK) != 0)
+        return all;
+    for (unsigned i = 0; i < topology->node_count; i++)
+        machine += topology->nodes[i].memory_bytes;
+    /* Half of what is behind files is in use; the watermarks reach up to twice the least that is kept free. */
+    const uint64_t files = kib_read(path, "Active(file):") + kib_read(path, "Inactive(file):");
+    const uint64_t given = kib_read(path, "MemFree:") + (files + kib_read(path, "SReclaimable:")) / 2;
+    const double share = (double)all / (double)machine;
+    const uint64_t kept = (uint64_t)(2 * share * (double)kib_read("/proc/sys/vm/min_free_kbytes", ""));
+    return given < kept ? 0 : given - kept < all ? given - kept : all;
+}
+
 tide_status topology_bind_memory(const struct topology *topology, void *memory, size_t bytes, unsigned node)
 {
     if (node >= topology->node_count)
@@ -315,26 +355,35 @@ tide_status topology_bind_memory(const struct topology *topology, void *memory, 
                          topology->node_count);
     if (!topology->physical || topology->node_count == 1)
         return TIDE_SUCCESS;
-    if (hwloc_set_area_membind(topology->hwloc, memory, bytes, node_object(topology->hwloc, node)->nodeset,
+    const unsigned from = node_with_memory(topology, node);
+    if (hwloc_set_area_membind(topology->hwloc, memory, bytes, node_object(topology->hwloc, from)->nodeset,
                                HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET | HWLOC_MEMBIND_STRICT) == 0)
         return TIDE_SUCCESS;
     return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "cannot bind %zu bytes to node %u (the system's %u): %s",
-                     bytes, node, topology->nodes[node].os_index, strerror(errno));
+                     bytes, from, topology->nodes[from].os_index, strerror(errno));
 }
 
 void topology_bind_thread(const struct topology *topology, unsigned node)
 {
-    hwloc_bitmap_t cpus;
+    hwloc_bitmap_t allowed, cpus;
 
-    if (!topology->physical || topology->node_count == 1 || node >= topology->node_count ||
-        topology->nodes[node].cpu_count == 0)
+    if (!topology->physical || topology->node_count == 1 || node >= topology->node_count)
         return;
+    allowed = hwloc_bitmap_alloc();
     cpus = hwloc_bitmap_alloc();
-    if (cpus == NULL)
-        return;
     /* Only narrower than it is: whoever started the program may have bound it on purpose. */
-    if (hwloc_get_cpubind(topology->hwloc, cpus, HWLOC_CPUBIND_THREAD) == 0 &&
-        hwloc_bitmap_and(cpus, cpus, node_object(topology->hwloc, node)->cpuset) == 0 && !hwloc_bitmap_iszero(cpus))
-        (void)hwloc_set_cpubind(topology->hwloc, cpus, HWLOC_CPUBIND_THREAD);
+    if (allowed != NULL && cpus != NULL && hwloc_get_cpubind(topology->hwloc, allowed, HWLOC_CPUBIND_THREAD) == 0) {
+        for (unsigned i = 0; i < topology->node_count; i++) {
+            const unsigned at = topology->nodes[node].order[i];
+
+            if (topology->nodes[at].cpu_count != 0 &&
+                hwloc_bitmap_and(cpus, allowed, node_object(topology->hwloc, at)->cpuset) == 0 &&
+                !hwloc_bitmap_iszero(cpus)) {
+                (void)hwloc_set_cpubind(topology->hwloc, cpus, HWLOC_CPUBIND_THREAD);
+                break;
+            }
+        }
+    }
+    hwloc_bitmap_free(allowed);
     hwloc_bitmap_free(cpus);
 }

@@ -45,14 +45,23 @@ struct topology {
 TIDE_MUST_CHECK tide_status topology_create(const char *synthetic, const char *xml, struct topology **topology);
 void topology_destroy(struct topology *topology); /* NULL is allowed */
 
-/* Binds memory that is not yet populated to a node (hwloc, strict). A no-op that succeeds if not physical or with one
- * node. TIDE_INSUFFICIENT_RESOURCES with the last error set if the host refuses. */
+/*
+ * Memory that the host could give from a node now: free, or behind files, less what the kernel keeps for itself. All
+ * that the node has if the topology is not physical or has one node.
+ */
+uint64_t topology_memory_available(const struct topology *topology, unsigned node);
+
+/*
+ * Binds memory that is not yet populated to a node (hwloc, strict), or to the nearest one with memory if it has none. A
+ * no-op that succeeds if not physical or with one node. TIDE_INSUFFICIENT_RESOURCES with the last error set if the host
+ * refuses.
+ */
 TIDE_MUST_CHECK tide_status topology_bind_memory(const struct topology *topology, void *memory, size_t bytes,
                                                  unsigned node);
 
 /*
- * Binds the calling thread to the CPUs of a node; a wish; nothing for a node without CPUs or a topology that is not
- * physical.
+ * Binds the calling thread to the CPUs of a node, or of the nearest that has CPUs which the thread may use. A wish;
+ * nothing if the topology is not physical.
  */
 void topology_bind_thread(const struct topology *topology, unsigned node);
 

@@ -74,6 +74,23 @@ static void memory_refused(void **state)
     topology_destroy(topology);
 }
 
+/* The CPUs of the first of the expander's nodes, in this order, that the set has any of. */
+static cpu_set_t narrowed(const cpu_set_t *set, const unsigned *order, unsigned count)
+{
+    static const unsigned first[] = { 0, 1, 4 }, last[] = { 0, 3, 4 };
+    cpu_set_t result = *set;
+
+    for (unsigned i = 0; i < count; i++) {
+        CPU_ZERO(&result);
+        for (unsigned cpu = first[order[i]]; cpu <= last[order[i]]; cpu++)
+            if (CPU_ISSET(cpu, set))
+                CPU_SET(cpu, &result);
+        if (CPU_COUNT(&result) != 0)
+            return result;
+    }
+    return *set;
+}
+
 static void thread(void **state)
 {
     struct topology *topology = topology_as_machine(EXPANDER_XML);
@@ -83,12 +100,18 @@ static void thread(void **state)
     (void)state;
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
 
-    /* Where nothing is to be bound: no CPUs, no such node, not this machine. */
-    topology_bind_thread(topology, 3);
+    /* Where nothing is to be bound: no such node, not this machine. */
     topology_bind_thread(topology, 4);
     topology_bind_thread(synthetic, 0);
     assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
     assert_true(CPU_EQUAL(&before, &after));
+
+    /* Node 3 has no CPUs: those of the nearest that has any which are there. */
+    topology_bind_thread(topology, 3);
+    expected = narrowed(&before, (const unsigned[]){ 1, 2, 0 }, 3);
+    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+    assert_true(CPU_EQUAL(&expected, &after));
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
 
     /* Narrower, as far as it goes. */
     CPU_ZERO(&node_0);
