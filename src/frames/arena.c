@@ -40,6 +40,45 @@ static uint64_t memory_available(void)
     return kib * 1024;
 }
 
+/*
+ * An even split of the budget over the nodes that have memory. A node that has less to give than its share gives all of
+ * it, and the others carry the rest. What fits nowhere is asked of the last of them, and refused there.
+ */
+static void budget_even(const struct topology *topology, uint64_t pages, uint64_t *bytes)
+{
+    bool settled[TIDE_MAX_NODES] = { false };
+    unsigned left = 0;
+
+    for (unsigned i = 0; i < topology->node_count; i++) {
+        settled[i] = topology->nodes[i].memory_bytes == 0;
+        left += !settled[i];
+    }
+    if (left == 0) { /* nobody knows of any memory: it is asked of the first */
+        bytes[0] = pages * TIDE_PAGE_BYTES;
+        return;
+    }
+    for (bool again = true; again;) {
+        again = false;
+        for (unsigned i = 0; i < topology->node_count && left > 1; i++) {
+            const uint64_t most = settled[i] ? 0 : topology_memory_available(topology, i) / TIDE_PAGE_BYTES;
+
+            if (settled[i] || most >= pages / left)
+                continue;
+            bytes[i] = most * TIDE_PAGE_BYTES;
+            pages -= most;
+            left--;
+            settled[i] = again = true;
+        }
+    }
+    for (unsigned i = 0; i < topology->node_count; i++) {
+        if (settled[i])
+            continue;
+        bytes[i] = pages / left * TIDE_PAGE_BYTES;
+        pages -= bytes[i] / TIDE_PAGE_BYTES;
+        left--;
+    }
+}
+
 /* Fills bytes[] with each node's budget, or refuses. */
 static tide_status budget_split(const tide_config *config, const struct topology *topology, uint64_t *bytes)
 {
@@ -53,21 +92,10 @@ static tide_status budget_split(const tide_config *config, const struct topology
                              config->node_count - 1, nodes - 1);
         memcpy(bytes, config->node_bytes, config->node_count * sizeof *bytes);
     } else {
-        unsigned with_memory = 0;
-
-        for (unsigned i = 0; i < nodes; i++)
-            with_memory += topology->nodes[i].memory_bytes != 0;
-        uint64_t pages = config->memory_bytes / TIDE_PAGE_BYTES;
         if (config->memory_bytes % TIDE_PAGE_BYTES != 0)
             return error_set(TIDE_INVALID_PARAMETER, 0, 0, "memory_bytes %lu is no multiple of the page size %u",
                              config->memory_bytes, TIDE_PAGE_BYTES);
-        for (unsigned i = 0, left = with_memory; i < nodes; i++) {
-            if (with_memory != 0 && topology->nodes[i].memory_bytes == 0)
-                continue;
-            bytes[i] = pages / (left == 0 ? 1 : left) * TIDE_PAGE_BYTES;
-            pages -= bytes[i] / TIDE_PAGE_BYTES;
-            left -= left != 0;
-        }
+        budget_even(topology, config->memory_bytes / TIDE_PAGE_BYTES, bytes);
     }
     for (unsigned i = 0; i < nodes; i++) {
         if (bytes[i] % TIDE_PAGE_BYTES != 0)
@@ -79,6 +107,12 @@ static tide_status budget_split(const tide_config *config, const struct topology
         if (bytes[i] > topology->nodes[i].memory_bytes && topology->nodes[i].memory_bytes != 0)
             return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes on node %u, which has %lu bytes of memory",
                              bytes[i], i, topology->nodes[i].memory_bytes);
+        /* Or the kernel would look for a process to kill, and find this one. */
+        const uint64_t most = topology_memory_available(topology, i);
+        if (bytes[i] > most)
+            return error_set(TIDE_NO_MEMORY, 0, 0,
+                             "a budget of %lu bytes on node %u, which has %lu bytes available of %lu", bytes[i], i,
+                             most, topology->nodes[i].memory_bytes);
         total += bytes[i];
     }
     if (total < 16 * TIDE_PAGE_BYTES)
@@ -194,10 +228,16 @@ static tide_status lists_create(struct frames *frames, const tide_config *config
 
 static tide_status cpus_create(struct frames *frames, const tide_config *config)
 {
-    frames->cpu_bytes = round_up(frames->cpu_count * sizeof(struct frames_cpu), TIDE_PAGE_BYTES);
+    frames->cpu_bytes = frames->cpu_count * sizeof(struct frames_cpu);
     frames->cpus = os_memory_reserve(frames->cpu_bytes, TIDE_PAGE_BYTES);
     if (frames->cpus == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
+    for (unsigned c = 0; c < frames->cpu_count; c++) {
+        const tide_status status = topology_bind_memory(frames->topology, &frames->cpus[c], sizeof frames->cpus[c],
+                                                        frames->topology->cpu_node[c]);
+        if (tide_failed(status))
+            return status;
+    }
     uint64_t batch = config->cpu_cache_pages;
     if (batch == TIDE_NO_CPU_CACHE) {
         batch = 0;
@@ -272,16 +312,18 @@ tide_status frames_create(const struct frames_options *options, struct frames **
     grace_init(&frames->grace);
     sync_event_init(&frames->available);
     notifications_init(&frames->events.notifications);
-    const size_t nodes_bytes = frames->node_count * sizeof *frames->nodes;
-    frames->nodes = aligned_alloc(SYNC_CACHE_LINE_BYTES, nodes_bytes);
+    frames->node_bytes = frames->node_count * sizeof *frames->nodes;
+    frames->nodes = os_memory_reserve(frames->node_bytes, TIDE_PAGE_BYTES);
     if (frames->nodes == NULL) {
-        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for %u nodes", frames->node_count);
+        status = TIDE_INSUFFICIENT_RESOURCES;
         goto out;
     }
-    memset(frames->nodes, 0, nodes_bytes);
     for (unsigned n = 0; n < frames->node_count; n++) {
         struct frames_node *node = &frames->nodes[n];
 
+        status = topology_bind_memory(topology, node, sizeof *node, n);
+        if (tide_failed(status))
+            goto out;
         node->first = (uint32_t)round_up(frames->end, NODE_ALIGNMENT_FRAMES);
         node->count = (uint32_t)(bytes[n] / TIDE_PAGE_BYTES);
         frames->end = node->first + node->count;
@@ -334,7 +376,7 @@ void frames_destroy(struct frames *frames)
         os_memory_free(frames->nodes[0].lists[0], frames->list_bytes);
     os_memory_free(frames->pfns, frames->pfn_bytes);
     os_memory_free(frames->memory, frames->memory_bytes);
-    free(frames->nodes);
+    os_memory_free(frames->nodes, frames->node_bytes);
     free(frames);
 }
 

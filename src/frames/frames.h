@@ -65,6 +65,9 @@ struct frames_bell {
 /* Frames in a run: as many as a page of 2 MiB has. A run begins at a multiple of that. */
 enum { FRAMES_RUN = 512 };
 
+/* What is a node's or a CPU's begins on a page of its own, so that it can lie on that node. */
+#define FRAMES_PAGE_ALIGNED __attribute__((aligned(TIDE_PAGE_BYTES)))
+
 struct frames_node {
     uint32_t first;                              /* [I] */
     uint32_t count;                              /* [I] */
@@ -81,7 +84,7 @@ struct frames_node {
     uint64_t background_zeroed SYNC_CACHE_ALIGNED; /* [A] */
     uint64_t zeroing;                              /* [A] frames off the free list while they are zeroed */
     uint64_t in_transition;                        /* [A] frames in state TRANSITION; moved on I/O and pin paths only */
-};
+} FRAMES_PAGE_ALIGNED;
 
 enum { FRAMES_CACHES_PER_CPU = 8, FRAMES_CACHE_MAX = 128 };
 
@@ -103,7 +106,7 @@ struct frames_cpu {
     uint64_t inline_zeroed; /* [A] */
     uint64_t repurposed[8]; /* [A] */
     uint32_t searches;      /* [A] frames that came past the caches; a hint, which may miss some */
-} SYNC_CACHE_ALIGNED;
+} FRAMES_PAGE_ALIGNED;
 
 /*
  * Takes a standby frame from its owner: changes the PTE from the transition form of `frame` to the record's original.
@@ -146,10 +149,11 @@ struct frames {
     bool prefer_local_standby;                             /* [I] */
     frames_detach *detach;                                 /* [I] */
     const struct topology *topology;                       /* [I] */
-    struct frames_node *nodes;                             /* [I] */
-    struct frames_cpu *cpus;                               /* [I] one per CPU */
+    struct frames_node *nodes;                             /* [I] each on its node */
+    struct frames_cpu *cpus;                               /* [I] one per CPU, on the CPU's node */
     unsigned cpu_count;                                    /* [I] */
     size_t memory_bytes, pfn_bytes, list_bytes, cpu_bytes; /* [I] mapped sizes */
+    size_t node_bytes;                                     /* [I] the same */
     uint64_t total;                                        /* [I] frames over all nodes */
     struct frames_events events;                           /* read-mostly */
     struct frames_bad bad;                                 /* read-mostly */
