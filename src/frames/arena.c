@@ -327,6 +327,7 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         node->first = (uint32_t)round_up(frames->end, NODE_ALIGNMENT_FRAMES);
         node->count = (uint32_t)(bytes[n] / TIDE_PAGE_BYTES);
         frames->end = node->first + node->count;
+        frames->node_ends[n] = frames->end;
         frames->total += node->count;
         status = node_thresholds(node, config, n);
         if (tide_failed(status))
@@ -335,6 +336,8 @@ tide_status frames_create(const struct frames_options *options, struct frames **
         sync_event_init(&node->writer.event);
         sync_event_init(&node->trimmer.event);
     }
+    for (unsigned n = frames->node_count; n < TIDE_MAX_NODES; n++)
+        frames->node_ends[n] = UINT32_MAX;
     status = frames_events_init(frames, config);
     if (tide_failed(status))
         goto out;
@@ -378,13 +381,4 @@ void frames_destroy(struct frames *frames)
     os_memory_free(frames->memory, frames->memory_bytes);
     os_memory_free(frames->nodes, frames->node_bytes);
     free(frames);
-}
-
-unsigned frame_node(const struct frames *frames, frame_t frame)
-{
-    for (unsigned n = 0; n < frames->node_count; n++)
-        if (frame_is_on_node(frames, frame, n))
-            return n;
-    ASSERT_ALWAYS(!"a frame number lies in an arena");
-    return 0;
 }

@@ -140,15 +140,20 @@ struct frames_options {
 };
 
 struct frames {
-    struct pfn *pfns;                                      /* [I] record of frame 0 */
-    char *memory;                                          /* [I] memory of frame 0 */
-    uint32_t end;                                          /* [I] one past the last frame number */
-    unsigned node_count;                                   /* [I] */
-    unsigned shard_mask;                                   /* [I] shards - 1 */
-    unsigned cache_batch;                                  /* [I] 0: no CPU caches */
-    bool prefer_local_standby;                             /* [I] */
-    frames_detach *detach;                                 /* [I] */
-    const struct topology *topology;                       /* [I] */
+    struct pfn *pfns;                /* [I] record of frame 0 */
+    char *memory;                    /* [I] memory of frame 0 */
+    uint32_t end;                    /* [I] one past the last frame number */
+    unsigned node_count;             /* [I] */
+    unsigned shard_mask;             /* [I] shards - 1 */
+    unsigned cache_batch;            /* [I] 0: no CPU caches */
+    bool prefer_local_standby;       /* [I] */
+    frames_detach *detach;           /* [I] */
+    const struct topology *topology; /* [I] */
+    /*
+     * [I] One past a node's last frame, UINT32_MAX after the last node. Here and not with the nodes: to ask for a frame's
+     * node touches no other node's memory.
+     */
+    uint32_t node_ends[TIDE_MAX_NODES];
     struct frames_node *nodes;                             /* [I] each on its node */
     struct frames_cpu *cpus;                               /* [I] one per CPU, on the CPU's node */
     unsigned cpu_count;                                    /* [I] */
@@ -183,7 +188,14 @@ static inline bool frame_is_on_node(const struct frames *frames, frame_t frame, 
     return frame.number - frames->nodes[node].first < frames->nodes[node].count;
 }
 
-unsigned frame_node(const struct frames *frames, frame_t frame);
+static inline unsigned frame_node(const struct frames *frames, frame_t frame)
+{
+    unsigned node = 0;
+
+    while (frame.number >= frames->node_ends[node])
+        node++;
+    return node;
+}
 
 /* ---- taking and giving back ------------------------------------------------------------------------------------- */
 

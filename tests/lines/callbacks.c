@@ -41,7 +41,8 @@ void recorder_step(struct recorder *recorder)
     recorder->step++;
 }
 
-static void line_note(struct recorder *recorder, uintptr_t address, const void *writer)
+/* The line's entry, a new one if need be; NULL if there is no room. */
+static struct recorded_line *line_find(struct recorder *recorder, uintptr_t address)
 {
     uint32_t slot = (uint32_t)((address / LINE_BYTES * 0x9E3779B97F4A7C15ull) >> 32);
 
@@ -51,27 +52,50 @@ static void line_note(struct recorder *recorder, uintptr_t address, const void *
         if (line->address == 0) {
             if (recorder->used >= recorder->capacity / 2) {
                 recorder->full = true;
-                return;
+                return NULL;
             }
             recorder->used++;
             line->address = address;
         }
-        if (line->address == address) {
-            line->writer = writer;
-            line->steps += line->last_step != recorder->step;
-            line->last_step = recorder->step;
-            return;
-        }
+        if (line->address == address)
+            return line;
     }
+}
+
+static void line_note(struct recorder *recorder, uintptr_t address, const void *by, bool write)
+{
+    struct recorded_line *line = line_find(recorder, address);
+
+    if (line == NULL)
+        return;
+    if (write) {
+        line->writer = by;
+        line->steps += line->last_step != recorder->step;
+        line->last_step = recorder->step;
+    } else {
+        line->reader = by;
+        line->read_steps += line->last_read_step != recorder->step;
+        line->last_read_step = recorder->step;
+    }
+}
+
+static inline void note_access(const volatile void *memory, size_t bytes, const void *by, bool write)
+{
+    if (__builtin_expect(current == NULL || bytes == 0, 1) || (!write && !current->reads))
+        return;
+    const uintptr_t last = ((uintptr_t)memory + bytes - 1) / LINE_BYTES;
+    for (uintptr_t line = (uintptr_t)memory / LINE_BYTES; line <= last; line++)
+        line_note(current, line * LINE_BYTES, by, write);
 }
 
 static inline void note(const volatile void *memory, size_t bytes, const void *writer)
 {
-    if (__builtin_expect(current == NULL || bytes == 0, 1))
-        return;
-    const uintptr_t last = ((uintptr_t)memory + bytes - 1) / LINE_BYTES;
-    for (uintptr_t line = (uintptr_t)memory / LINE_BYTES; line <= last; line++)
-        line_note(current, line * LINE_BYTES, writer);
+    note_access(memory, bytes, writer, true);
+}
+
+static inline void note_read(const volatile void *memory, size_t bytes, const void *reader)
+{
+    note_access(memory, bytes, reader, false);
 }
 
 void recorder_note(const volatile void *address, size_t bytes)
@@ -91,6 +115,11 @@ void recorder_note(const volatile void *address, size_t bytes)
     {                                                                                                                  \
         note(memory, bytes, CALLER);                                                                                   \
     }
+#define READ(name, bytes)                                                                                              \
+    DEFINE(void, name, void *memory)                                                                                   \
+    {                                                                                                                  \
+        note_read(memory, bytes, CALLER);                                                                              \
+    }
 #define IGNORE(name)                                                                                                   \
     DEFINE(void, name, void *unused)                                                                                   \
     {                                                                                                                  \
@@ -103,10 +132,10 @@ void recorder_note(const volatile void *address, size_t bytes)
     WRITE(__tsan_unaligned_volatile_write##bytes, bytes)                                                               \
     WRITE(__tsan_read_write##bytes, bytes)                                                                             \
     WRITE(__tsan_unaligned_read_write##bytes, bytes)                                                                   \
-    IGNORE(__tsan_read##bytes)                                                                                         \
-    IGNORE(__tsan_unaligned_read##bytes)                                                                               \
-    IGNORE(__tsan_volatile_read##bytes)                                                                                \
-    IGNORE(__tsan_unaligned_volatile_read##bytes)
+    READ(__tsan_read##bytes, bytes)                                                                                    \
+    READ(__tsan_unaligned_read##bytes, bytes)                                                                          \
+    READ(__tsan_volatile_read##bytes, bytes)                                                                           \
+    READ(__tsan_unaligned_volatile_read##bytes, bytes)
 PLAIN(1)
 PLAIN(2)
 PLAIN(4)
@@ -120,7 +149,7 @@ DEFINE(void, __tsan_write_range, void *memory, size_t bytes)
 
 DEFINE(void, __tsan_read_range, void *memory, size_t bytes)
 {
-    (void)memory, (void)bytes;
+    note_read(memory, bytes, CALLER);
 }
 
 IGNORE(__tsan_func_entry)
@@ -148,11 +177,13 @@ void *__real_memmove(void *to, const void *from, size_t bytes);
     DEFINE(void *, prefix##memcpy, void *restrict to, const void *restrict from, size_t bytes)                         \
     {                                                                                                                  \
         note(to, bytes, CALLER);                                                                                       \
+        note_read(from, bytes, CALLER);                                                                                \
         return __real_memcpy(to, from, bytes);                                                                         \
     }                                                                                                                  \
     DEFINE(void *, prefix##memmove, void *to, const void *from, size_t bytes)                                          \
     {                                                                                                                  \
         note(to, bytes, CALLER);                                                                                       \
+        note_read(from, bytes, CALLER);                                                                                \
         return __real_memmove(to, from, bytes);                                                                        \
     }
 MEMORY(__wrap_)
@@ -181,6 +212,7 @@ MEMORY(__tsan_)
     DEFINE(uint##bits##_t, __tsan_atomic##bits##_load, const volatile void *p, int order)                              \
     {                                                                                                                  \
         (void)order;                                                                                                   \
+        note_read(p, bits / 8, CALLER);                                                                                \
         return __atomic_load_n((const volatile uint##bits##_t *)p, __ATOMIC_SEQ_CST);                                  \
     }                                                                                                                  \
     DEFINE(void, __tsan_atomic##bits##_store, volatile void *p, uint##bits##_t v, int order)                           \

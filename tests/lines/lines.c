@@ -26,6 +26,11 @@
  * That the instrument sees what it should is tested too: each fault must be seen to write its PTE, its PFN record, its
  * counter and its thread's record, and in an engine with a single shard the refills must be seen to meet on it.
  *
+ * Nodes. In some rows each of the two CPUs is on a node of its own among eight, and reads are recorded too. There no
+ * fault may read or write a page list, a cache, a counter, a descriptor or a PFN record of another node than its CPU's:
+ * not once in 32 faults, not once at all. In one row the regions prefer the other CPU's node, so that the instrument is
+ * seen to see what it should.
+ *
  * Some rows are reported and not judged. Deleting a page puts its frame on a free list. A soft fault that writes to
  * a clean page gives its page-file slot back, and slot maps have a lock for each 65,536 slots. Where lists are in
  * random order and two CPUs take from one shard, neighbouring records go to different CPUs.
@@ -77,6 +82,9 @@ struct row {
     bool reported_only;
     unsigned threads;
     unsigned shards;
+    unsigned nodes;    /* of the topology; 0: one, that all CPUs are on */
+    unsigned on[CPUS]; /* the nodes of the two CPUs */
+    bool far;          /* the regions prefer the other CPU's node */
 };
 
 static const struct row rows[] = {
@@ -107,6 +115,18 @@ static const struct row rows[] = {
     { "commit, decommit", "private", COMMIT, .threads = 64, .shards = SHARDS },
     { "commit, decommit", "one space", COMMIT, .in_one_space = true, .threads = 64, .shards = SHARDS },
     { "commit, (touch,) decommit", "private", COMMIT_TOUCHED, .threads = 2, .shards = SHARDS, .reported_only = true },
+    { "demand zero, 8 nodes", "private", DEMAND_ZERO, .threads = 2, .shards = SHARDS, .nodes = 8, .on = { 0, 7 } },
+    { "demand zero, 8 nodes", "one space", DEMAND_ZERO, .in_one_space = true, .threads = 2, .shards = SHARDS,
+      .nodes = 8, .on = { 3, 4 } },
+    { "demand zero, 8 nodes", "private", DEMAND_ZERO, .threads = 8, .shards = SHARDS, .nodes = 8, .on = { 5, 2 } },
+    { "demand zero, tables, 8 nodes", "one space", DEMAND_ZERO_TABLES, .in_one_space = true, .threads = 2,
+      .shards = SHARDS, .nodes = 8, .on = { 6, 1 } },
+    { "soft, standby, 8 nodes", "private", SOFT_STANDBY, .threads = 2, .shards = SHARDS, .nodes = 8, .on = { 7, 1 } },
+    { "soft, standby, 8 nodes", "one space", SOFT_STANDBY, .in_one_space = true, .threads = 2, .shards = SHARDS,
+      .nodes = 8, .on = { 2, 6 } },
+    { "soft, modified, 8 nodes", "private", SOFT_MODIFIED, .threads = 2, .shards = SHARDS, .nodes = 8, .on = { 4, 5 } },
+    { "demand zero, far, 8 nodes", "private", DEMAND_ZERO, .threads = 2, .shards = SHARDS, .nodes = 8, .on = { 0, 3 },
+      .far = true, .reported_only = true },
 };
 enum { ROWS = sizeof rows / sizeof rows[0] };
 
@@ -123,7 +143,11 @@ struct result {
     uint64_t refills;              /* of the CPUs' frame caches */
     uint64_t written[PLACE_COUNT]; /* line writes, one for each fault and line */
     uint64_t shared[PLACE_COUNT];  /* of these, shared */
-    struct meeting worst[WORST];   /* shared writes, most first */
+    uint64_t remote[PLACE_COUNT];  /* reads and writes of lines that are another node's, one for each fault and line */
+    uintptr_t remote_address;      /* the one accessed most, and by whom */
+    uint32_t remote_steps;
+    const void *remote_by;
+    struct meeting worst[WORST]; /* shared writes, most first */
 };
 
 struct run;
@@ -397,7 +421,8 @@ static bool run_open(struct run *run)
     tide_config_init(&config);
     config.disable_aslr = true;
     config.memory_bytes = (uint64_t)(row->aged ? FRAMES_AGED : FRAMES) * TIDE_PAGE_BYTES;
-    config.topology_synthetic = "numa:1 core:2 pu:1"; /* one node with all CPUs, whatever machine this is */
+    /* One node with all CPUs, whatever machine this is, or so many. */
+    config.topology_synthetic = row->nodes == 8 ? "numa:8 core:2 pu:1" : "numa:1 core:2 pu:1";
     config.workers = TIDE_WORKERS_MANUAL;
     config.list_shards = row->shards;
     config.cpu_cache_pages = BATCH;
@@ -405,7 +430,11 @@ static bool run_open(struct run *run)
         config.page_files = &file;
         config.page_file_count = 1;
     }
-    return call(run, tide_engine_open(&config, &run->engine), "open") && (!row->aged || lists_age(run));
+    if (!call(run, tide_engine_open(&config, &run->engine), "open"))
+        return false;
+    for (unsigned c = 0; c < CPUS && row->nodes != 0; c++)
+        run->engine->partition.topology->cpu_node[cpus[c]] = (uint16_t)row->on[c];
+    return !row->aged || lists_age(run);
 }
 
 /*
@@ -428,7 +457,9 @@ static bool run_reserve(struct run *run)
         tide_address base = PARTS_BASE + (row->in_one_space ? i * run->part_pages * TIDE_PAGE_BYTES : 0);
 
         if (!call(run,
-                  tide_virtual_alloc(run->spaces[row->in_one_space ? 0 : i], &base, &bytes, type, TIDE_PAGE_READWRITE),
+                  tide_virtual_alloc_numa(run->spaces[row->in_one_space ? 0 : i], &base, &bytes, type,
+                                          TIDE_PAGE_READWRITE,
+                                          row->far ? row->on[(i + 1) % CPUS] : TIDE_NO_PREFERRED_NODE),
                   "reserve"))
             return false;
     }
@@ -441,6 +472,7 @@ static bool run_reserve(struct run *run)
         member->base = PARTS_BASE + (row->in_one_space ? i * run->part_pages * TIDE_PAGE_BYTES : 0);
         if (!recorder_init(&member->recorder, is_commit(row->work) ? 1u << 16 : 1u << 18))
             return FAILED(run, "no memory for a recorder");
+        member->recorder.reads = row->nodes != 0;
     }
     return true;
 }
@@ -455,7 +487,7 @@ static bool statistics(struct run *run, tide_statistics *statistics)
 static bool run_prepare(struct run *run)
 {
     const struct row *row = run->row;
-    tide_node_statistics node;
+    uint64_t ready = 0;
 
     if (!is_commit(row->work) && !crew(run, prepare_main))
         return false;
@@ -465,11 +497,25 @@ static bool run_prepare(struct run *run)
         return false;
     if (row->work != SOFT_MODIFIED && !call(run, tide_engine_empty(run->engine, TIDE_EMPTY_MODIFIED), "write"))
         return false;
-    if (!call(run, tide_node_statistics_get(run->engine, 0, &node), "statistics"))
-        return false;
-    const uint64_t ready = row->work == SOFT_MODIFIED ? node.modified : node.standby[5];
+    for (unsigned n = 0; n < run->engine->partition.topology->node_count; n++) {
+        tide_node_statistics node;
+
+        if (!call(run, tide_node_statistics_get(run->engine, n, &node), "statistics"))
+            return false;
+        ready += row->work == SOFT_MODIFIED ? node.modified : node.standby[5];
+    }
     return ready == LEAVES * TABLE_ENTRIES ||
            FAILED(run, "%" PRIu64 " pages are on the list, not %d", ready, LEAVES * TABLE_ENTRIES);
+}
+
+/*
+ * What a fault must find on its own node. Not its page tables: a space's upper ones lie where it was made, and a space
+ * of two threads has both threads' parts in one.
+ */
+static bool place_has_home(enum place place)
+{
+    return place == PLACE_PFN || place == PLACE_SHARD || place == PLACE_CPU || place == PLACE_COUNTERS ||
+           place == PLACE_CREDIT || place == PLACE_GLOBAL || place == PLACE_PAGE;
 }
 
 /* ---- the sums --------------------------------------------------------------------------------------------------- */
@@ -509,7 +555,7 @@ static struct meeting *meetings_join(const struct run *run, uint32_t *capacity)
             const struct recorded_line *line = &recorder->lines[j];
             uint64_t slot = random_mix(line->address);
 
-            if (line->address == 0)
+            if (line->address == 0 || line->steps == 0)
                 continue;
             while (table[slot % *capacity].address != 0 && table[slot % *capacity].address != line->address)
                 slot++;
@@ -522,6 +568,26 @@ static struct meeting *meetings_join(const struct run *run, uint32_t *capacity)
     return table;
 }
 
+/* What a thread read and wrote that is another node's. */
+static void remote_sum(struct result *result, const struct places *places, const struct recorder *recorder, int node)
+{
+    for (uint32_t j = 0; j < recorder->capacity; j++) {
+        const struct recorded_line *line = &recorder->lines[j];
+        const int owner = line->address == 0 ? PLACE_NO_NODE : place_node(places, line->address);
+        const enum place place = owner == PLACE_NO_NODE ? PLACE_OTHER : place_of(places, line->address);
+        const uint32_t steps = line->steps > line->read_steps ? line->steps : line->read_steps;
+
+        if (owner == PLACE_NO_NODE || owner == node)
+            continue;
+        result->remote[place] += steps;
+        if (steps > result->remote_steps && place_has_home(place)) {
+            result->remote_address = line->address;
+            result->remote_steps = steps;
+            result->remote_by = line->steps > line->read_steps ? line->writer : line->reader;
+        }
+    }
+}
+
 static bool run_sum(struct run *run, struct places *places)
 {
     struct result *result = run->result;
@@ -531,6 +597,8 @@ static bool run_sum(struct run *run, struct places *places)
         result->steps += run->members[i].recorder.step;
         if (run->members[i].recorder.full)
             return FAILED(run, "thread %u wrote more than %u lines", i, run->members[i].recorder.capacity / 2);
+        if (run->row->nodes != 0)
+            remote_sum(result, places, &run->members[i].recorder, (int)run->row->on[i % CPUS]);
     }
     struct meeting *table = meetings_join(run, &capacity);
     if (table == NULL)
@@ -624,14 +692,31 @@ static bool result_is_plausible(struct run *run)
     if (run->row->shards == 1 && result->shared[PLACE_SHARD] < faults / BATCH / 2)
         return FAILED(run, "%" PRIu64 " meetings on the only shard, after %" PRIu64 " faults: the recorder is blind",
                       result->shared[PLACE_SHARD], faults);
+    if (run->row->far && result->remote[PLACE_PFN] < result->steps)
+        return FAILED(run,
+                      "%" PRIu64 " accesses to PFN records of another node in %" PRIu64
+                      " faults that take all their frames there: the recorder is blind",
+                      result->remote[PLACE_PFN], result->steps);
     return true;
 }
 
-static bool result_is_allowed(struct run *run)
+static bool result_is_allowed(struct run *run, const struct places *places)
 {
     const struct result *result = run->result;
     const uint64_t faults = result->steps / CPUS;
 
+    for (unsigned p = 0; p < PLACE_COUNT && run->row->nodes != 0 && !run->row->reported_only; p++) {
+        char what[128], by[96];
+
+        if (result->remote[p] == 0 || !place_has_home((enum place)p))
+            continue;
+        place_describe(places, result->remote_address, what, sizeof what);
+        function_name(result->remote_by, by, sizeof by);
+        return FAILED(run,
+                      "lines of \"%s\" of another node were accessed %" PRIu64 " times in %" PRIu64
+                      " faults, and none is allowed; most often, %u times: %s, last by %s",
+                      place_name((enum place)p), result->remote[p], result->steps, result->remote_steps, what, by);
+    }
     for (unsigned p = 0; p < PLACE_COUNT; p++) {
         const uint64_t limit = allowed(run->row, p, faults);
         if (result->shared[p] > limit)
@@ -678,7 +763,7 @@ static bool run_measure(struct run *run)
         run->result->refills > steps_at_most / BATCH + 2 * CPUS)
         well = FAILED(run, "%" PRIu64 " refills in %" PRIu64 " faults: more than one in %d", run->result->refills,
                       run->result->steps, BATCH);
-    well = well && result_is_plausible(run) && result_is_allowed(run);
+    well = well && result_is_plausible(run) && result_is_allowed(run, &places);
     run->result->done = true;
     if (!well || run->row->reported_only)
         worst_print(run->row, run->result, &places);
@@ -781,7 +866,8 @@ static int table_print(void **state)
     printf("\nCache lines written, by structure; the sum is without the threads' own stacks.\n"
            "  written: lines in one fault or call. shared: of the lines written in 1000 faults on one CPU, those that "
            "the\n"
-           "  other CPU's faults write as often.\n%-22s %7s",
+           "  other CPU's faults write as often. other node's: lines of another node read or written in 1000 faults.\n"
+           "%-22s %7s",
            "", "sum");
     for (unsigned p = 0; p < PLACE_COUNT; p++)
         if (place_is_shown(p))
@@ -797,6 +883,8 @@ static int table_print(void **state)
                1000.0 * (double)result->refills / (double)result->steps, rows[r].reported_only ? ", not judged" : "");
         figures_print("written", result->written, (double)result->steps, 2);
         figures_print("shared", result->shared, (double)result->steps / CPUS / 1000, 1);
+        if (rows[r].nodes != 0)
+            figures_print("other node's", result->remote, (double)result->steps / 1000, 1);
     }
     return 0;
 }

@@ -130,6 +130,74 @@ enum place place_of(const struct places *places, uintptr_t address)
     return PLACE_OTHER;
 }
 
+static int cpu_node(const struct frames *frames, uintptr_t cpu)
+{
+    return cpu < frames->cpu_count ? frames->topology->cpu_node[cpu] : PLACE_NO_NODE;
+}
+
+/* A structure of which there is one for each CPU, in an array. */
+static int array_node(const struct frames *frames, uintptr_t address, const void *array, size_t bytes)
+{
+    const uintptr_t first = (uintptr_t)array;
+
+    return cpu_node(frames, address < first ? 0 : (address - first) / bytes);
+}
+
+static int counters_node(const struct places *places, uintptr_t address)
+{
+    const struct frames *frames = places->engine->partition.frames;
+
+    for (unsigned i = 0; i < places->space_count; i++) {
+        const tide_space *space = places->spaces[i];
+        if (inside(address, space->counters, space->cpu_count * sizeof *space->counters))
+            return array_node(frames, address, space->counters, sizeof *space->counters);
+    }
+    return PLACE_NO_NODE;
+}
+
+static int global_node(const struct places *places, uintptr_t address)
+{
+    const struct frames *frames = places->engine->partition.frames;
+
+    for (unsigned n = 0; n < frames->node_count; n++)
+        if (inside(address, &frames->nodes[n], sizeof frames->nodes[n]))
+            return (int)n;
+    return PLACE_NO_NODE;
+}
+
+int place_node(const struct places *places, uintptr_t address)
+{
+    const struct partition *partition = &places->engine->partition;
+    const struct frames *frames = partition->frames;
+
+    switch (place_of(places, address)) {
+    case PLACE_PFN:
+        return (int)frame_node(frames,
+                               (frame_t){ (uint32_t)((address - (uintptr_t)frames->pfns) / sizeof(struct pfn)) });
+    case PLACE_PTE:
+    case PLACE_TABLE:
+    case PLACE_PAGE:
+        return (int)frame_node(frames,
+                               (frame_t){ (uint32_t)((address - (uintptr_t)frames->memory) / TIDE_PAGE_BYTES) });
+    case PLACE_SHARD:
+        for (unsigned n = 0; n < frames->node_count; n++)
+            if (inside(address, frames->nodes[n].lists[0],
+                       FRAME_LIST_COUNT * (frames->shard_mask + 1) * sizeof(struct frame_shard)))
+                return (int)n;
+        return PLACE_NO_NODE;
+    case PLACE_CPU:
+        return array_node(frames, address, frames->cpus, sizeof *frames->cpus);
+    case PLACE_CREDIT:
+        return array_node(frames, address, partition->commit.credits, sizeof(struct commit_credit));
+    case PLACE_COUNTERS:
+        return counters_node(places, address);
+    case PLACE_GLOBAL:
+        return global_node(places, address);
+    default:
+        return PLACE_NO_NODE;
+    }
+}
+
 const char *place_name(enum place place)
 {
     static const char *const names[PLACE_COUNT] = {

@@ -11,8 +11,8 @@
  * stores by which the C library and the kernel do their own business. Stores of locals that never leave a function are
  * not instrumented; they are on the thread's own stack.
  *
- * Reads are not recorded. An atomic read-modify-write counts as a write, also a compare-and-swap that fails: it takes
- * the line away from other CPUs just the same.
+ * Reads are recorded if the recorder asks for them, in columns of their own. An atomic read-modify-write counts as a
+ * write, also a compare-and-swap that fails: it takes the line away from other CPUs just the same.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -30,6 +30,9 @@ struct recorded_line {
     const void *writer; /* return address of the last store */
     uint32_t steps;     /* steps that wrote the line, each counted once */
     uint32_t last_step;
+    const void *reader;  /* return address of the last load */
+    uint32_t read_steps; /* steps that read the line, whether or not they wrote it too */
+    uint32_t last_read_step;
 };
 
 /* One thread's writes: a hash table with open addressing. A step is one fault, or whatever the test calls one. */
@@ -38,7 +41,8 @@ struct recorder {
     uint32_t capacity; /* a power of two */
     uint32_t used;
     uint32_t step;
-    bool full; /* lines were lost: the recording is worth nothing */
+    bool reads; /* record them too; set before recorder_set() */
+    bool full;  /* lines were lost: the recording is worth nothing */
 };
 
 /* False if there is no memory. The memory is touched at once. */
