@@ -42,6 +42,29 @@ void space_faults_fill(const tide_space *space, tide_fault_counters *faults)
     faults_fill(values, faults);
 }
 
+/*
+ * One reading of a node's lists and caches. A frame that moves from one to the other meanwhile may be counted twice,
+ * which shows when hardly any frame is in use. What is too many is left out: no figure promises more than there is.
+ */
+static void node_counts(const struct frames *frames, unsigned node, struct frames_counts *counts)
+{
+    frames_counts(frames, node, counts);
+    uint64_t over = counts->available > frames->nodes[node].count ? counts->available - frames->nodes[node].count : 0;
+    /* First where frames move the most. */
+    uint64_t *parts[4 + 8] = { &counts->cached_zeroed, &counts->cached_free, &counts->lists[FRAME_LIST_ZEROED],
+                               &counts->lists[FRAME_LIST_FREE] };
+
+    for (unsigned p = 0; p < 8; p++)
+        parts[4 + p] = &counts->lists[FRAME_LIST_STANDBY + p];
+    for (unsigned i = 0; i < sizeof parts / sizeof parts[0] && over != 0; i++) {
+        const uint64_t cut = *parts[i] < over ? *parts[i] : over;
+
+        *parts[i] -= cut;
+        counts->available -= cut;
+        over -= cut;
+    }
+}
+
 /* Where the frames are: one reading of each node's lists, from which everything is made, so that it agrees. */
 static void places_fill(const struct frames *frames, tide_statistics *statistics)
 {
@@ -50,7 +73,7 @@ static void places_fill(const struct frames *frames, tide_statistics *statistics
     for (unsigned n = 0; n < frames->node_count; n++) {
         struct frames_counts counts;
 
-        frames_counts(frames, n, &counts);
+        node_counts(frames, n, &counts);
         statistics->zeroed_pages += counts.lists[FRAME_LIST_ZEROED] + counts.cached_zeroed;
         statistics->free_pages += counts.lists[FRAME_LIST_FREE] + counts.cached_free;
         for (unsigned p = 0; p < 8; p++)
@@ -201,7 +224,7 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
     if (statistics == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the statistics is NULL");
     memset(statistics, 0, sizeof *statistics);
-    frames_counts(frames, node, &counts);
+    node_counts(frames, node, &counts);
     statistics->frames = frames->nodes[node].count;
     statistics->zeroed = counts.lists[FRAME_LIST_ZEROED] + counts.cached_zeroed;
     statistics->free = counts.lists[FRAME_LIST_FREE] + counts.cached_free;
