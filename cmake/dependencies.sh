@@ -10,6 +10,7 @@ usage() {
 usage: cmake/dependencies.sh [--check] GROUP...
   build   compiler, CMake and the libraries that pagetide links
   test    what the tests need besides
+  guest   what the tests on real NUMA nodes need besides: qemu, and what makes its initramfs
   fuzz    clang with libFuzzer, for the fuzzer of the API
   bench   what the benchmarks need besides
   --check only say what is missing; exit 1 if anything is
@@ -22,7 +23,7 @@ for argument in "$@"; do
     case $argument in
         --check) check_only=yes ;;
         --help | -h) usage; exit 0 ;;
-        build | test | fuzz | bench) groups+=("$argument") ;;
+        build | test | guest | fuzz | bench) groups+=("$argument") ;;
         *) echo "dependencies.sh: unknown group \"$argument\"" >&2; usage >&2; exit 2 ;;
     esac
 done
@@ -36,6 +37,7 @@ for group in "${groups[@]}"; do
     case $group in
         build) packages+=(gcc g++ cmake ninja-build pkg-config libck-dev libhwloc-dev liburing-dev) ;;
         test) packages+=(libcmocka-dev libzstd-dev binutils) ;;
+        guest) packages+=(qemu-system-x86 busybox-static cpio binutils) ;;
         fuzz) packages+=(clang libclang-rt-14-dev) ;;
         bench) packages+=(libbenchmark-dev libzstd-dev fio gnuplot-nox python3) ;;
     esac
