@@ -510,7 +510,11 @@ static void nu_5_the_node_of_a_commit_into_a_region_is_ignored(void **state)
     uint64_t bytes = REGION_PAGES * PG;
     assert_success(tide_virtual_alloc_numa(space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE, nodes[0]));
     assert_success(tide_virtual_alloc_numa(space, &base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE, nodes[1]));
-    touch_on(fixture, 0, space, base, REGION_PAGES, TIDE_PAGE_FAULT_DEMAND_ZERO, os_nodes);
+    /* On a CPU of another node, so that first touch would show too. */
+    unsigned cpu = 0;
+    while (host_node_of_cpu(&host, cpu) < 0 || os_node_of_cpu(cpu) == os_node_of(fixture, nodes[0]))
+        assert_true(++cpu < CPU_SETSIZE);
+    touch_on(fixture, (int)cpu, space, base, REGION_PAGES, TIDE_PAGE_FAULT_DEMAND_ZERO, os_nodes);
     assert_all_on(os_nodes, REGION_PAGES, os_node_of(fixture, nodes[0]), "reserved for the first node");
     assert_success(tide_space_destroy(space));
 }
@@ -583,6 +587,10 @@ static void ls_4_nu_3_a_full_node_spills_by_distance(void **state)
             const unsigned os_next = topology->nodes[order[i]].os_index;
             const uint64_t frames = fixture->frames->nodes[order[i]].count, begin = at;
 
+            if (i > 0) /* the engine's order is by the kernel's distances */
+                assert_true(
+                    host.nodes[topology->nodes[order[0]].os_index].distance[os_next] >=
+                    host.nodes[topology->nodes[order[0]].os_index].distance[topology->nodes[order[i - 1]].os_index]);
             while (at < pages && os_nodes[at] == (int)os_next)
                 at++;
             printf(" %" PRIu64 " of %" PRIu64 " on node %u%s", at - begin, frames, os_next,
