@@ -742,6 +742,24 @@ static void held_write(struct run *run, unsigned space, struct held_page *held)
         model_write_through(model, held->address + offset, byte);
 }
 
+/* The stretch around a page that has just given a pointer: it holds only what may be accessed, with its content. */
+static void section_extent(struct run *run, struct tested_space *space, tide_address address, tide_access_kind kind,
+                           const char *pointer)
+{
+    tide_extent extent;
+    unsigned char expected;
+
+    expect(run, tide_access_extent(&run->section, address, kind, &extent), TIDE_SUCCESS, "tide_access_extent");
+    if (tide_extent_pointer(&extent, address) != pointer)
+        failed(run, "the extent has 0x%llx elsewhere than tide_access_pointer", (unsigned long long)address);
+    const tide_address other = extent.begin + draw(run, extent.bytes);
+    if (model_accessible(&space->model, other, 1, kind) != 1)
+        failed(run, "the extent holds 0x%llx, the model refuses", (unsigned long long)other);
+    model_read(&space->model, other, &expected, 1);
+    if (*(const unsigned char *)tide_extent_pointer(&extent, other) != expected)
+        failed(run, "the extent has another byte at 0x%llx than the model", (unsigned long long)other);
+}
+
 /* Begins a section, gets one more pointer in it, writes through one got earlier, or ends it. */
 static void op_section(struct run *run, struct tested_space *space)
 {
@@ -788,6 +806,8 @@ static void op_section(struct run *run, struct tested_space *space)
         model_write(&space->model, address, &byte, 1);
         *pointer = (char)byte;
     }
+    if (one_in(run, 3))
+        section_extent(run, space, address, kind, pointer);
     hold(run, index, &run->section_pages[run->section_count], address, kind, pointer - address % PG);
     run->section_count++;
 }
