@@ -181,8 +181,13 @@ cp "$busybox" "$root/bin/busybox"
 for file in "${programs[@]}"; do
     cp -L "$file" "$root/bin/" || fail "no program $file"
     while read -r library; do
-        mkdir -p "$root$(dirname "$library")"
-        [ -e "$root$library" ] || cp -L "$library" "$root$library"
+        # A build may lie anywhere, also where the guest mounts something: its own libraries get a place of their own.
+        case $library in
+            /lib*/* | /usr/*) place=$root$library ;;
+            *) place=$root/lib/build/${library##*/} ;;
+        esac
+        mkdir -p "$(dirname "$place")"
+        [ -e "$place" ] || cp -L "$library" "$place"
     done < <(ldd "$file" | grep -o '/[^ )]*')
 done
 find "$root" -type f -exec strip --strip-debug {} + 2>/dev/null
@@ -190,7 +195,7 @@ printf '%s\n' "set -e" "$@" >"$root/commands"
 cat >"$root/init" <<'END_OF_INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/
+export PATH=/bin HOME=/ LD_LIBRARY_PATH=/lib/build
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
