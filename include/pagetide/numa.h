@@ -52,7 +52,11 @@ typedef enum tide_placement_fallback {
      * is cached. */
     TIDE_FALLBACK_BY_DISTANCE = 1,
     /** The node's own standby pages before the next node. Keeps accesses local. */
-    TIDE_FALLBACK_LOCAL_STANDBY = 2
+    TIDE_FALLBACK_LOCAL_STANDBY = 2,
+    /** The node's own standby pages, and then what its trimmer and writer can bring, which work for the fault as they do
+     * for TIDE_PLACEMENT_STRICT; only when they bring nothing, or not within some 20 ms, the next node: zone_reclaim_mode
+     * of Linux. For threads whose data are on their nodes, under pressure on all of these. Faults take longer then. */
+    TIDE_FALLBACK_LOCAL_RECLAIM = 3
 } tide_placement_fallback;
 
 /** A placement. Of a region, given at its creation: tide_alloc_parameters.policy, .node and .fallback. */

@@ -41,12 +41,17 @@
 #define SYNC_CACHE_ALIGNED __attribute__((aligned(SYNC_CACHE_LINE_BYTES)))
 
 #ifdef TIDE_SYNC_POINTS
-/* Called before each atomic operation with its address; may yield or switch. NULL for none. */
-extern void (*sync_point_hook)(const void *address);
+/* Called before each atomic operation with its address; may yield or switch. NULL for none. Set while threads run. */
+extern void (*sync_point_hook)(const void *address); /* [A] */
+static inline void sync_point_hook_set(void (*hook)(const void *address))
+{
+    __atomic_store_n(&sync_point_hook, hook, __ATOMIC_RELAXED);
+}
 #define SYNC_POINT(address)                                                                                            \
     do {                                                                                                               \
-        if (sync_point_hook != NULL)                                                                                   \
-            sync_point_hook(address);                                                                                  \
+        void (*const hook_)(const void *) = __atomic_load_n(&sync_point_hook, __ATOMIC_RELAXED);                       \
+        if (hook_ != NULL)                                                                                             \
+            hook_(address);                                                                                            \
     } while (0)
 #else
 #define SYNC_POINT(address) ((void)0)

@@ -58,8 +58,9 @@ struct frames_place fault_page_place(struct fault *fault, uint64_t page)
         space_placement_of(fault->space, vad == NULL ? placement_none() : vad->placement);
 
     fault->placed = true;
-    return space_frames_place(fault->space, placement, page,
-                              partition_thread_node(fault->space->partition, fault->thread));
+    const struct frames_place place = space_frames_place(fault->space, placement, page,
+                                                         partition_thread_node(fault->space->partition, fault->thread));
+    return fault->spilled ? frames_place_spilled(place) : place;
 }
 
 struct frames_place fault_place(struct fault *fault)
@@ -91,6 +92,10 @@ tide_status fault_frame_wait(struct fault *fault, struct frames_place place)
     fault_settle(fault);
     const tide_status status = space_frame_wait(fault->space, fault->thread, place, &fault->waited_ns);
 
+    if (status == TIDE_NO_MEMORY && (place.flags & FRAMES_SPILL)) {
+        fault->spilled = true;
+        return FAULT_AGAIN;
+    }
     return tide_failed(status) ? status : FAULT_AGAIN;
 }
 

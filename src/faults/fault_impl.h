@@ -20,6 +20,7 @@ struct fault {
     bool guard;                 /* a stack grew for it */
     bool overwrite;             /* the whole page is about to be written: its content is not needed */
     bool admitted;              /* room was asked for at a hard maximum; settled at the end of each step */
+    bool spilled;               /* its node has done what it could: other nodes are asked */
     bool placed;                /* its node is not simply that of the CPU: counted with care */
     tide_status result;         /* class of fault taken so far */
     pte_t valid;                /* the outcome */

@@ -209,7 +209,8 @@ enum {
     FRAMES_STRICT = 4,         /* on the preferred node alone */
     FRAMES_BY_DISTANCE = 8,    /* zeroed and free frames of all nodes before standby pages, */
     FRAMES_LOCAL_STANDBY = 16, /* or all that a node has before the next node; neither: as the engine is configured */
-    FRAMES_UNUSED = 32         /* no standby page is taken for it */
+    FRAMES_UNUSED = 32,        /* no standby page is taken for it */
+    FRAMES_SPILL = 64 /* beside FRAMES_STRICT: only until the node has done what it can (frames_place_spilled()) */
 };
 
 /* Where a frame is wanted: the preferred node, and flags of frames_allocate(). */
@@ -217,6 +218,14 @@ struct frames_place {
     unsigned node;
     unsigned flags;
 };
+
+/* The same place once its node has done what it could: other nodes too, if the place allows. */
+static inline struct frames_place frames_place_spilled(struct frames_place place)
+{
+    if (place.flags & FRAMES_SPILL)
+        place.flags = (place.flags & ~(unsigned)(FRAMES_SPILL | FRAMES_STRICT)) | FRAMES_LOCAL_STANDBY;
+    return place;
+}
 
 /*
  * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere (FRAMES_STRICT: on that node). It stays in state ZEROED or

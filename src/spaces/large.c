@@ -13,8 +13,10 @@
 /* Rounds in which frames may come out of their grace period. */
 enum { ROUNDS = 3 };
 
-static frame_t run_take(struct frames *frames, struct frames_place place)
+/* There is nothing to wait for here, so a place that may spill does. */
+static frame_t run_take(struct frames *frames, struct frames_place wanted)
 {
+    const struct frames_place place = frames_place_spilled(wanted);
     const unsigned *order = frames->topology->nodes[place.node].order;
     const unsigned nodes = place.flags & FRAMES_STRICT ? 1 : frames->node_count;
 

@@ -35,9 +35,9 @@ tide_status placement_check(const struct frames *frames, tide_placement_policy p
     if ((unsigned)policy > TIDE_PLACEMENT_INTERLEAVE)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "placement policy %u; the highest is %u", (unsigned)policy,
                          TIDE_PLACEMENT_INTERLEAVE);
-    if ((unsigned)fallback > TIDE_FALLBACK_LOCAL_STANDBY)
+    if ((unsigned)fallback > TIDE_FALLBACK_LOCAL_RECLAIM)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "placement fallback %u; the highest is %u", (unsigned)fallback,
-                         TIDE_FALLBACK_LOCAL_STANDBY);
+                         TIDE_FALLBACK_LOCAL_RECLAIM);
     const tide_status status = node_check(frames, policy, node);
     if (!tide_failed(status))
         *placement = (struct placement){ node, (uint16_t)policy, (uint16_t)fallback };
@@ -219,7 +219,9 @@ struct frames_place space_frames_place(const tide_space *space, struct placement
 {
     struct frames_place place = { .node = placement.node };
 
-    place.flags = placement.fallback == TIDE_FALLBACK_LOCAL_STANDBY ? FRAMES_LOCAL_STANDBY : FRAMES_BY_DISTANCE;
+    place.flags = placement.fallback == TIDE_FALLBACK_LOCAL_RECLAIM   ? FRAMES_STRICT | FRAMES_SPILL
+                  : placement.fallback == TIDE_FALLBACK_LOCAL_STANDBY ? FRAMES_LOCAL_STANDBY
+                                                                      : FRAMES_BY_DISTANCE;
     switch (placement.policy) {
     case TIDE_PLACEMENT_PREFERRED:
         break;

@@ -17,6 +17,8 @@ enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 #define FRAME_WAIT_SLICE_NS 2000000u
 /* What a slice counts at most: a process that was stopped for a while, or a machine, has not waited in vain meanwhile. */
 #define FRAME_WAIT_COUNTED_NS 100000000u
+/* How long a fault waits for its own node before it goes to another, where that is the fallback. */
+#define SPILL_WAIT_NS 20000000u
 
 /*
  * Destroyed spaces, to be used again: their memory is never given back to the process, so that the magic of a handle
@@ -263,7 +265,7 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     sync_assert_unlocked();
     const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
-    const bool strict = (place.flags & FRAMES_STRICT) != 0;
+    const bool strict = (place.flags & FRAMES_STRICT) != 0, spills = (place.flags & FRAMES_SPILL) != 0;
     /* Asked on both sides of the workers' steps: what comes and goes in between is somebody else's turn, not the end. */
     const bool hope = !strict || node_may_bring(partition, place.node);
     const bool again = partition->reclaim(partition, thread, place);
@@ -271,12 +273,14 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     if (!first && strict && !hope && !again && !node_may_bring(partition, place.node))
         status = node_exhausted(partition, place.node);
     if (!tide_failed(status) && !first && grace_holds_pointers(thread)) {
-        if (grace_section_is_stale(thread))
+        if (grace_section_is_stale(thread) && spills)
+            status = node_exhausted(partition, place.node);
+        else if (grace_section_is_stale(thread))
             status = error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
                                "no frame is left among %lu that this thread's open access section does not hold back",
                                frames->total);
     }
-    if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns && strict)
+    if (!tide_failed(status) && strict && *waited_ns >= (spills ? SPILL_WAIT_NS : partition->frame_wait_ns))
         status = node_exhausted(partition, place.node);
     if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns) {
         struct grace_report report;

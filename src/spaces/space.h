@@ -117,7 +117,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread);
  * Waits for a frame after an allocation at `place` failed, or does the work that brings one. The caller holds no lock,
  * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
  * `waited_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
- * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG; TIDE_NO_MEMORY if the place is strict and its node cannot bring one.
+ * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG; TIDE_NO_MEMORY if the place is strict and its node cannot bring one
+ * (at FRAMES_SPILL: within a while).
  */
 TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
                                              uint64_t *waited_ns);
@@ -129,7 +130,8 @@ struct placement space_placement(const tide_space *space);
 /* What counts in a region that has this one, or placement_none(): nothing is left at its default. */
 struct placement space_placement_of(const tide_space *space, struct placement region);
 /* Where that wants the frame of a page whose turn it is, when a thread of node `toucher` needs it. */
-struct frames_place space_frames_place(const tide_space *space, struct placement placement, uint64_t turn, unsigned toucher);
+struct frames_place space_frames_place(const tide_space *space, struct placement placement, uint64_t turn,
+                                       unsigned toucher);
 
 /* ---- pages (page.c) --------------------------------------------------------------------------------------------- */
 

@@ -574,7 +574,7 @@ static void placements_that_make_no_sense_are_refused(void **state)
     } rows[] = {
         { placed((tide_placement_policy)5, 0, TIDE_NO_PREFERRED_NODE), false },
         { placed((tide_placement_policy)-1, 0, TIDE_NO_PREFERRED_NODE), false },
-        { placed(TIDE_PLACEMENT_FIRST_TOUCH, (tide_placement_fallback)3, TIDE_NO_PREFERRED_NODE), false },
+        { placed(TIDE_PLACEMENT_FIRST_TOUCH, (tide_placement_fallback)4, TIDE_NO_PREFERRED_NODE), false },
         { placed(TIDE_PLACEMENT_FIRST_TOUCH, 0, 0), false },
         { placed(TIDE_PLACEMENT_INTERLEAVE, 0, 0), false },
         { placed(TIDE_PLACEMENT_PREFERRED, 0, 3), false },
@@ -682,6 +682,60 @@ static void strict_lives_within(struct fixture *fixture, tide_worker_mode worker
     assert_status(pinned, TIDE_NO_MEMORY);
     assert_null(pin);
     check_pages(space, base, REGION, 1, 2);
+    fixture_close(fixture);
+}
+
+/*
+ * Local reclaim: as long as the node's own trimmer and writer can make room, pages stay on it, though the other node has
+ * frames to spare; when they cannot, the other node helps out, and nothing fails.
+ */
+static void local_reclaim_makes_room_before_it_spills(void **state)
+{
+    enum { REGION = 600 };
+    struct fixture *fixture = *state;
+    fixture_page_file(fixture, 1000);
+    nodes_open(fixture, "numa:2 core:1 pu:1", 400);
+    tide_space *space = space_new(fixture);
+    const tide_placement reclaim =
+        placed(TIDE_PLACEMENT_FIRST_TOUCH, TIDE_FALLBACK_LOCAL_RECLAIM, TIDE_NO_PREFERRED_NODE);
+    assert_success(tide_space_set_placement(space, &reclaim));
+    const tide_address base = region_new(space, REGION);
+    run_on(fixture, 1);
+    const uint64_t spare = node_now(fixture, 0).available;
+    for (uint64_t version = 1; version <= 2; version++) {
+        for (uint64_t i = 0; i < REGION; i++) {
+            assert_success(stamp_put(space, base + i * PG, 1, version));
+            assert_int_equal(page_now(space, base + i * PG).node, 1);
+        }
+        check_pages(space, base, REGION, 1, version);
+    }
+    assert_int_equal(pages_on(space, base, REGION, 0), 0);
+    assert_in_range(node_now(fixture, 0).available, spare - 2, spare); /* tables may lie there */
+    /* Pinned pages are not the trimmer's to take: after a while the pin goes on with frames of node 0. */
+    tide_pin *pin = NULL;
+    assert_success(tide_pin_create(space, base, 300 * PG, TIDE_ACCESS_READ, &pin));
+    const uint64_t spilled = pages_on(space, base, 300, 0);
+    assert_in_range(spilled, 100, 200);
+    assert_int_equal(pages_on(space, base, 300, 1), 300 - spilled);
+    tide_pin_destroy(pin);
+    check_pages(space, base, REGION, 1, 2);
+    fixture_verify(fixture);
+    fixture_close(fixture);
+}
+
+/* Without a page file dirty pages cannot leave: there is nothing to wait for. */
+static void local_reclaim_without_a_page_file_spills(void **state)
+{
+    struct fixture *fixture = *state;
+    nodes_open(fixture, "numa:2 core:1 pu:1", 400);
+    tide_space *space = space_new(fixture);
+    const tide_address base =
+        region_placed(space, 250, placed(TIDE_PLACEMENT_PREFERRED, TIDE_FALLBACK_LOCAL_RECLAIM, 1));
+    run_on(fixture, 0);
+    stamp_pages(space, base, 250, 1, 1);
+    assert_in_range(pages_on(space, base, 250, 1), 180, 200);
+    assert_int_equal(pages_on(space, base, 250, 0) + pages_on(space, base, 250, 1), 250);
+    check_pages(space, base, 250, 1, 1);
     fixture_close(fixture);
 }
 
@@ -1191,6 +1245,8 @@ static const struct CMUnitTest numa[] = {
     API_TEST(a_regions_placement_goes_before_its_spaces),
     API_TEST(placements_that_make_no_sense_are_refused),
     API_TEST(strict_fails_when_its_node_is_full),
+    API_TEST(local_reclaim_makes_room_before_it_spills),
+    API_TEST(local_reclaim_without_a_page_file_spills),
     API_TEST(strict_makes_room_on_its_own_node_alone),
     API_TEST(strict_makes_room_beside_the_threads),
     API_TEST(strict_in_a_section_is_told_to_end_it),

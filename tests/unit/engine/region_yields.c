@@ -40,7 +40,7 @@ static void yield_sometimes(const void *address)
 static void hook_set(bool on)
 {
 #ifdef TIDE_SYNC_POINTS
-    sync_point_hook = on ? yield_sometimes : NULL;
+    sync_point_hook_set(on ? yield_sometimes : NULL);
 #else
     (void)on;
     (void)yield_sometimes;

@@ -229,7 +229,7 @@ static void *member(void *context)
 static void hook_set(bool on)
 {
 #ifdef TIDE_SYNC_POINTS
-    sync_point_hook = on ? yield_sometimes : NULL;
+    sync_point_hook_set(on ? yield_sometimes : NULL);
 #else
     (void)on;
     (void)yield_sometimes;

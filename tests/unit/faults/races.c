@@ -208,14 +208,14 @@ static tide_status ambushed_fault(struct scene *scene, enum ambush_deed deed, co
                               .base = base,
                               .pages = 16,
                               .status = TIDE_INVARIANT_VIOLATED };
-    sync_point_hook = ambush_hook;
+    sync_point_hook_set(ambush_hook);
     grace_enter(thread);
     const tide_status status = fault_resolve(space, thread, base, TIDE_ACCESS_WRITE, &valid);
     grace_leave(thread);
     assert_true(ambush.sprung);
     if (deed == AMBUSH_DECOMMITTER)
         assert_int_equal(pthread_join(ambush.decommitter, NULL), 0);
-    sync_point_hook = NULL;
+    sync_point_hook_set(NULL);
     ambush.space = NULL;
     assert_status(ambush.status, TIDE_SUCCESS);
     return status;

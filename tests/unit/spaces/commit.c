@@ -588,7 +588,7 @@ static void no_charge_passes_a_limit_that_falls(void **state)
     (void)state;
     assert_int_equal(commit_init(&moving.commit, MOST, 4), TIDE_SUCCESS);
 #ifdef TIDE_SYNC_POINTS
-    sync_point_hook = yield_now_and_then;
+    sync_point_hook_set(yield_now_and_then);
 #endif
     for (unsigned i = 0; i < MOVERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, charge_and_return, &moving), 0);
@@ -615,7 +615,7 @@ static void no_charge_passes_a_limit_that_falls(void **state)
     for (unsigned i = 0; i < MOVERS; i++)
         pthread_join(threads[i], NULL);
 #ifdef TIDE_SYNC_POINTS
-    sync_point_hook = NULL;
+    sync_point_hook_set(NULL);
 #endif
     assert_int_equal(moving.mistakes, 0);
     assert_true(cuts > 0);

@@ -748,7 +748,7 @@ static void a_change_is_seen_as_one(void **state)
 
     (void)state;
     memset(&midst, 0, sizeof midst);
-    sync_point_hook = midst_look;
+    sync_point_hook_set(midst_look);
     for (uint64_t seed = 1; seed <= 6; seed++) {
         struct vad *vads[COUNT] = { NULL };
         struct vad_tree tree;
@@ -827,7 +827,7 @@ static void a_change_is_seen_as_one(void **state)
         }
         tree_free(&tree);
     }
-    sync_point_hook = NULL;
+    sync_point_hook_set(NULL);
     assert_true(midst.looks > 1000 / EFFORT_DIVISOR);
 }
 
