@@ -15,7 +15,7 @@ static const tide_address own_lowest = 1ull << 46; /* above all windows: see reg
 
 static tide_placement_fallback draw_fallback(struct stress_thread *thread)
 {
-    return (tide_placement_fallback)draw(thread, 3);
+    return (tide_placement_fallback)draw(thread, 4);
 }
 
 void draw_placement(struct stress_thread *thread, tide_alloc_parameters *parameters)

@@ -246,7 +246,7 @@ static struct wish draw_wish(struct run *run)
     struct wish wish = { .of_space = rest >= 12,
                          .placement = { .struct_bytes = sizeof(tide_placement),
                                         .policy = policies[rest % 4],
-                                        .fallback = (tide_placement_fallback)(rest % 3),
+                                        .fallback = (tide_placement_fallback)((rest + rest / 4) % 4),
                                         .node = (uint32_t)(drawn % run->node_count) } };
     if (wish.placement.policy != TIDE_PLACEMENT_PREFERRED)
         wish.placement.node = TIDE_NO_PREFERRED_NODE;
