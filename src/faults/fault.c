@@ -90,7 +90,7 @@ void fault_count_places(struct fault *fault, frame_t frame, unsigned node, unsig
 tide_status fault_frame_wait(struct fault *fault, struct frames_place place)
 {
     fault_settle(fault);
-    const tide_status status = space_frame_wait(fault->space, fault->thread, place, &fault->waited_ns);
+    const tide_status status = space_frame_wait(fault->space, fault->thread, place, &fault->wait);
 
     if (status == TIDE_NO_MEMORY && (place.flags & FRAMES_SPILL)) {
         fault->spilled = true;

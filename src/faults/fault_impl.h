@@ -14,7 +14,7 @@ struct fault {
     tide_address address;
     tide_access_kind kind;
     uint64_t page;
-    uint64_t waited_ns;         /* for frames, 0 before the first wait */
+    struct frame_wait wait;     /* for frames */
     uint32_t commit_generation; /* of the region, when its commit state was read */
     bool collided;              /* counted as such: once, however often it waits */
     bool guard;                 /* a stack grew for it */

@@ -424,6 +424,11 @@ void frames_bell_wait(struct frames_bell *bell, bool (*due)(void *context), void
  */
 uint32_t frames_wait_announce(struct frames *frames);
 bool frames_wait(struct frames *frames, uint32_t value, uint64_t timeout_ns);
+/* Has anything come free since it was announced? */
+static inline bool frames_wait_is_over(const struct frames *frames, uint32_t value)
+{
+    return sync_event_value(&frames->available) != value;
+}
 void frames_wait_end(struct frames *frames);
 
 /* Zeroes one page with ordinary stores, or past the caches. */

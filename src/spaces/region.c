@@ -83,8 +83,8 @@ bool region_retry(struct region_retry *retry, tide_status *status)
     struct partition *partition = retry->space->partition;
 
     if (*status == TIDE_NO_MEMORY) {
-        const tide_status waited = space_frame_wait(retry->space, retry->thread,
-                                                    (struct frames_place){ .node = retry->node }, &retry->waited_ns);
+        const tide_status waited =
+            space_frame_wait(retry->space, retry->thread, (struct frames_place){ .node = retry->node }, &retry->wait);
 
         if (tide_failed(waited))
             *status = waited;

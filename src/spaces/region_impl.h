@@ -42,9 +42,9 @@ struct vad *region_lock_range(tide_space *space, struct range range);
 struct region_retry {
     tide_space *space;
     struct grace_thread *thread;
-    unsigned node;         /* of the running CPU: for page tables */
-    uint64_t waited_ns;    /* for frames, 0 before the first wait */
-    uint64_t wanted_pages; /* charge that did not fit the engine's limit; 0 if none failed so */
+    unsigned node;          /* of the running CPU: for page tables */
+    struct frame_wait wait; /* for frames */
+    uint64_t wanted_pages;  /* charge that did not fit the engine's limit; 0 if none failed so */
 };
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread);
 bool region_retry(struct region_retry *retry, tide_status *status);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/random.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,8 @@ enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 #define FRAME_WAIT_COUNTED_NS 100000000u
 /* How long a fault waits for its own node before it goes to another, where that is the fallback. */
 #define SPILL_WAIT_NS 20000000u
+/* Looks in a row at which a strict node had nothing, and nothing was coming, before it has nothing. */
+#define STRICT_LOOKS 4u
 
 /*
  * Destroyed spaces, to be used again: their memory is never given back to the process, so that the magic of a handle
@@ -122,7 +125,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     tide_space *space = pool_get();
     struct space_counters *counters = aligned_alloc(SYNC_CACHE_LINE_BYTES, cpus * sizeof *counters);
     const unsigned node = partition_thread_node(partition, thread);
-    uint64_t waited_ns = 0;
+    struct frame_wait wait = { 0 };
     bool charged = false;
     tide_status status;
 
@@ -153,7 +156,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
         status = page_table_init(&space->table, partition->frames, node);
         if (status != TIDE_NO_MEMORY)
             break;
-        status = space_frame_wait(space, thread, (struct frames_place){ .node = node }, &waited_ns);
+        status = space_frame_wait(space, thread, (struct frames_place){ .node = node }, &wait);
         if (tide_failed(status))
             goto out;
     }
@@ -228,8 +231,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
 
 /*
  * Can frames of a node come free without anybody doing more than is on its way? They are there and wait for their grace
- * period or lie in somebody's cache; they are being read, written or pinned; or they are modified, and there is room to
- * write them to.
+ * period or lie in somebody's cache, or are being zeroed; they are being read, written or pinned; or they are modified, and
+ * there is room to write them to.
  */
 static bool node_may_bring(struct partition *partition, unsigned n)
 {
@@ -237,28 +240,35 @@ static bool node_may_bring(struct partition *partition, unsigned n)
     struct stores_statistics stores;
 
     frames_counts(partition->frames, n, &counts);
-    if (counts.available > partition->frames->nodes[n].reserve || counts.transition != 0)
+    if (counts.available + sync_load_relaxed_64(&partition->frames->nodes[n].zeroing) >
+            partition->frames->nodes[n].reserve ||
+        counts.transition != 0)
         return true;
     stores_statistics_get(partition->stores, &stores);
     return counts.lists[FRAME_LIST_MODIFIED] != 0 && stores.used_slots + stores.bad_slots < stores.total_slots;
 }
 
 /* A strict place, and its node has no frame: the node's own trimmer and writer brought nothing, and nothing is coming. */
-static tide_status node_exhausted(const struct partition *partition, unsigned n)
+static tide_status node_exhausted(struct partition *partition, unsigned n)
 {
-    const struct frames *frames = partition->frames;
+    struct frames_counts counts;
+    struct stores_statistics stores;
 
+    frames_counts(partition->frames, n, &counts);
+    stores_statistics_get(partition->stores, &stores);
     return error_set(TIDE_NO_MEMORY, 0, 0,
-                     "node %u has none of its %u frames to give, and the placement allows no other node", n,
-                     frames->nodes[n].count);
+                     "node %u has none of its %u frames to give, and the placement allows no other node: %lu modified "
+                     "pages, %lu of %lu slots of page files used",
+                     n, partition->frames->nodes[n].count, counts.lists[FRAME_LIST_MODIFIED],
+                     stores.used_slots + stores.bad_slots, stores.total_slots);
 }
 
 tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
-                             uint64_t *waited_ns)
+                             struct frame_wait *wait)
 {
     struct partition *partition = space->partition;
     struct frames *frames = partition->frames;
-    const bool first = *waited_ns == 0;
+    const bool first = wait->ns == 0;
     const uint64_t begin = os_clock_ns();
     tide_status status = TIDE_SUCCESS;
 
@@ -266,11 +276,18 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
     const bool strict = (place.flags & FRAMES_STRICT) != 0, spills = (place.flags & FRAMES_SPILL) != 0;
-    /* Asked on both sides of the workers' steps: what comes and goes in between is somebody else's turn, not the end. */
+    /*
+     * Asked on both sides of the workers' steps, and whether anything came free meanwhile, and more than once: what comes
+     * and goes in between, by other threads' steps and faults, is somebody else's turn and not the end.
+     */
     const bool hope = !strict || node_may_bring(partition, place.node);
     const bool again = partition->reclaim(partition, thread, place);
     (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
-    if (!first && strict && !hope && !again && !node_may_bring(partition, place.node))
+    if (strict && !hope && !again && !node_may_bring(partition, place.node) && !frames_wait_is_over(frames, value))
+        wait->fruitless++;
+    else
+        wait->fruitless = 0;
+    if (wait->fruitless == STRICT_LOOKS)
         status = node_exhausted(partition, place.node);
     if (!tide_failed(status) && !first && grace_holds_pointers(thread)) {
         if (grace_section_is_stale(thread) && spills)
@@ -280,9 +297,9 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
                                "no frame is left among %lu that this thread's open access section does not hold back",
                                frames->total);
     }
-    if (!tide_failed(status) && strict && *waited_ns >= (spills ? SPILL_WAIT_NS : partition->frame_wait_ns))
+    if (!tide_failed(status) && strict && wait->ns >= (spills ? SPILL_WAIT_NS : partition->frame_wait_ns))
         status = node_exhausted(partition, place.node);
-    if (!tide_failed(status) && *waited_ns >= partition->frame_wait_ns) {
+    if (!tide_failed(status) && wait->ns >= partition->frame_wait_ns) {
         struct grace_report report;
 
         grace_report(&frames->grace, &report);
@@ -291,13 +308,15 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
             "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
             partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
     }
-    if (!tide_failed(status) && !first && !again) {
+    if (!tide_failed(status) && wait->fruitless != 0) {
+        (void)sched_yield(); /* there is nothing to wait for: others' turn, and another look */
+    } else if (!tide_failed(status) && !first && !again) {
         (void)sync_add_64(&frames->waits, 1);
         (void)frames_wait(frames, value, FRAME_WAIT_SLICE_NS);
     }
     frames_wait_end(frames);
     const uint64_t elapsed = os_clock_ns() - begin;
-    *waited_ns += elapsed < FRAME_WAIT_COUNTED_NS ? elapsed + 1 : FRAME_WAIT_COUNTED_NS;
+    wait->ns += elapsed < FRAME_WAIT_COUNTED_NS ? elapsed + 1 : FRAME_WAIT_COUNTED_NS;
     grace_outside_end(thread, depth);
     return status;
 }

@@ -113,15 +113,21 @@ TIDE_MUST_CHECK tide_status space_create(struct partition *partition, struct gra
 /* Gives everything back. No other thread uses it. */
 void space_destroy(tide_space *space, struct grace_thread *thread);
 
+/* What a fault, or another call, has waited for frames so far. */
+struct frame_wait {
+    uint64_t ns;
+    unsigned fruitless; /* looks in a row that showed no hope; of a strict place */
+};
+
 /*
  * Waits for a frame after an allocation at `place` failed, or does the work that brings one. The caller holds no lock,
  * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
- * `waited_ns` is 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
+ * `wait` is all 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
  * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG; TIDE_NO_MEMORY if the place is strict and its node cannot bring one
  * (at FRAMES_SPILL: within a while).
  */
 TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
-                                             uint64_t *waited_ns);
+                                             struct frame_wait *wait);
 
 /* ---- placement (placement.c) ------------------------------------------------------------------------------------ */
 
