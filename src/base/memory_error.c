@@ -175,10 +175,10 @@ void memory_error_unwatch(unsigned watch)
 /* ---- going on --------------------------------------------------------------------------------------------------- */
 
 /*
- * Both: way_out is set before the first access and taken away after the last. Nothing that the compiler might keep in a
- * register changes between _setjmp() and the jump.
+ * way_out is set before the first access and taken away after the last. Nothing that the compiler might keep in a register
+ * changes between _setjmp() and the jump.
  */
-bool memory_error_copy(void *to, const void *from, size_t bytes)
+bool memory_error_call(void (*call)(void *context), void *context)
 {
     jmp_buf here;
 
@@ -188,26 +188,30 @@ bool memory_error_copy(void *to, const void *from, size_t bytes)
     }
     way_out = &here;
     __asm__ __volatile__("" ::: "memory");
-    memcpy(to, from, bytes);
+    call(context);
     __asm__ __volatile__("" ::: "memory");
     way_out = NULL;
     return true;
 }
 
-bool memory_error_zero(void (*zero)(void *page), void *page)
-{
-    jmp_buf here;
+struct copying {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
 
-    if (_setjmp(here) != 0) {
-        way_out = NULL;
-        return false;
-    }
-    way_out = &here;
-    __asm__ __volatile__("" ::: "memory");
-    zero(page);
-    __asm__ __volatile__("" ::: "memory");
-    way_out = NULL;
-    return true;
+static void copy_call(void *context)
+{
+    const struct copying *copying = context;
+
+    memcpy(copying->to, copying->from, copying->bytes);
+}
+
+bool memory_error_copy(void *to, const void *from, size_t bytes)
+{
+    struct copying copying = { to, from, bytes };
+
+    return memory_error_call(copy_call, &copying);
 }
 
 void memory_error_thread_listen(void)

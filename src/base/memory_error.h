@@ -8,8 +8,7 @@
  * Somebody who owns memory watches it here. The first watch installs a handler for SIGBUS; what it does not know goes to
  * the handler that was there before, and with none to the default action, which ends the process.
  *   AO in watched memory   the owner is told (note()), the program goes on.
- *   AR in watched memory   the owner is told. If the thread is inside memory_error_copy() or memory_error_zero(), that call
- *                          returns false. Else the program was at it itself, through a pointer: the handler from before
+ *   AR in watched memory   the owner is told. If the thread is inside memory_error_call(), that returns false. Else the program was at it itself, through a pointer: the handler from before
  *                          is called, which may jump out (siglongjmp); without one the process ends.
  * BUS_ADRERR and BUS_OBJERR from the kernel (memory behind the address is gone) count as AR: watched memory is anonymous
  * and populated, so what is gone is as good as bad.
@@ -38,9 +37,12 @@ TIDE_MUST_CHECK tide_status memory_error_watch(void *memory, size_t bytes, memor
 /* The last one puts the handler from before back, if nobody has put another one on top meanwhile. */
 void memory_error_unwatch(unsigned watch);
 
-/* memcpy() and zeroing, false if watched memory on either side turned out bad: then an unknown part is done. */
+/*
+ * Calls something that only reads and writes memory; false if watched memory turned out bad under it: then an unknown part
+ * is done. And memcpy() so.
+ */
+TIDE_MUST_CHECK bool memory_error_call(void (*call)(void *context), void *context);
 TIDE_MUST_CHECK bool memory_error_copy(void *to, const void *from, size_t bytes);
-TIDE_MUST_CHECK bool memory_error_zero(void (*zero)(void *page), void *page);
 
 /*
  * For a thread of the owner's: SIGBUS is not blocked, and of errors that need no action it is this thread that is told,

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -104,4 +105,24 @@ void os_thread_idle_priority(void)
 void os_thread_name(const char *name)
 {
     (void)pthread_setname_np(pthread_self(), name);
+}
+
+uint64_t os_kib_read(const char *path, const char *name, uint64_t otherwise)
+{
+    FILE *file = fopen(path, "re");
+    uint64_t bytes = otherwise;
+    unsigned long long kib;
+    char line[160];
+
+    if (file == NULL)
+        return otherwise;
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *at = strstr(line, name);
+        if (at != NULL && sscanf(at + strlen(name), "%llu", &kib) == 1) {
+            bytes = kib * 1024;
+            break;
+        }
+    }
+    fclose(file);
+    return bytes;
 }

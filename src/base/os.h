@@ -32,6 +32,8 @@ int os_thread_id(void);
 uint64_t os_random(void);           /* from the operating system's generator */
 void os_thread_idle_priority(void); /* SCHED_IDLE for the calling thread; a wish */
 void os_thread_name(const char *name);
+/* A figure in KiB behind a name in a file of /proc or /sys, in bytes; `otherwise` if it is not there. */
+uint64_t os_kib_read(const char *path, const char *name, uint64_t otherwise);
 
 /*
  * Index of the CPU that runs the caller, which may be out of date at once. 0.3 ns: glibc registers a restartable

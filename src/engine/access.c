@@ -197,8 +197,7 @@ static inline const uint64_t *section_pte(tide_access *access, tide_address addr
     if (__builtin_expect(entry == 0, 0))
         return NULL;
     if (entry & right) {
-        *large = access->memory + (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES +
-                 (address & (TIDE_LARGE_PAGE_BYTES - 1));
+        *large = table_large_memory(access->memory, entry) + (address & (TIDE_LARGE_PAGE_BYTES - 1));
         return NULL;
     }
     const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & TABLE_FRAME_MASK));
@@ -291,8 +290,7 @@ static char *neighbour(struct neighbours *walk, tide_address address)
     const uint64_t rights = walk->large ? large_right(walk->kind) : fault_rights(walk->kind);
     if ((entry & rights) != rights)
         return NULL;
-    return access->memory +
-           (walk->large ? (entry >> TABLE_LARGE_SHIFT) * TIDE_LARGE_PAGE_BYTES : entry & PTE_FRAME_MASK);
+    return walk->large ? table_large_memory(access->memory, entry) : access->memory + (entry & PTE_FRAME_MASK);
 }
 
 /* Grows an extent by pages on both sides, up to `limit` bytes more on each, within [lowest, highest]. */

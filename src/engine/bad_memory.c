@@ -96,25 +96,15 @@ tide_status engine_bad_access(tide_space *space, frame_t frame, tide_address add
                      "the memory of address 0x%lx is bad, in frame %u, which is pinned", address, frame.number);
 }
 
-static bool number_exists(const struct frames *frames, uint64_t number)
-{
-    for (unsigned n = 0; n < frames->node_count; n++)
-        if (number >= frames->nodes[n].first && number - frames->nodes[n].first < frames->nodes[n].count)
-            return true;
-    return false;
-}
-
 tide_status tide_frame_retire(tide_engine *engine, uint64_t number, tide_retirement *out)
 {
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
     tide_retirement retirement = { .outcome = TIDE_RETIRE_ALREADY };
 
+    if (!tide_failed(status))
+        status = engine_frame_check(engine, number);
     if (tide_failed(status))
         return status;
-    struct frames *frames = engine->partition.frames;
-    if (!number_exists(frames, number))
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "frame %lu does not exist; numbers end at %u", number,
-                         frames->end);
     const frame_t frame = { (uint32_t)number };
     settle(engine, frame, &retirement);
     if (out != NULL)
@@ -135,7 +125,7 @@ tide_status tide_frame_retire_at(tide_engine *engine, const void *pointer, tide_
         return status;
     const struct frames *frames = engine->partition.frames;
     const uint64_t offset = (uint64_t)(uintptr_t)pointer - (uint64_t)(uintptr_t)frames->memory;
-    if ((uintptr_t)pointer < (uintptr_t)frames->memory || !number_exists(frames, offset / TIDE_PAGE_BYTES))
+    if ((uintptr_t)pointer < (uintptr_t)frames->memory || !frames_number_exists(frames, offset / TIDE_PAGE_BYTES))
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%p lies in no frame of the engine", pointer);
     return tide_frame_retire(engine, offset / TIDE_PAGE_BYTES, out);
 }

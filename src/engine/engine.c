@@ -118,6 +118,25 @@ tide_status engine_check(const tide_engine *engine)
     return TIDE_SUCCESS;
 }
 
+tide_status engine_node_check(const tide_engine *engine, unsigned node)
+{
+    const unsigned count = engine->partition.topology->node_count;
+
+    if (node >= count)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, count - 1);
+    return TIDE_SUCCESS;
+}
+
+tide_status engine_frame_check(const tide_engine *engine, uint64_t number)
+{
+    const struct frames *frames = engine->partition.frames;
+
+    if (!frames_number_exists(frames, number))
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "frame %lu does not exist; numbers end at %u", number,
+                         frames->end);
+    return TIDE_SUCCESS;
+}
+
 tide_status space_check(const tide_space *space)
 {
     if (space == NULL)
@@ -384,14 +403,13 @@ tide_status tide_worker_hold(tide_engine *engine, tide_worker worker, bool hold)
 tide_status tide_worker_step(tide_engine *engine, tide_worker worker, unsigned node, uint64_t budget_pages,
                              uint64_t *done_pages)
 {
-    const tide_status status = worker_check(engine, worker);
+    tide_status status = worker_check(engine, worker);
     int error = 0;
 
+    if (!tide_failed(status))
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
-    if (node >= engine->workers->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
-                         engine->workers->node_count - 1);
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;

@@ -53,6 +53,9 @@ tide_status space_check(const tide_space *space);
  * last error set.
  */
 struct grace_thread *engine_call_begin(tide_space *space, tide_status *status);
+/* Arguments of a valid engine: TIDE_INVALID_PARAMETER if there is no such node, no such frame. */
+TIDE_MUST_CHECK tide_status engine_node_check(const tide_engine *engine, unsigned node);
+TIDE_MUST_CHECK tide_status engine_frame_check(const tide_engine *engine, uint64_t number);
 /* For partition.bad_settle (bad_memory.c). */
 void engine_bad_settle(struct partition *partition);
 /*

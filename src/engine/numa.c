@@ -79,21 +79,12 @@ tide_status tide_placement_query(tide_space *space, tide_address address, tide_p
 
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
 
-static tide_status node_check(const tide_engine *engine, uint32_t node)
-{
-    const unsigned count = engine->partition.topology->node_count;
-
-    if (node >= count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node, count - 1);
-    return TIDE_SUCCESS;
-}
-
 tide_status tide_thread_set_ideal_node(tide_engine *engine, uint32_t node)
 {
     tide_status status = engine_check(engine);
 
     if (!tide_failed(status) && node != TIDE_NO_PREFERRED_NODE)
-        status = node_check(engine, node);
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
     struct grace_thread *thread = engine_thread(engine);
@@ -150,7 +141,7 @@ tide_status tide_numa_available_memory_get(tide_engine *engine, uint32_t node, u
     tide_numa_node_memory memory;
 
     if (!tide_failed(status))
-        status = node_check(engine, node);
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
     if (bytes == NULL)
@@ -196,7 +187,7 @@ tide_status tide_numa_node_memory_get(tide_engine *engine, uint32_t node, tide_n
     tide_status status = engine_check(engine);
 
     if (!tide_failed(status))
-        status = node_check(engine, node);
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
     if (memory == NULL || memory->struct_bytes != sizeof *memory)

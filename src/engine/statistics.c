@@ -212,15 +212,14 @@ tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, t
 
 tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_node_statistics *statistics)
 {
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
     struct frames_counts counts;
 
+    if (!tide_failed(status))
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
     const struct frames *frames = engine->partition.frames;
-    if (node >= frames->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
-                         frames->node_count - 1);
     if (statistics == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the statistics is NULL");
     memset(statistics, 0, sizeof *statistics);
@@ -470,14 +469,13 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
 
 tide_status tide_node_info_get(tide_engine *engine, unsigned node, tide_node_info *info)
 {
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
 
+    if (!tide_failed(status))
+        status = engine_node_check(engine, node);
     if (tide_failed(status))
         return status;
     const struct topology *topology = engine->partition.topology;
-    if (node >= topology->node_count)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "node %u, and the highest node is %u", node,
-                         topology->node_count - 1);
     if (info == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the node's data is NULL");
     *info = (tide_node_info){ .os_index = topology->nodes[node].os_index,

@@ -261,26 +261,18 @@ static void frame_info_fill(const struct partition *partition, frame_t frame, ti
     }
 }
 
-static bool number_exists(const struct frames *frames, uint64_t number)
-{
-    for (unsigned n = 0; n < frames->node_count; n++)
-        if (number >= frames->nodes[n].first && number - frames->nodes[n].first < frames->nodes[n].count)
-            return true;
-    return false;
-}
-
 tide_status tide_frame_query(tide_engine *engine, uint64_t frame, tide_frame_info *info)
 {
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
 
     if (tide_failed(status))
         return status;
     if (info == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the data of frame %lu is NULL", frame);
+    status = engine_frame_check(engine, frame);
+    if (tide_failed(status))
+        return status;
     struct partition *partition = &engine->partition;
-    if (!number_exists(partition->frames, frame))
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "frame %lu does not exist; numbers end at %u", frame,
-                         partition->frames->end);
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;

@@ -81,7 +81,7 @@ void fault_count_places(struct fault *fault, frame_t frame, unsigned node, unsig
     struct partition *partition = fault->space->partition;
 
     if (!frame_is_on_node(partition->frames, frame, node))
-        (void)sync_add_64(&fault->space->counters[cpu].values[SPACE_REMOTE], 1);
+        space_count_on(fault->space, cpu, SPACE_REMOTE, 1);
     const unsigned from =
         fault->thread->ideal_node != 0 ? fault->thread->ideal_node - 1 : partition->topology->cpu_node[cpu];
     node_pairs_count(&partition->pairs, cpu, from, frame_node(partition->frames, frame));

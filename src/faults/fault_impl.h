@@ -77,7 +77,7 @@ static inline void fault_count(struct fault *fault, enum space_counter counter, 
 {
     const unsigned cpu = space_cpu(fault->space);
 
-    (void)sync_add_64(&fault->space->counters[cpu].values[counter], 1);
+    space_count_on(fault->space, cpu, counter, 1);
     if (__builtin_expect(sync_load_relaxed_32(&fault->space->watched) != 0, 0))
         working_set_watch_note(fault->space, fault->thread, fault->address,
                                counter == SPACE_DEMAND_ZERO ? TIDE_PAGE_FAULT_DEMAND_ZERO

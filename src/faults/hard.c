@@ -20,7 +20,6 @@
 #include "base/error.h"
 #include "faults/fault_impl.h"
 
-#include <errno.h>
 #include <string.h>
 
 struct cluster {
@@ -183,12 +182,6 @@ static void faulting_settle(struct fault *fault, struct cluster *cluster, unsign
     fault_count(fault, SPACE_HARD, frame, node);
 }
 
-/* The read of the page alone failed: is it for the memory that was read into, and not for the file? */
-static bool frame_is_to_blame(const struct fault *fault, int error)
-{
-    return space_frames(fault->space)->bad.guarded && (error == EFAULT || error == EHWPOISON);
-}
-
 tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
 {
     tide_space *space = fault->space;
@@ -223,7 +216,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         else
             neighbour_settle(fault, &cluster, i);
     }
-    if (error != 0 && frame_is_to_blame(fault, error)) {
+    if (error != 0 && frames_bad_is_to_blame(space_frames(space), error)) {
         (void)frames_bad_note(space_frames(space), frame);
         page_unread(fault, &cluster, cluster.fault);
         return FAULT_AGAIN;

@@ -53,7 +53,7 @@ static frame_t budget_take(struct frames *frames, unsigned node, unsigned flags,
 static frame_t frame_take(struct frames *frames, struct frames_place place, struct prefetch_budget *budget)
 {
     const unsigned *order = frames->topology->nodes[place.node].order;
-    const unsigned nodes = place.flags & FRAMES_STRICT ? 1 : frames->node_count;
+    const unsigned nodes = frames_nodes_allowed(frames, place.flags);
     const bool local_standby = frames_local_standby_first(frames, place.flags);
     frame_t frame = FRAME_NONE;
 

@@ -276,12 +276,6 @@ static frame_t lists_take_one(struct frames *frames, unsigned node, bool zeroed_
     return FRAME_NONE;
 }
 
-/* The nodes that a search may take from: so many, from the first in the order of distance on. */
-static unsigned nodes_allowed(const struct frames *frames, unsigned flags)
-{
-    return flags & FRAMES_STRICT ? 1 : frames->node_count; /* the first is the node itself */
-}
-
 /* Are there free frames on these nodes that only wait for their grace period? */
 static bool free_is_young(const struct frames *frames, const unsigned *order, unsigned nodes)
 {
@@ -300,7 +294,7 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
                       unsigned start)
 {
     const unsigned *order = frames->topology->nodes[node].order;
-    const unsigned nodes = nodes_allowed(frames, flags);
+    const unsigned nodes = frames_nodes_allowed(frames, flags);
     const bool local_standby = frames_local_standby_first(frames, flags);
     bool advanced = local_standby || (flags & FRAMES_AT_HAND) != 0;
 

@@ -10,7 +10,6 @@
 #include "frames/frames_impl.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,22 +21,6 @@ enum { NODE_ALIGNMENT_FRAMES = 512, HUGE_PAGE_BYTES = 2 << 20 };
 static uint64_t round_up(uint64_t value, uint64_t multiple)
 {
     return (value + multiple - 1) / multiple * multiple;
-}
-
-/* Memory that the machine could give now, in bytes; UINT64_MAX if unknown. */
-static uint64_t memory_available(void)
-{
-    FILE *file = fopen("/proc/meminfo", "re");
-    char line[128];
-    uint64_t kib = UINT64_MAX / 1024;
-
-    if (file == NULL)
-        return UINT64_MAX;
-    while (fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "MemAvailable: %lu kB", &kib) == 1)
-            break;
-    fclose(file);
-    return kib * 1024;
 }
 
 /*
@@ -122,7 +105,7 @@ static tide_status budget_split(const tide_config *config, const struct topology
     if (total > MOST_BYTES)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a budget of %lu bytes; the most is %llu (16 TiB)", total,
                          MOST_BYTES);
-    const uint64_t available = memory_available();
+    const uint64_t available = os_kib_read("/proc/meminfo", "MemAvailable:", UINT64_MAX);
     if (total > available)
         return error_set(TIDE_NO_MEMORY, 0, 0, "a budget of %lu bytes, and the machine has %lu bytes available", total,
                          available);

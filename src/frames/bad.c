@@ -20,6 +20,8 @@
  */
 #include "frames/frames_impl.h"
 
+#include <errno.h>
+
 /* In the handler of SIGBUS. */
 static void note_bytes(void *context, char *address, size_t bytes)
 {
@@ -97,6 +99,11 @@ bool frames_bad_note(struct frames *frames, frame_t frame)
 bool frames_bad_is_noted_slow(const struct frames *frames, frame_t frame)
 {
     return (sync_load_64(&frames->bad.noted[frame.number / 64]) & bit_of(frame)) != 0;
+}
+
+bool frames_bad_is_to_blame(const struct frames *frames, int error)
+{
+    return frames->bad.guarded && (error == EFAULT || error == EHWPOISON);
 }
 
 void frames_bad_forget(struct frames *frames, frame_t frame)

@@ -188,6 +188,15 @@ static inline bool frame_is_on_node(const struct frames *frames, frame_t frame, 
     return frame.number - frames->nodes[node].first < frames->nodes[node].count;
 }
 
+/* Is it the number of a frame? Some between two nodes' frames are not. */
+static inline bool frames_number_exists(const struct frames *frames, uint64_t number)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        if (number >= frames->nodes[n].first && number - frames->nodes[n].first < frames->nodes[n].count)
+            return true;
+    return false;
+}
+
 static inline unsigned frame_node(const struct frames *frames, frame_t frame)
 {
     unsigned node = 0;
@@ -219,6 +228,12 @@ struct frames_place {
     unsigned flags;
 };
 
+/* How many nodes may give it: the first so many in the order of distance, of which the preferred one is the first. */
+static inline unsigned frames_nodes_allowed(const struct frames *frames, unsigned flags)
+{
+    return flags & FRAMES_STRICT ? 1 : frames->node_count;
+}
+
 /* The same place once its node has done what it could: other nodes too, if the place allows. */
 static inline struct frames_place frames_place_spilled(struct frames_place place)
 {
@@ -228,8 +243,8 @@ static inline struct frames_place frames_place_spilled(struct frames_place place
 }
 
 /*
- * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere (FRAMES_STRICT: on that node). It stays in state ZEROED or
- * FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May
+ * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere (FRAMES_STRICT: on that node). It
+ * stays in state ZEROED or FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May
  * repurpose standby pages.
  */
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags);
@@ -361,6 +376,8 @@ static inline uint64_t frames_usable(const struct frames *frames)
 {
     return frames->total - sync_load_relaxed_64(&frames->bad.listed);
 }
+/* Did a transfer between a page file and a frame, of this page alone, fail for the frame's memory and not for the file? */
+bool frames_bad_is_to_blame(const struct frames *frames, int error);
 /* memcpy() out of or into a frame, and zeroing one: false, and the frame is noted, if its memory turned out bad. */
 static inline bool frames_copy(const struct frames *frames, void *to, const void *from, size_t bytes)
 {
@@ -438,7 +455,7 @@ void frame_zero_streaming(void *page);
 static inline bool frame_zero_by(const struct frames *frames, frame_t frame, void (*zero)(void *page))
 {
     if (__builtin_expect(frames->bad.guarded, 0))
-        return memory_error_zero(zero, frame_memory(frames, frame));
+        return memory_error_call(zero, frame_memory(frames, frame));
     zero(frame_memory(frames, frame));
     return true;
 }

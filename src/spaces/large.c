@@ -18,7 +18,7 @@ static frame_t run_take(struct frames *frames, struct frames_place wanted)
 {
     const struct frames_place place = frames_place_spilled(wanted);
     const unsigned *order = frames->topology->nodes[place.node].order;
-    const unsigned nodes = place.flags & FRAMES_STRICT ? 1 : frames->node_count;
+    const unsigned nodes = frames_nodes_allowed(frames, place.flags);
 
     for (int standby = 0; standby < 2; standby++) {
         for (unsigned i = 0; i < nodes; i++) {

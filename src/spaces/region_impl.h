@@ -128,8 +128,9 @@ unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t pag
 /* ---- large pages (large.c) -------------------------------------------------------------------------------------- */
 
 /*
- * Frames for `count` large pages of a region with this placement, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of the space. Leaves the engine
- * for a moment if frames wait for their grace period, so whatever was looked up before is void.
+ * Frames for `count` large pages of a region with this placement, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of
+ * the space. Leaves the engine for a moment if frames wait for their grace period, so whatever was looked up before is
+ * void.
  */
 TIDE_MUST_CHECK tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct placement placement,
                                               frame_t *first);

@@ -62,11 +62,23 @@ uint64_t space_counter(const tide_space *space, enum space_counter counter)
     return sum;
 }
 
+/* What every kind of fault brought, on one CPU. */
+static uint64_t came_on(const struct space_counters *counters)
+{
+    const uint64_t *values = counters->values;
+
+    return sync_load_relaxed_64(&values[SPACE_DEMAND_ZERO]) + sync_load_relaxed_64(&values[SPACE_STANDBY]) +
+           sync_load_relaxed_64(&values[SPACE_MODIFIED]) + sync_load_relaxed_64(&values[SPACE_WRITE_IN_PROGRESS]) +
+           sync_load_relaxed_64(&values[SPACE_HARD]);
+}
+
 uint64_t space_pages_came(const tide_space *space)
 {
-    return space_counter(space, SPACE_DEMAND_ZERO) + space_counter(space, SPACE_STANDBY) +
-           space_counter(space, SPACE_MODIFIED) + space_counter(space, SPACE_WRITE_IN_PROGRESS) +
-           space_counter(space, SPACE_HARD);
+    uint64_t sum = 0;
+
+    for (unsigned c = 0; c < space->cpu_count; c++)
+        sum += came_on(&space->counters[c]);
+    return sum;
 }
 
 uint64_t space_working_set_pages(const tide_space *space)
@@ -80,14 +92,8 @@ uint64_t space_working_set_pages(const tide_space *space)
 
 void space_resolved_add(const tide_space *space, uint64_t *by_node)
 {
-    for (unsigned c = 0; c < space->cpu_count; c++) {
-        const uint64_t *values = space->counters[c].values;
-
-        by_node[space->partition->topology->cpu_node[c]] +=
-            sync_load_relaxed_64(&values[SPACE_DEMAND_ZERO]) + sync_load_relaxed_64(&values[SPACE_STANDBY]) +
-            sync_load_relaxed_64(&values[SPACE_MODIFIED]) + sync_load_relaxed_64(&values[SPACE_WRITE_IN_PROGRESS]) +
-            sync_load_relaxed_64(&values[SPACE_HARD]);
-    }
+    for (unsigned c = 0; c < space->cpu_count; c++)
+        by_node[space->partition->topology->cpu_node[c]] += came_on(&space->counters[c]);
 }
 
 void space_peak_update(tide_space *space)
@@ -263,6 +269,33 @@ static tide_status node_exhausted(struct partition *partition, unsigned n)
                      stores.used_slots + stores.bad_slots, stores.total_slots);
 }
 
+/* After a look: TIDE_SUCCESS while there is a reason to wait on. */
+static tide_status wait_verdict(struct partition *partition, const struct grace_thread *thread,
+                                struct frames_place place, const struct frame_wait *wait)
+{
+    const struct frames *frames = partition->frames;
+    const bool strict = (place.flags & FRAMES_STRICT) != 0, spills = (place.flags & FRAMES_SPILL) != 0;
+    struct grace_report report;
+
+    if (wait->fruitless == STRICT_LOOKS)
+        return node_exhausted(partition, place.node);
+    if (wait->ns != 0 && grace_holds_pointers(thread) && grace_section_is_stale(thread))
+        return spills
+                   ? node_exhausted(partition, place.node)
+                   : error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
+                               "no frame is left among %lu that this thread's open access section does not hold back",
+                               frames->total);
+    if (strict && wait->ns >= (spills ? SPILL_WAIT_NS : partition->frame_wait_ns))
+        return node_exhausted(partition, place.node);
+    if (wait->ns < partition->frame_wait_ns)
+        return TIDE_SUCCESS;
+    grace_report(&partition->frames->grace, &report);
+    return error_set(
+        TIDE_TIMEOUT, 0, 0,
+        "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
+        partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
+}
+
 tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
                              struct frame_wait *wait)
 {
@@ -270,12 +303,11 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     struct frames *frames = partition->frames;
     const bool first = wait->ns == 0;
     const uint64_t begin = os_clock_ns();
-    tide_status status = TIDE_SUCCESS;
 
     sync_assert_unlocked();
     const uint32_t depth = grace_outside_begin(thread);
     const uint32_t value = frames_wait_announce(frames);
-    const bool strict = (place.flags & FRAMES_STRICT) != 0, spills = (place.flags & FRAMES_SPILL) != 0;
+    const bool strict = (place.flags & FRAMES_STRICT) != 0;
     /*
      * Asked on both sides of the workers' steps, and whether anything came free meanwhile, and more than once: what comes
      * and goes in between, by other threads' steps and faults, is somebody else's turn and not the end.
@@ -287,27 +319,7 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
         wait->fruitless++;
     else
         wait->fruitless = 0;
-    if (wait->fruitless == STRICT_LOOKS)
-        status = node_exhausted(partition, place.node);
-    if (!tide_failed(status) && !first && grace_holds_pointers(thread)) {
-        if (grace_section_is_stale(thread) && spills)
-            status = node_exhausted(partition, place.node);
-        else if (grace_section_is_stale(thread))
-            status = error_set(TIDE_ACCESS_SECTION_TOO_LONG, 0, 0,
-                               "no frame is left among %lu that this thread's open access section does not hold back",
-                               frames->total);
-    }
-    if (!tide_failed(status) && strict && wait->ns >= (spills ? SPILL_WAIT_NS : partition->frame_wait_ns))
-        status = node_exhausted(partition, place.node);
-    if (!tide_failed(status) && wait->ns >= partition->frame_wait_ns) {
-        struct grace_report report;
-
-        grace_report(&frames->grace, &report);
-        status = error_set(
-            TIDE_TIMEOUT, 0, 0,
-            "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",
-            partition->frame_wait_ns / 1000000u, report.stale_sections, report.longest_tid);
-    }
+    const tide_status status = wait_verdict(partition, thread, place, wait);
     if (!tide_failed(status) && wait->fruitless != 0) {
         (void)sched_yield(); /* there is nothing to wait for: others' turn, and another look */
     } else if (!tide_failed(status) && !first && !again) {

@@ -88,9 +88,14 @@ static inline unsigned space_cpu(const tide_space *space)
     return cpu < space->cpu_count ? cpu : 0;
 }
 
+static inline void space_count_on(tide_space *space, unsigned cpu, enum space_counter counter, uint64_t by)
+{
+    (void)sync_add_64(&space->counters[cpu].values[counter], by);
+}
+
 static inline void space_count(tide_space *space, enum space_counter counter, uint64_t by)
 {
-    (void)sync_add_64(&space->counters[space_cpu(space)].values[counter], by);
+    space_count_on(space, space_cpu(space), counter, by);
 }
 
 uint64_t space_counter(const tide_space *space, enum space_counter counter);
@@ -292,8 +297,8 @@ void region_retired_free_all(tide_space *space);
 TIDE_MUST_CHECK tide_status stack_create(tide_space *space, struct grace_thread *thread, uint64_t reserve_bytes,
                                          uint64_t commit_bytes, tide_stack *stack);
 /*
- * The guard page of a stack was touched at this address, with no lock and no claim held: it becomes an ordinary page, and the next lower
- * one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
+ * The guard page of a stack was touched at this address, with no lock and no claim held: it becomes an ordinary page, and
+ * the next lower one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
  */
 TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, tide_address address);
 

@@ -55,6 +55,12 @@ static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t
     return (uint64_t *)(void *)(frames->memory + (entry & TABLE_FRAME_MASK));
 }
 
+/* Where the large page of a directory entry lies in the memory of all frames. The entry has one. */
+static inline char *table_large_memory(char *memory, uint64_t entry)
+{
+    return memory + (entry >> TABLE_LARGE_SHIFT) * FRAMES_RUN * TIDE_PAGE_BYTES;
+}
+
 /* Index of a page in the table of a level: 0 is the leaf. */
 static inline unsigned table_index(uint64_t page, unsigned level)
 {

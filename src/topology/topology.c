@@ -18,6 +18,7 @@
  */
 #include "topology/topology.h"
 #include "base/error.h"
+#include "base/os.h"
 
 #include <errno.h>
 #include <hwloc.h>
@@ -308,24 +309,6 @@ void topology_destroy(struct topology *topology)
 
 /* ---- binding ---------------------------------------------------------------------------------------------------- */
 
-/* In bytes, a figure in KiB that stands behind a name in a file of /sys or /proc; 0 if there is none. */
-static uint64_t kib_read(const char *path, const char *name)
-{
-    FILE *file = fopen(path, "re");
-    unsigned long long kib = 0;
-    char line[160];
-
-    if (file == NULL)
-        return 0;
-    while (fgets(line, sizeof line, file) != NULL) {
-        const char *at = strstr(line, name);
-        if (at != NULL && sscanf(at + strlen(name), "%llu", &kib) == 1)
-            break;
-    }
-    fclose(file);
-    return kib * 1024;
-}
-
 /* What MemAvailable is for the machine, for one node; the kernel does not add it up by node. */
 uint64_t topology_memory_available(const struct topology *topology, unsigned node)
 {
@@ -341,10 +324,10 @@ uint64_t topology_memory_available(const struct topology *topology, unsigned nod
     for (unsigned i = 0; i < topology->node_count; i++)
         machine += topology->nodes[i].memory_bytes;
     /* Half of what is behind files is in use; the watermarks reach up to twice the least that is kept free. */
-    const uint64_t files = kib_read(path, "Active(file):") + kib_read(path, "Inactive(file):");
-    const uint64_t given = kib_read(path, "MemFree:") + (files + kib_read(path, "SReclaimable:")) / 2;
+    const uint64_t files = os_kib_read(path, "Active(file):", 0) + os_kib_read(path, "Inactive(file):", 0);
+    const uint64_t given = os_kib_read(path, "MemFree:", 0) + (files + os_kib_read(path, "SReclaimable:", 0)) / 2;
     const double share = (double)all / (double)machine;
-    const uint64_t kept = (uint64_t)(2 * share * (double)kib_read("/proc/sys/vm/min_free_kbytes", ""));
+    const uint64_t kept = (uint64_t)(2 * share * (double)os_kib_read("/proc/sys/vm/min_free_kbytes", "", 0));
     return given < kept ? 0 : given - kept < all ? given - kept : all;
 }
 

@@ -24,8 +24,6 @@
  */
 #include "workers/workers_impl.h"
 
-#include <errno.h>
-
 enum { WRITER_BATCH_WRITES = 32, WRITER_SINGLE_WRITES = 8 };
 
 struct run {
@@ -238,12 +236,6 @@ static void page_complete(struct worker *worker, frame_t frame, struct stores_sl
         stores_slot_release(partition->stores, slot);
 }
 
-/* Did the write of a page fail for the memory that it was in, and not for its slot? */
-static bool frame_is_to_blame(const struct partition *partition, int error)
-{
-    return partition->frames->bad.guarded && (error == EFAULT || error == EHWPOISON);
-}
-
 /* Writes pages of a failed cluster one by one. Sets the error of each, from `from` on. Returns how many it did. */
 static unsigned singles_write(struct worker *worker, struct grace_thread *thread, const struct stores_write *write,
                               unsigned from, int *errors, struct files_seen *seen)
@@ -266,7 +258,7 @@ static unsigned singles_write(struct worker *worker, struct grace_thread *thread
     for (unsigned i = 0; i < count; i++) {
         write_count(partition, &singles[i]);
         errors[from + i] = singles[i].error;
-        if (singles[i].error == 0 || frame_is_to_blame(partition, singles[i].error))
+        if (singles[i].error == 0 || frames_bad_is_to_blame(partition->frames, singles[i].error))
             seen->alive |= 1u << write->first.file;
     }
     return count;
@@ -290,7 +282,7 @@ static uint64_t failed_complete(struct worker *worker, struct grace_thread *thre
     for (unsigned i = 0; i < run->count; i++) {
         const struct stores_slot slot = { write->first.file, write->first.slot + i };
         const bool failed = errors[i] != 0;
-        const bool bad_frame = failed && frame_is_to_blame(worker->workers->partition, errors[i]);
+        const bool bad_frame = failed && frames_bad_is_to_blame(worker->workers->partition->frames, errors[i]);
 
         if (bad_frame) /* before it goes back to the modified list, from which it is taken out of use */
             (void)frames_bad_note(worker->workers->partition->frames, run->frames[i]);
