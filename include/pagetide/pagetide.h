@@ -11,6 +11,7 @@
 #include <pagetide/bad_memory.h>
 #include <pagetide/engine.h>
 #include <pagetide/events.h>
+#include <pagetide/mapped.h>
 #include <pagetide/numa.h>
 #include <pagetide/pressure.h>
 #include <pagetide/priority.h>
