@@ -80,6 +80,8 @@ typedef struct tide_config {
     bool start_free;                 /**< frames start on the free list and not on the zeroed one (tests) */
     bool disable_io_uring;           /**< use plain pwritev/preadv although io_uring is there */
     bool disable_direct_io;          /**< open page files without O_DIRECT */
+    bool memory_on_demand;           /**< frames get memory when they are first used, not at open, and no huge pages: for
+                                        engines whose spaces are mapped [false] */
     bool disable_huge_pages;         /**< do not ask the host for huge pages behind the frames */
     bool prefer_local_standby;       /**< repurpose local standby before other nodes' free and zeroed frames [false] */
     unsigned cluster_pages;          /**< most pages in one clustered read or write, 1 to 64 [16] */

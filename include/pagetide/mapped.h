@@ -65,7 +65,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_check(tide_delivery delivery
  * @return TIDE_SUCCESS; TIDE_NOT_SUPPORTED with the remedy; TIDE_INVALID_PARAMETER; TIDE_INVALID_HANDLE;
  *   TIDE_INSUFFICIENT_RESOURCES (addresses, descriptors); else as tide_space_create(). Thread-safe.
  */
-TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_options *options,
+TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_space_create(tide_engine *engine,
+                                                                 const tide_mapped_options *options,
                                                                  tide_space **space);
 
 /** Addresses that can be used in a space: the window of a mapped one. Both inclusive. TIDE_INVALID_HANDLE. */
@@ -79,14 +80,14 @@ static inline void *tide_pointer(tide_address address)
 
 /** What a mapped space has asked of the kernel so far. */
 typedef struct tide_mapped_statistics {
-    size_t struct_bytes;     /**< set by the caller to sizeof(tide_mapped_statistics) */
-    uint64_t faults;         /**< hardware faults that came to the engine */
-    uint64_t fault_ns;       /**< time spent in resolving them, over all threads */
-    uint64_t pages_filled;   /**< pages given content and shown: fresh ones, and those read back */
-    uint64_t pages_shown;    /**< pages that were in memory, shown again */
-    uint64_t pages_hidden;   /**< pages taken away from the program, by ageing and trimming */
-    uint64_t hides;          /**< calls that it took: each may flush all CPUs */
-    uint64_t pages_dropped;  /**< pages whose memory went back */
+    size_t struct_bytes;    /**< set by the caller to sizeof(tide_mapped_statistics) */
+    uint64_t faults;        /**< hardware faults that came to the engine */
+    uint64_t fault_ns;      /**< time spent in resolving them, over all threads */
+    uint64_t pages_filled;  /**< pages given content and shown: fresh ones, and those read back */
+    uint64_t pages_shown;   /**< pages that were in memory, shown again */
+    uint64_t pages_hidden;  /**< pages taken away from the program, by ageing and trimming */
+    uint64_t hides;         /**< calls that it took: each may flush all CPUs */
+    uint64_t pages_dropped; /**< pages whose memory went back */
 } tide_mapped_statistics;
 
 /** @return TIDE_SUCCESS; TIDE_INVALID_HANDLE; TIDE_INVALID_PARAMETER (a soft space, a wrong size). Thread-safe. */

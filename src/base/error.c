@@ -8,13 +8,25 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
-static _Thread_local tide_error last_error; /* [T] */
+static _Thread_local tide_error last_error;    /* [T] */
+static _Thread_local tide_error handler_error; /* [T] */
+static _Thread_local unsigned handlers;        /* [T] how deep in handlers */
 
 tide_status error_set(tide_status status, int io_error, uint64_t address, const char *format, ...)
 {
     va_list arguments;
 
+    if (handlers != 0) {
+        static const char text[] = "told in a signal handler, where there are no sentences";
+
+        handler_error.status = status;
+        handler_error.io_error = io_error;
+        handler_error.address = address;
+        memcpy(handler_error.message, text, sizeof text);
+        return status;
+    }
     last_error.status = status;
     last_error.io_error = io_error;
     last_error.address = address;
@@ -22,6 +34,18 @@ tide_status error_set(tide_status status, int io_error, uint64_t address, const 
     (void)vsnprintf(last_error.message, sizeof last_error.message, format, arguments);
     va_end(arguments);
     return status;
+}
+
+void error_handler_begin(void)
+{
+    handlers++;
+}
+
+void error_handler_end(bool keep)
+{
+    handlers--;
+    if (keep)
+        last_error = handler_error;
 }
 
 const tide_error *tide_last_error(void)

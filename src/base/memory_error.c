@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/memory_error.h"
+#include "base/memory_fault.h"
 #include "base/error.h"
 #include "base/sync.h"
 
@@ -30,6 +31,8 @@ enum { WATCH_FREE, WATCH_BEING_SET, WATCH_ON };
 static struct watch watches[MEMORY_ERROR_WATCHES];
 static struct sync_lock watches_lock = { .rank = SYNC_RANK_memory_error };
 static unsigned watch_count;     /* [L:memory_error] */
+static memory_fault *resolver;   /* [A] NULL: nobody brings memory */
+static unsigned resolver_users;  /* [L:memory_error] */
 static struct sigaction before;  /* [L:memory_error] the handler from before; for the handler: set before it can run */
 static uint32_t handler_is_left; /* [A] somebody else's handler lies on top of ours and may call it: it stays */
 
@@ -63,9 +66,15 @@ static bool note(char *address, size_t bytes)
     return found;
 }
 
-/* What would have happened without this handler. */
+/* What would have happened without this handler, with the signals blocked that would be. */
 static void chain(int number, siginfo_t *info, void *context)
 {
+    sigset_t blocked = ((const ucontext_t *)context)->uc_sigmask;
+
+    sigorset(&blocked, &blocked, &before.sa_mask);
+    if (!(before.sa_flags & SA_NODEFER))
+        sigaddset(&blocked, SIGBUS);
+    (void)pthread_sigmask(SIG_SETMASK, &blocked, NULL);
     if (before.sa_flags & SA_SIGINFO) {
         before.sa_sigaction(number, info, context);
         return;
@@ -81,6 +90,7 @@ static void chain(int number, siginfo_t *info, void *context)
         return;
     struct sigaction ends = { .sa_handler = SIG_DFL };
     (void)sigaction(SIGBUS, &ends, NULL);
+    sigdelset(&((ucontext_t *)context)->uc_sigmask, SIGBUS);
     (void)raise(SIGBUS);
 }
 
@@ -91,6 +101,11 @@ static void handler(int number, siginfo_t *info, void *context)
     const bool required = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_ADRERR || info->si_code == BUS_OBJERR;
     bool known = false;
 
+    memory_fault *const resolve = sync_load_ptr(&resolver);
+    if (info->si_code == BUS_ADRERR && resolve != NULL && resolve(info, context)) {
+        errno = error;
+        return;
+    }
     if (optional || required) {
         /* How much is gone: a page, or all of a huge page. */
         const bool counted = info->si_code == BUS_MCEERR_AO || info->si_code == BUS_MCEERR_AR;
@@ -115,11 +130,15 @@ static void handler(int number, siginfo_t *info, void *context)
 
 static bool handler_install(void)
 {
-    struct sigaction ours = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+    /* A handler of somebody else's that is called from here may touch memory that is not there: SIGBUS comes again. */
+    struct sigaction ours = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER };
+    static const int faults[] = { SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
 
     if (sync_load_32(&handler_is_left) != 0)
         return true;
-    sigemptyset(&ours.sa_mask);
+    sigfillset(&ours.sa_mask);
+    for (unsigned i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&ours.sa_mask, faults[i]);
     /* Read first: the handler may run as soon as it is there, and chains. */
     return sigaction(SIGBUS, NULL, &before) == 0 && sigaction(SIGBUS, &ours, NULL) == 0;
 }
@@ -145,7 +164,7 @@ tide_status memory_error_watch(void *memory, size_t bytes, memory_error_note *ca
     if (i == MEMORY_ERROR_WATCHES)
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
                            "%d engines of this process handle memory errors; that is the most", MEMORY_ERROR_WATCHES);
-    else if (watch_count == 0 && !handler_install())
+    else if (watch_count + resolver_users == 0 && !handler_install())
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no handler for SIGBUS: %s", strerror(errno));
     if (!tide_failed(status)) {
         watch_count++;
@@ -167,7 +186,32 @@ void memory_error_unwatch(unsigned watch)
     while (sync_load_32(&watches[watch].inside) != 0)
         sched_yield();
     sync_store_32(&watches[watch].state, WATCH_FREE);
-    if (--watch_count == 0)
+    if (--watch_count + resolver_users == 0)
+        handler_remove();
+    sync_unlock(&watches_lock);
+}
+
+tide_status memory_faults_begin(memory_fault *resolve)
+{
+    tide_status status = TIDE_SUCCESS;
+
+    sync_lock(&watches_lock);
+    if (watch_count + resolver_users == 0 && !handler_install()) {
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no handler for SIGBUS: %s", strerror(errno));
+    } else {
+        resolver_users++;
+        sync_store_ptr(&resolver, resolve);
+    }
+    sync_unlock(&watches_lock);
+    return status;
+}
+
+void memory_faults_end(void)
+{
+    sync_lock(&watches_lock);
+    if (--resolver_users == 0)
+        sync_store_ptr(&resolver, NULL);
+    if (watch_count + resolver_users == 0)
         handler_remove();
     sync_unlock(&watches_lock);
 }

@@ -10,6 +10,8 @@
  *   AO in watched memory   the owner is told (note()), the program goes on.
  *   AR in watched memory   the owner is told. If the thread is inside memory_error_call(), that returns false. Else the program was at it itself, through a pointer: the handler from before
  *                          is called, which may jump out (siglongjmp); without one the process ends.
+ * Of memory that is brought when it is touched (mapped spaces) SIGBUS says that it is not there: base/memory_fault.h.
+ *
  * BUS_ADRERR and BUS_OBJERR from the kernel (memory behind the address is gone) count as AR: watched memory is anonymous
  * and populated, so what is gone is as good as bad.
  *

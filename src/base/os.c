@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/os.h"
+#include "base/assert.h"
 #include "base/error.h"
 
 #include <errno.h>
@@ -46,6 +47,11 @@ void os_memory_free(void *memory, size_t bytes)
 void os_memory_advise_huge(void *memory, size_t bytes)
 {
     (void)madvise(memory, bytes, MADV_HUGEPAGE);
+}
+
+void os_memory_release(void *memory, size_t bytes)
+{
+    ASSERT_ALWAYS(madvise(memory, bytes, MADV_DONTNEED) == 0);
 }
 
 bool os_memory_populate(void *memory, size_t bytes)

@@ -23,6 +23,8 @@ void *os_memory_reserve(size_t bytes, size_t alignment);
 void os_memory_free(void *memory, size_t bytes);
 /* Asks for huge pages behind the range; a wish. */
 void os_memory_advise_huge(void *memory, size_t bytes);
+/* Gives the memory of whole pages back: they are zero when next touched. */
+void os_memory_release(void *memory, size_t bytes);
 /* Makes every page of the range real now. False with errno set if the host has not that much. */
 bool os_memory_populate(void *memory, size_t bytes);
 

@@ -9,9 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *pointer_of(const struct frames *frames, pte_t valid, tide_address address)
+/* In a mapped space an address is a pointer. */
+static char *pointer_of(const tide_space *space, pte_t valid, tide_address address)
 {
-    return frames->memory + (valid.bits & PTE_FRAME_MASK) + (address & (TIDE_PAGE_BYTES - 1));
+    if (space->mapping != NULL)
+        return tide_pointer(address);
+    return space_frames(space)->memory + (valid.bits & PTE_FRAME_MASK) + (address & (TIDE_PAGE_BYTES - 1));
 }
 
 static tide_status range_check(tide_address address, uint64_t bytes)
@@ -55,10 +58,54 @@ tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t b
     return tide_failed(status) ? status : TIDE_SUCCESS;
 }
 
-/* Copies page by page; the engine is left between pages, so that a long copy holds no grace period back. */
+/* The page of an address is made accessible. Inside the engine. */
+static tide_status page_resolve(tide_space *space, struct grace_thread *thread, tide_address address, size_t bytes,
+                                tide_access_kind kind, pte_t *valid)
+{
+    *valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t){ 0 } : fault_lookup(space, address, kind);
+    if (pte_is_valid(*valid))
+        return TIDE_SUCCESS;
+    return kind == TIDE_ACCESS_WRITE && bytes == TIDE_PAGE_BYTES ? fault_overwrite(space, thread, address, valid)
+                                                                 : fault_resolve(space, thread, address, kind, valid);
+}
+
+/* Copies between a page and a buffer that is no memory of a mapped space. False: bad memory. Inside the engine. */
+static bool page_copy(tide_space *space, tide_address address, char *buffer, size_t bytes, tide_access_kind kind,
+                      pte_t valid)
+{
+    const struct frames *frames = space_frames(space);
+    char *const memory = pointer_of(space, valid, address);
+
+    return kind == TIDE_ACCESS_READ ? frames_copy(frames, buffer, memory, bytes)
+                                    : frames_copy(frames, memory, buffer, bytes);
+}
+
+/* The same for a page of a mapped space: past its hardware mapping, with the PTE claimed. *again: it is another by now. */
+static tide_status mapped_page_copy(tide_space *space, tide_address address, char *buffer, size_t bytes,
+                                    tide_access_kind kind, pte_t valid, bool *again)
+{
+    uint64_t *pte = page_table_find(&space->table, address / TIDE_PAGE_BYTES);
+
+    *again = pte == NULL || !pte_cas(pte, valid, pte_busy_form(valid));
+    if (*again)
+        return TIDE_SUCCESS;
+    const int error = kind == TIDE_ACCESS_READ ? mapping_read(space->mapping, address, buffer, bytes)
+                                               : mapping_write(space->mapping, address, buffer, bytes);
+    pte_release(space->partition->waits, pte, valid);
+    return error == 0 ? TIDE_SUCCESS
+                      : error_set(TIDE_IN_PAGE_ERROR, error, address, "the page of address 0x%lx: %s", address,
+                                  strerror(error));
+}
+
+/*
+ * Copies page by page; the engine is left between pages, so that a long copy holds no grace period back. The program's
+ * buffer may lie in a mapped space of this engine, and copying to it cause faults, for which this thread must not be
+ * inside: then the bytes go by way of the stack.
+ */
 static tide_status copy(tide_space *space, tide_address address, char *buffer, size_t bytes, tide_access_kind kind)
 {
     tide_status status = space_check(space);
+    char page[TIDE_PAGE_BYTES];
 
     if (!tide_failed(status))
         status = range_check(address, bytes);
@@ -69,32 +116,33 @@ static tide_status copy(tide_space *space, tide_address address, char *buffer, s
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    const struct frames *frames = space_frames(space);
+    const bool by_way = sync_load_relaxed_32(&thread->grace->mapped) != 0;
     while (bytes != 0) {
         const size_t left = TIDE_PAGE_BYTES - (address & (TIDE_PAGE_BYTES - 1));
         const size_t part = bytes < left ? bytes : left;
+        char *const near = by_way ? page : buffer;
+        bool good = true, again = false;
+        pte_t valid;
 
+        if (by_way && kind == TIDE_ACCESS_WRITE)
+            memcpy(page, buffer, part);
         grace_enter(thread);
-        pte_t valid = address > TIDE_HIGHEST_ADDRESS ? (pte_t){ 0 } : fault_lookup(space, address, kind);
-        if (!pte_is_valid(valid)) {
-            status = kind == TIDE_ACCESS_WRITE && part == TIDE_PAGE_BYTES
-                         ? fault_overwrite(space, thread, address, &valid)
-                         : fault_resolve(space, thread, address, kind, &valid);
-            if (tide_failed(status)) {
-                grace_leave(thread);
-                return status;
-            }
-        }
-        char *const memory = pointer_of(frames, valid, address);
-        const bool good = kind == TIDE_ACCESS_READ ? frames_copy(frames, buffer, memory, part)
-                                                   : frames_copy(frames, memory, buffer, part);
+        status = page_resolve(space, thread, address, part, kind, &valid);
+        if (!tide_failed(status) && space->mapping != NULL)
+            status = mapped_page_copy(space, address, near, part, kind, valid, &again);
+        else if (!tide_failed(status))
+            good = page_copy(space, address, near, part, kind, valid);
         grace_leave(thread);
-        if (__builtin_expect(!good, 0)) {
+        if (!tide_failed(status) && __builtin_expect(!good, 0)) {
             status = engine_bad_access(space, pte_frame(valid), address);
-            if (tide_failed(status))
-                return status;
-            continue; /* the page is read again, or told to be lost */
+            again = true; /* the page is read again, or told to be lost */
         }
+        if (tide_failed(status))
+            return status;
+        if (again)
+            continue;
+        if (by_way && kind == TIDE_ACCESS_READ)
+            memcpy(buffer, page, part);
         address += part;
         buffer += part;
         bytes -= part;
@@ -154,7 +202,7 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
     grace_leave(thread);
     thread->pointers |= !tide_failed(access->status);
-    return tide_failed(access->status) ? NULL : pointer_of(space_frames(access->space), valid, address);
+    return tide_failed(access->status) ? NULL : pointer_of(access->space, valid, address);
 }
 
 /*
@@ -167,7 +215,7 @@ __attribute__((noinline)) static const uint64_t *directory_find(tide_access *acc
     const struct grace_thread *thread = access->thread;
     const uint64_t gigabyte = address >> 30;
 
-    if (thread == NULL || thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS)
+    if (thread == NULL || thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS || access->space->mapping != NULL)
         return NULL;
     const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
     if (table != NULL) {
@@ -323,8 +371,11 @@ tide_status tide_access_extent(tide_access *access, tide_address address, tide_a
     /* The section is open and has given a pointer: what is found from now on stays until it ends. */
     const tide_address block = address & ~(TIDE_LARGE_PAGE_BYTES - 1ull);
     struct neighbours walk = { .access = access, .kind = kind, .large = true };
-    char *large = neighbour(&walk, address);
-    if (large != NULL) {
+    char *large = access->space->mapping != NULL ? NULL : neighbour(&walk, address);
+    if (access->space->mapping != NULL) {
+        const uint64_t offset = address & (TIDE_PAGE_BYTES - 1);
+        *extent = (tide_extent){ address - offset, TIDE_PAGE_BYTES, pointer - offset };
+    } else if (large != NULL) {
         *extent = (tide_extent){ block, TIDE_LARGE_PAGE_BYTES, large };
         extent_grow(&walk, limit, TIDE_LOWEST_ADDRESS, TIDE_HIGHEST_ADDRESS, extent);
     } else {
@@ -352,15 +403,16 @@ void tide_access_end(tide_access *access)
 
 struct tide_pin {
     tide_space *space;
+    frame_t *frames; /* behind the pages */
     unsigned count;
     struct iovec pages[];
 };
 
-static frame_t pin_frame(const tide_pin *pin, unsigned i)
+static char *pinned_memory(const tide_space *space, frame_t frame, tide_address address)
 {
-    const char *memory = space_frames(pin->space)->memory;
-
-    return (frame_t){ (uint32_t)(((const char *)pin->pages[i].iov_base - memory) / TIDE_PAGE_BYTES) };
+    if (space->mapping != NULL)
+        return tide_pointer(address);
+    return (char *)frame_memory(space_frames(space), frame) + (address & (TIDE_PAGE_BYTES - 1));
 }
 
 tide_status tide_pin_create(tide_space *space, tide_address address, size_t bytes, tide_access_kind kind,
@@ -381,10 +433,12 @@ tide_status tide_pin_create(tide_space *space, tide_address address, size_t byte
         return error_set(TIDE_INVALID_PARAMETER, 0, address, "a pin of %lu pages, and the engine has %lu frames", pages,
                          space_frames(space)->total);
     struct grace_thread *thread = engine_thread(engine_of(space));
-    tide_pin *pin = thread == NULL ? NULL : malloc(sizeof *pin + pages * sizeof pin->pages[0]);
+    tide_pin *pin =
+        thread == NULL ? NULL : malloc(sizeof *pin + pages * (sizeof pin->pages[0] + sizeof pin->frames[0]));
     if (pin == NULL)
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, address, "no memory for a pin of %lu pages", pages);
     pin->space = space;
+    pin->frames = (frame_t *)(void *)&pin->pages[pages];
     pin->count = 0;
     (void)sync_add_64(&space->pins, 1);
     for (uint64_t i = 0; i < pages && !tide_failed(status); i++) {
@@ -397,9 +451,15 @@ tide_status tide_pin_create(tide_space *space, tide_address address, size_t byte
         grace_leave(thread);
         if (tide_failed(status))
             break;
-        pin->pages[i].iov_base = (char *)frame_memory(space_frames(space), frame) + (at & (TIDE_PAGE_BYTES - 1));
+        pin->frames[i] = frame;
+        pin->pages[i].iov_base = pinned_memory(space, frame, at);
         pin->pages[i].iov_len = address + bytes - at < left ? address + bytes - at : left;
         pin->count++;
+    }
+    if (!tide_failed(status) && space->mapping != NULL) {
+        grace_enter(thread);
+        fault_show_held(space, first, first + pages - 1);
+        grace_leave(thread);
     }
     if (tide_failed(status)) {
         tide_pin_destroy(pin);
@@ -423,11 +483,11 @@ void tide_pin_destroy(tide_pin *pin)
     struct grace_thread *thread = engine_thread(engine_of(pin->space));
     bool bad = false;
     for (unsigned i = 0; i < pin->count; i++) {
-        bad = bad || frames_bad_is_noted(space_frames(pin->space), pin_frame(pin, i));
+        bad = bad || frames_bad_is_noted(space_frames(pin->space), pin->frames[i]);
         /* Without memory for a record the thread unpins all the same: only a verifier could meet it half way. */
         if (thread != NULL)
             grace_enter(thread);
-        frames_reference_drop(space_frames(pin->space), pin_frame(pin, i));
+        frames_reference_drop(space_frames(pin->space), pin->frames[i]);
         if (thread != NULL)
             grace_leave(thread);
     }

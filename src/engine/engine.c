@@ -25,7 +25,9 @@ struct thread_entry {
 };
 
 static _Thread_local struct thread_entry *thread_entries; /* [T] */
-static pthread_key_t thread_key;                          /* [I] runs thread_exit() */
+/* The entries of a thread's first engines; more are mapped. A fault may need one in a signal handler: nothing is allocated. */
+static _Thread_local struct thread_entry first_entries[4]; /* [T] engine_id 0: unused */
+static pthread_key_t thread_key;                           /* [I] runs thread_exit() */
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 
 static struct sync_lock registry_lock = { .rank = SYNC_RANK_registry };
@@ -41,6 +43,23 @@ static tide_engine *registry_find(uint64_t id)
     return NULL;
 }
 
+static struct thread_entry *entry_get(void)
+{
+    for (unsigned i = 0; i < sizeof first_entries / sizeof first_entries[0]; i++)
+        if (first_entries[i].engine_id == 0)
+            return &first_entries[i];
+    return os_memory_reserve(sizeof(struct thread_entry), TIDE_PAGE_BYTES);
+}
+
+static void entry_put(struct thread_entry *entry)
+{
+    const bool first = entry >= first_entries && entry < first_entries + sizeof first_entries / sizeof first_entries[0];
+
+    entry->engine_id = 0;
+    if (!first)
+        os_memory_free(entry, sizeof *entry);
+}
+
 static void thread_exit(void *entries)
 {
     for (struct thread_entry *entry = entries, *next; entry != NULL; entry = next) {
@@ -49,7 +68,7 @@ static void thread_exit(void *entries)
         if (registry_find(entry->engine_id) != NULL)
             grace_thread_put(entry->thread);
         sync_unlock(&registry_lock);
-        free(entry);
+        entry_put(entry);
     }
     engine_thread_cache = (struct engine_thread_cache){ 0 };
     thread_entries = NULL;
@@ -67,19 +86,20 @@ struct grace_thread *engine_thread_slow(tide_engine *engine)
     while (entry != NULL && entry->engine_id != engine->id)
         entry = entry->next;
     if (entry == NULL) {
-        entry = calloc(1, sizeof *entry);
+        /*
+         * In this order: a fault in the handler of a signal that comes in between finds no entry of this engine and makes
+         * one, which is then the thread's as well as this one.
+         */
+        struct grace_thread *thread = grace_thread_get(&engine->partition.frames->grace);
+        if (thread == NULL)
+            return NULL;
+        entry = entry_get();
         if (entry == NULL) {
-            (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread entry of %zu bytes",
-                            sizeof *entry);
+            grace_thread_put(thread);
             return NULL;
         }
         entry->engine_id = engine->id;
-        entry->thread = grace_thread_get(&engine->partition.frames->grace);
-        if (entry->thread == NULL) {
-            free(entry);
-            return NULL;
-        }
-        pthread_once(&thread_once, thread_key_create);
+        entry->thread = thread;
         entry->next = thread_entries;
         thread_entries = entry;
         (void)pthread_setspecific(thread_key, thread_entries);
@@ -101,10 +121,9 @@ static void thread_entries_prune(void)
             continue;
         }
         *link = entry->next;
-        free(entry);
+        entry_put(entry);
     }
     sync_unlock(&registry_lock);
-    pthread_once(&thread_once, thread_key_create);
     (void)pthread_setspecific(thread_key, thread_entries);
     engine_thread_cache = (struct engine_thread_cache){ 0 };
 }
@@ -219,9 +238,9 @@ static tide_status partition_open(struct partition *partition, const tide_config
 
     if (tide_failed(status))
         return status;
-    const struct frames_options frames = { .config = config,
-                                           .topology = partition->topology,
-                                           .detach = page_table_detach };
+    const struct frames_options frames = {
+        .config = config, .topology = partition->topology, .detach = page_table_detach, .vacate = page_table_vacate
+    };
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
     partition->extend = extend;
@@ -293,6 +312,7 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
         return status;
     if (out == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the engine is NULL");
+    pthread_once(&thread_once, thread_key_create);
     engine = memory_get();
     if (engine == NULL)
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for an engine of %zu bytes", sizeof *engine);

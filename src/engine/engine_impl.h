@@ -44,6 +44,11 @@ static inline struct grace_thread *engine_thread(tide_engine *engine)
                                                                             : engine_thread_slow(engine);
 }
 
+/* tide_space_create() and tide_mapped_space_create(), which gives options. */
+TIDE_MUST_CHECK tide_status engine_space_create(tide_engine *engine, const tide_mapped_options *mapped,
+                                                tide_space **space);
+/* The faults of a mapped space come to nobody any more (mapped.c). */
+void engine_delivery_end(tide_space *space);
 /* Refuses a NULL or dead handle. */
 tide_status engine_check(const tide_engine *engine);
 tide_status space_check(const tide_space *space);

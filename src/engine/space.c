@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "engine/engine_impl.h"
 
-tide_status tide_space_create(tide_engine *engine, tide_space **out)
+tide_status engine_space_create(tide_engine *engine, const tide_mapped_options *mapped, tide_space **out)
 {
     const tide_status status = engine_check(engine);
 
@@ -20,10 +20,29 @@ tide_status tide_space_create(tide_engine *engine, tide_space **out)
     tide_status created;
     do { /* a space is charged its first table */
         grace_enter(thread);
-        created = space_create(&engine->partition, thread, out);
+        created = space_create(&engine->partition, thread, mapped, out);
         grace_leave(thread);
     } while (created == TIDE_COMMITMENT_LIMIT && engine->partition.extend(&engine->partition, thread, 1));
     return created;
+}
+
+tide_status tide_space_create(tide_engine *engine, tide_space **out)
+{
+    return engine_space_create(engine, NULL, out);
+}
+
+tide_status tide_space_range(const tide_space *space, tide_address *lowest, tide_address *highest)
+{
+    const tide_status status = space_check(space);
+
+    if (tide_failed(status))
+        return status;
+    if (lowest == NULL || highest == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the %s address is NULL",
+                         lowest == NULL ? "lowest" : "highest");
+    *lowest = space->lowest_page * TIDE_PAGE_BYTES;
+    *highest = (space->highest_page + 1) * TIDE_PAGE_BYTES - 1;
+    return TIDE_SUCCESS;
 }
 
 tide_status tide_space_destroy(tide_space *space)
@@ -40,7 +59,10 @@ tide_status tide_space_destroy(tide_space *space)
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
         struct frames *frames = space_frames(space);
+        const bool mapped = space->mapping != NULL;
 
+        if (mapped)
+            engine_delivery_end(space);
         space_destroy(space, thread);
         grace_leave(thread);
         frames_events_freed(frames);

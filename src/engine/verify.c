@@ -313,7 +313,17 @@ static uint64_t space_verify(struct verify *verify, tide_space *space)
 static bool frame_holds(struct verify *verify, frame_t frame, const void *expected)
 {
     const void *memory = frame_memory(verify->frames, frame);
+    const struct pfn *pfn = frame_pfn(verify->frames, frame);
 
+    if (pfn_is_hollow(pfn->word)) {
+        uint64_t page;
+
+        if (pfn_state(pfn->word) == FRAME_ZEROED) /* no memory: to look would give it some */
+            return true;
+        const struct mapping *mapping = page_table_mapping_of(verify->frames, pfn_pte(pfn), &page);
+        return mapping != NULL && mapping_read(mapping, page * TIDE_PAGE_BYTES, verify->copy, TIDE_PAGE_BYTES) == 0 &&
+               memcmp(verify->copy, expected, TIDE_PAGE_BYTES) == 0;
+    }
     if (!verify->frames->bad.guarded)
         return memcmp(memory, expected, TIDE_PAGE_BYTES) == 0;
     return !frames_copy(verify->frames, verify->copy, memory, TIDE_PAGE_BYTES) ||

@@ -211,6 +211,8 @@ static tide_status demand_zero(struct fault *fault, uint64_t *pte, pte_t seen, s
         if (pte == NULL)
             return fault_frame_wait(fault, table_place(fault));
     }
+    if (space->mapping != NULL)
+        return fault_zero_mapped(fault, pte, seen, vad, protection);
     const frame_t frame = frames_allocate(frames, place.node, FRAMES_ZERO, place.flags);
     if (__builtin_expect(frame_is_none(frame), 0))
         return fault_frame_wait(fault, place);
@@ -313,6 +315,7 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     fault->valid = pte_make_valid(frame, protection, dirty);
     if (__builtin_expect(fault_may_be_watched(fault), 0))
         fault->valid = fault_watch(fault, fault->valid);
+    (void)fault_show(fault, fault->valid);
     pte_release(space->partition->waits, pte, fault->valid);
     fault_count(fault, counter, frame, fault_place(fault).node);
     return fault->result = TIDE_PAGE_FAULT_TRANSITION;
@@ -346,8 +349,20 @@ static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
             if (!write)
                 next.bits |= seen.bits & PTE_WRITE;
         }
+        (void)fault_show(fault, next);
         pte_release(space->partition->waits, pte, next);
         seen = next;
+    } else if (space->mapping != NULL) {
+        /* Hidden by ageing, or with a neighbour. */
+        const pte_t accessed = { seen.bits | PTE_ACCESSED };
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            return FAULT_AGAIN;
+        const int error = fault_show(fault, accessed);
+        pte_release(space->partition->waits, pte, error == 0 ? accessed : seen);
+        if (error != 0)
+            return error_set(TIDE_NO_MEMORY, error, fault->address,
+                             "the system has no memory to map the page of address 0x%lx", fault->address);
+        seen = accessed;
     } else if (!(seen.bits & PTE_ACCESSED)) {
         const pte_t accessed = { seen.bits | PTE_ACCESSED };
         if (!pte_cas(pte, seen, accessed))
@@ -394,7 +409,8 @@ static tide_status resolve(struct fault *fault)
 {
     tide_status status;
 
-    if (__builtin_expect(fault->address - TIDE_LOWEST_ADDRESS > TIDE_HIGHEST_ADDRESS - TIDE_LOWEST_ADDRESS, 0))
+    if (__builtin_expect(
+            fault->page - fault->space->lowest_page > fault->space->highest_page - fault->space->lowest_page, 0))
         return fault_violation(fault, "it lies outside of the address space");
     do {
         status = step(fault);

@@ -52,6 +52,12 @@ TIDE_MUST_CHECK tide_status fault_overwrite(tide_space *space, struct grace_thre
 TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *thread, tide_address base,
                                        uint64_t bytes);
 
+/*
+ * Pages of a mapped space that were just locked or pinned: shown, whatever a pass of ageing that began before has hidden,
+ * and from now on not hidden any more. Inside the engine. mapped.c
+ */
+void fault_show_held(tide_space *space, uint64_t first, uint64_t last);
+
 /* The frames that prefetching may take: those that are free, and half of the standby pages of each node. */
 struct prefetch_budget {
     uint64_t unused[TIDE_MAX_NODES];

@@ -102,6 +102,30 @@ static inline bool fault_may_be_watched(const struct fault *fault)
 }
 pte_t fault_watch(struct fault *fault, pte_t valid);
 
+/* ---- mapped spaces (mapped.c) ---- */
+
+/*
+ * The page of a PTE that is claimed is shown as `valid`, which is published afterwards, says; in a soft space nothing. If
+ * the system has no memory for its tables, the page stays hidden and the next access tries again: an errno value then.
+ */
+int fault_show(const struct fault *fault, pte_t valid);
+/*
+ * demand_zero() in a mapped space: with neighbours, if pages are touched one after the other. The fault was allowed and
+ * admitted, and the table is there.
+ */
+tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, const struct vad *vad,
+                              unsigned protection);
+/*
+ * How many pages beside entry `index` of a leaf, in one direction, are in memory: the track of a scan. `most` at most,
+ * within the leaf, and of the leaf before it if the entry is its first.
+ */
+unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned index, int direction, unsigned most);
+/* What frames a page of the space takes. */
+static inline enum frames_need fault_need(const struct fault *fault, enum frames_need soft)
+{
+    return __builtin_expect(fault->space->mapping != NULL, 0) ? FRAMES_HOLLOW : soft;
+}
+
 /* The page is in the page file: `seen` is its PTE. hard.c */
 tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen);
 

@@ -30,24 +30,6 @@ struct cluster {
     frame_t frames[STORES_CLUSTER_MAX];
 };
 
-static bool in_memory(pte_t pte)
-{
-    return pte_is_valid(pte) || pte_tag(pte) == PTE_TAG_TRANSITION || pte_tag(pte) == PTE_TAG_BUSY;
-}
-
-/* Length of the track of pages in memory beside entry `index`, in one direction, up to `most`. */
-static unsigned track(const uint64_t *leaf, unsigned index, int direction, unsigned most)
-{
-    unsigned length = 0;
-    int at = (int)index + direction;
-
-    while (length < most && at >= 0 && at < TABLE_ENTRIES && in_memory(pte_load(&leaf[at]))) {
-        length++;
-        at += direction;
-    }
-    return length;
-}
-
 /* Does entry `index` + `distance` hold the slot that lies `distance` from the faulting page's? */
 static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distance, pte_t *seen)
 {
@@ -63,7 +45,8 @@ static frame_t neighbour_frame(struct fault *fault, uint64_t page, struct frames
 {
     if (__builtin_expect(fault->placed, 0))
         place = fault_page_place(fault, page);
-    return frames_allocate(space_frames(fault->space), place.node, FRAMES_ANY, FRAMES_AT_HAND | place.flags);
+    return frames_allocate(space_frames(fault->space), place.node, fault_need(fault, FRAMES_ANY),
+                           FRAMES_AT_HAND | place.flags);
 }
 
 /*
@@ -100,8 +83,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
     const unsigned index = (unsigned)(pte - leaf);
     const unsigned limit = fault->space->partition->cluster_pages;
-    const unsigned before = track(leaf, index, -1, limit);
-    const unsigned after = before != 0 ? 0 : track(leaf, index, 1, limit);
+    const unsigned before = fault_track(fault, leaf, index, -1, limit);
+    const unsigned after = before != 0 ? 0 : fault_track(fault, leaf, index, 1, limit);
     const unsigned longest = before != 0 ? before : after;
     const unsigned wanted = longest * 2 + 1 < limit ? longest * 2 : limit - 1;
     const int direction = before != 0 ? 1 : -1;
@@ -126,13 +109,20 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
                           cluster->seen[i].bits & ~PTE_PROTECTION_MASK, priority);
 }
 
+/* Where a page is read to: its frame; in a mapped space, where that has no memory, the thread's own buffer. */
+static void *cluster_memory(const struct fault *fault, const struct cluster *cluster, unsigned i)
+{
+    return fault->space->mapping != NULL ? (void *)(fault->thread->buffer + i * TIDE_PAGE_BYTES)
+                                         : frame_memory(space_frames(fault->space), cluster->frames[i]);
+}
+
 static int cluster_read(struct fault *fault, const struct cluster *cluster, unsigned first, unsigned count)
 {
     struct partition *partition = fault->space->partition;
     struct iovec pages[STORES_CLUSTER_MAX];
 
     for (unsigned i = 0; i < count; i++)
-        pages[i] = (struct iovec){ frame_memory(partition->frames, cluster->frames[first + i]), TIDE_PAGE_BYTES };
+        pages[i] = (struct iovec){ cluster_memory(fault, cluster, first + i), TIDE_PAGE_BYTES };
     sync_assert_unlocked();
     const int error = stores_read(partition->stores, pte_slot(cluster->seen[first]), pages, count);
     (void)sync_add_64(&partition->io.page_reads, 1);
@@ -140,6 +130,32 @@ static int cluster_read(struct fault *fault, const struct cluster *cluster, unsi
         (void)sync_add_64(&partition->io.read_errors, 1);
     else
         (void)sync_add_64(&partition->io.pages_input, count);
+    return error;
+}
+
+/*
+ * What was read becomes pages of the mapped space: the faulting one shown, its neighbours not. `alone`: only the faulting
+ * one was read. 0 or an errno value; then there is none.
+ */
+static int cluster_keep(struct fault *fault, const struct cluster *cluster, bool alone)
+{
+    struct mapping *mapping = fault->space->mapping;
+    const uint64_t first = fault->page - cluster->fault;
+    const unsigned before = alone ? 0 : cluster->fault;
+    const unsigned after = alone ? 0 : cluster->count - 1 - cluster->fault;
+    const pte_t seen = cluster->seen[cluster->fault];
+    const bool writable =
+        fault->kind == TIDE_ACCESS_WRITE && pte_protection_writes(pte_protection(seen)) && !fault_may_be_watched(fault);
+    int error = 0;
+
+    if (before != 0)
+        error = mapping_store(mapping, first, before, cluster_memory(fault, cluster, 0));
+    if (error == 0 && after != 0)
+        error = mapping_store(mapping, fault->page + 1, after, cluster_memory(fault, cluster, cluster->fault + 1));
+    if (error == 0)
+        error = mapping_fill(mapping, fault->page, 1, cluster_memory(fault, cluster, cluster->fault), writable);
+    if (error != 0)
+        mapping_drop(mapping, first, cluster->count);
     return error;
 }
 
@@ -178,6 +194,8 @@ static void faulting_settle(struct fault *fault, struct cluster *cluster, unsign
     fault->valid = pte_make_valid(frame, pte_protection(cluster->seen[cluster->fault]), write);
     if (__builtin_expect(fault_may_be_watched(fault), 0))
         fault->valid = fault_watch(fault, fault->valid);
+    if ((fault->valid.bits & PTE_WRITE) && write && fault_may_be_watched(fault))
+        (void)fault_show(fault, fault->valid);
     pte_release(fault->space->partition->waits, &cluster->pte[cluster->fault], fault->valid);
     fault_count(fault, SPACE_HARD, frame, node);
 }
@@ -193,7 +211,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         return fault_refused(fault, pte, seen, NULL, pte_protection(seen));
     if (fault_admit(fault) == FAULT_AGAIN)
         return FAULT_AGAIN;
-    const frame_t frame = frames_allocate(space_frames(space), place.node, FRAMES_ANY, place.flags);
+    const frame_t frame = frames_allocate(space_frames(space), place.node, fault_need(fault, FRAMES_ANY), place.flags);
     if (frame_is_none(frame))
         return fault_frame_wait(fault, place);
     if (!pte_cas(pte, seen, pte_reading_form(seen))) {
@@ -207,16 +225,24 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         error = cluster_read(fault, &cluster, cluster.fault, 1);
         alone = true;
     }
+    const bool kept = error == 0 && space->mapping != NULL;
+    const int no_memory = kept ? cluster_keep(fault, &cluster, alone) : 0;
     grace_io_end(fault->thread);
     for (unsigned i = 0; i < cluster.count; i++) {
         if (i == cluster.fault)
             continue;
-        if (error != 0 || alone)
+        if (error != 0 || no_memory != 0 || alone)
             page_unread(fault, &cluster, i);
         else
             neighbour_settle(fault, &cluster, i);
     }
-    if (error != 0 && frames_bad_is_to_blame(space_frames(space), error)) {
+    if (no_memory != 0) {
+        page_unread(fault, &cluster, cluster.fault);
+        return error_set(TIDE_NO_MEMORY, no_memory, fault->address,
+                         "the system has no memory for the page of address 0x%lx, which the engine's budget has",
+                         fault->address);
+    }
+    if (error != 0 && space->mapping == NULL && frames_bad_is_to_blame(space_frames(space), error)) {
         (void)frames_bad_note(space_frames(space), frame);
         page_unread(fault, &cluster, cluster.fault);
         return FAULT_AGAIN;

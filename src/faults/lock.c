@@ -98,8 +98,11 @@ tide_status fault_lock(tide_space *space, struct grace_thread *thread, tide_addr
         }
     }
     lock_quota_return(space, request.quota);
-    if (!tide_failed(status))
+    if (!tide_failed(status)) {
         status = TIDE_SUCCESS;
+        if (space->mapping != NULL)
+            fault_show_held(space, request.first, request.last);
+    }
 out:
     gate_leave(space);
     free(fresh);

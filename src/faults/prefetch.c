@@ -40,17 +40,19 @@ void fault_prefetch_budget(const tide_space *space, struct prefetch_budget *budg
 }
 
 /* A frame of one node, out of one of its budgets. */
-static frame_t budget_take(struct frames *frames, unsigned node, unsigned flags, uint64_t *budget)
+static frame_t budget_take(struct frames *frames, unsigned node, enum frames_need need, unsigned flags,
+                           uint64_t *budget)
 {
     if (*budget == 0)
         return FRAME_NONE;
-    const frame_t frame = frames_allocate(frames, node, FRAMES_ANY, FRAMES_AT_HAND | FRAMES_STRICT | flags);
+    const frame_t frame = frames_allocate(frames, node, need, FRAMES_AT_HAND | FRAMES_STRICT | flags);
     *budget = frame_is_none(frame) ? 0 : *budget - 1;
     return frame;
 }
 
 /* A frame where it is wanted, or by the order that its flags say. */
-static frame_t frame_take(struct frames *frames, struct frames_place place, struct prefetch_budget *budget)
+static frame_t frame_take(struct frames *frames, struct frames_place place, enum frames_need need,
+                          struct prefetch_budget *budget)
 {
     const unsigned *order = frames->topology->nodes[place.node].order;
     const unsigned nodes = frames_nodes_allowed(frames, place.flags);
@@ -62,9 +64,9 @@ static frame_t frame_take(struct frames *frames, struct frames_place place, stru
             const unsigned n = order[i];
 
             if (pass == 0)
-                frame = budget_take(frames, n, FRAMES_UNUSED, &budget->unused[n]);
+                frame = budget_take(frames, n, need, FRAMES_UNUSED, &budget->unused[n]);
             if (frame_is_none(frame) && (pass == 1 || local_standby))
-                frame = budget_take(frames, n, 0, &budget->standby[n]);
+                frame = budget_take(frames, n, need, 0, &budget->standby[n]);
         }
     }
     return frame;
@@ -102,7 +104,7 @@ static bool run_gather(struct fault *fault, uint64_t *pte, uint64_t page, uint64
         if (run->count == 0 ? !wanted(seen) : !continues(run, seen))
             break;
         fault->page = page + run->count;
-        const frame_t frame = frame_take(frames, fault_place(fault), budget);
+        const frame_t frame = frame_take(frames, fault_place(fault), fault_need(fault, FRAMES_ANY), budget);
         if (frame_is_none(frame))
             return false;
         if (!pte_cas(at, seen, pte_reading_form(seen))) {
@@ -151,10 +153,18 @@ static void runs_read(tide_space *space, struct grace_thread *thread, const stru
         requests[r].count = runs[r].count;
         for (unsigned i = 0; i < runs[r].count; i++)
             requests[r].pages[i] =
-                (struct iovec){ frame_memory(space_frames(space), runs[r].frames[i]), TIDE_PAGE_BYTES };
+                (struct iovec){ space->mapping != NULL ? (void *)(thread->buffer + i * TIDE_PAGE_BYTES)
+                                                       : frame_memory(space_frames(space), runs[r].frames[i]),
+                                TIDE_PAGE_BYTES };
     }
     grace_io_begin(thread);
     stores_read_many(space->partition->stores, requests, count);
+    if (space->mapping != NULL && requests[0].error == 0) {
+        uint64_t page;
+
+        (void)page_table_mapping_of(space_frames(space), runs[0].pte, &page);
+        requests[0].error = mapping_store(space->mapping, page, runs[0].count, thread->buffer);
+    }
     grace_io_end(thread);
     for (unsigned r = 0; r < count; r++)
         run_settle(space, &runs[r], requests[r].error);
@@ -203,7 +213,8 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
         struct read_run runs[PREFETCH_READS];
         unsigned count = 0;
 
-        while (more && count < PREFETCH_READS) {
+        /* A mapped space's pages pass through the thread's buffer, which holds one run. */
+        while (more && count < (space->mapping != NULL ? 1 : PREFETCH_READS)) {
             more = run_find(&fault, &page, last, budget, &runs[count]);
             if (!more)
                 budget->spent = true; /* frames are short, for other ranges too */

@@ -77,7 +77,23 @@ static unsigned list_take(struct frames *frames, unsigned node, enum frame_list 
     return count;
 }
 
-/* Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone. */
+/* A hollow frame that was taken from standby: its owner's page is let go. Holding no lock. */
+static void hollow_vacate(struct frames *frames, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t original = pfn->original;
+
+    frames->vacate(frames, pfn);
+    frames_reset_lost_count(frames, original);
+    pfn_pte_set(pfn, NULL);
+    sync_store_relaxed_64(&pfn->original, 0);
+    frame_state_set(pfn, pfn_with_state(sync_load_relaxed_64(&pfn->word), FRAME_ZEROED));
+}
+
+/*
+ * Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone, or a ZEROED
+ * one if it is hollow.
+ */
 static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start)
 {
     for (unsigned i = 0; i <= frames->shard_mask; i++) {
@@ -98,15 +114,15 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
                 continue; /* a fault has claimed the page and waits for this lock */
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
-            pfn_pte_set(pfn, NULL);
-            frames_reset_lost_count(frames, pfn->original);
-            sync_store_relaxed_64(&pfn->original, 0);
-            frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
+            standby_detached(frames, pfn, word);
             break;
         }
         sync_unlock(&shard->lock);
-        if (!frame_is_none(frame))
+        if (!frame_is_none(frame)) {
+            if (pfn_is_hollow(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)))
+                hollow_vacate(frames, frame);
             return frame;
+        }
     }
     return FRAME_NONE;
 }
@@ -322,12 +338,31 @@ static frame_t search(struct frames *frames, unsigned node, bool zeroed_first, u
     return FRAME_NONE;
 }
 
-/* A frame that must be zero and is not is zeroed here, outside of all locks. False if its memory is bad. */
+/* What memory the frame has goes back to the system. */
+static void hollow_out(struct frames *frames, frame_t frame)
+{
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t word = sync_load_relaxed_64(&pfn->word);
+
+    os_memory_release(frame_memory(frames, frame), TIDE_PAGE_BYTES);
+    frame_state_set(pfn, pfn_with_state(word, FRAME_ZEROED) | PFN_HOLLOW);
+}
+
+/*
+ * A frame that must be zero and is not is zeroed here, outside of all locks; one that must be hollow loses its memory, and
+ * from one that must not the mark is taken: its memory comes with the first touch. False if its memory is bad.
+ */
 static bool settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t word = sync_load_relaxed_64(&pfn->word);
 
-    if (need == FRAMES_ZERO && pfn_state(sync_load_relaxed_64(&pfn->word)) != FRAME_ZEROED) {
+    if (__builtin_expect(pfn_is_hollow(word) != (need == FRAMES_HOLLOW), 0)) {
+        if (need == FRAMES_HOLLOW)
+            hollow_out(frames, frame);
+        else
+            frame_state_set(pfn, word & ~PFN_HOLLOW);
+    } else if (need == FRAMES_ZERO && pfn_state(word) != FRAME_ZEROED) {
         if (!frame_zero_by(frames, frame, frame_zero))
             return false;
         (void)sync_add_64(&cpu->inline_zeroed, 1);
@@ -362,7 +397,7 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
     const unsigned running = os_cpu_current();
     const unsigned index = running < frames->cpu_count ? running : 0;
     struct frames_cpu *cpu = &frames->cpus[index];
-    const bool zeroed_first = need == FRAMES_ZERO;
+    const bool zeroed_first = need != FRAMES_ANY;
     const unsigned start = index * (frames->shard_mask + 1) / frames->cpu_count;
     bool check = frames->cache_batch == 0;
     frame_t frame = FRAME_NONE;
@@ -404,10 +439,12 @@ frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need n
 void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t hollow = sync_load_relaxed_64(&pfn->word) & PFN_HOLLOW;
     const unsigned running = os_cpu_current();
     const unsigned index = running < frames->cpu_count ? running : 0;
     struct frames_cpu *cpu = &frames->cpus[index];
     const unsigned node = frame_node(frames, frame);
+    zeroed = zeroed || hollow != 0;
     const enum frame_list list = zeroed ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
 
     pfn_pte_set(pfn, NULL);
@@ -419,7 +456,7 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed)
     const uint64_t word = sync_load_relaxed_64(&pfn->word);
     if (pfn_state(word) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
-    frame_state_set(pfn, pfn_with_grace(zeroed ? FRAME_ZEROED : FRAME_FREE, grace_long_ago(&frames->grace)));
+    frame_state_set(pfn, pfn_with_grace((zeroed ? FRAME_ZEROED : FRAME_FREE) | hollow, grace_long_ago(&frames->grace)));
     if (frames_bad_is_noted(frames, frame)) {
         frames_bad_list(frames, frame);
         return;
@@ -596,8 +633,9 @@ uint64_t frames_repurpose(struct frames *frames, unsigned node, unsigned highest
             continue;
         }
         advanced = false;
-        /* It is FREE and nobody's: link it. Its grace period has passed, and stays so. */
-        struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_FREE, frame);
+        /* It is FREE, or ZEROED, and nobody's: link it. Its grace period has passed, and stays so. */
+        struct frame_shard *shard =
+            frames_shard(frames, node, frame_list_of(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)), frame);
         sync_lock(&shard->lock);
         shard_push_tail(frames, shard, frame);
         sync_unlock(&shard->lock);

@@ -158,7 +158,7 @@ static tide_status node_thresholds(struct frames_node *node, const tide_config *
 }
 
 /* Chains the node's frames into the shards of one list, each run of 64 in ascending order. */
-static void node_fill(struct frames *frames, struct frames_node *node, enum frame_state state)
+static void node_fill(struct frames *frames, struct frames_node *node, enum frame_state state, uint64_t hollow)
 {
     const enum frame_list list = state == FRAME_ZEROED ? FRAME_LIST_ZEROED : FRAME_LIST_FREE;
 
@@ -167,7 +167,7 @@ static void node_fill(struct frames *frames, struct frames_node *node, enum fram
         struct pfn *pfn = frame_pfn(frames, frame);
 
         /* The record's birth: the only write of the word that is no transition. */
-        pfn->word = pfn_with_grace((uint64_t)state, grace_long_ago(&frames->grace));
+        pfn->word = pfn_with_grace((uint64_t)state | hollow, grace_long_ago(&frames->grace));
         shard_push_tail(frames, frames_shard(frames, (unsigned)(node - frames->nodes), list, frame), frame);
     }
 }
@@ -238,6 +238,9 @@ static tide_status tunables_check(const tide_config *config)
     if (config->list_shards > 64 || (config->list_shards & (config->list_shards - 1)) != 0)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64",
                          config->list_shards);
+    if (config->memory_on_demand && config->start_free)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0,
+                         "start_free with memory_on_demand: frames without memory are zeroed, not free");
     if (config->cpu_cache_pages > FRAMES_CACHE_MAX / 2 && config->cpu_cache_pages != TIDE_NO_CPU_CACHE)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "cpu_cache_pages %u; the most is %u", config->cpu_cache_pages,
                          FRAMES_CACHE_MAX / 2);
@@ -261,10 +264,12 @@ static tide_status arena_populate(struct frames *frames, const tide_config *conf
     if (tide_failed(status))
         return status;
     if (!config->disable_huge_pages) {
-        os_memory_advise_huge(memory, bytes);
+        /* Memory that comes on demand comes by the page: a huge one would be 512 frames' at the touch of the first. */
+        if (!config->memory_on_demand)
+            os_memory_advise_huge(memory, bytes);
         os_memory_advise_huge(records, record_bytes);
     }
-    if (!os_memory_populate(memory, bytes) || !os_memory_populate(records, record_bytes))
+    if ((!config->memory_on_demand && !os_memory_populate(memory, bytes)) || !os_memory_populate(records, record_bytes))
         return error_set(TIDE_NO_MEMORY, errno, 0, "the host refused to populate %zu bytes on node %u: %s", bytes, n,
                          strerror(errno));
     return TIDE_SUCCESS;
@@ -289,6 +294,7 @@ tide_status frames_create(const struct frames_options *options, struct frames **
     memset(frames, 0, sizeof *frames);
     frames->topology = topology;
     frames->detach = options->detach;
+    frames->vacate = options->vacate;
     frames->node_count = topology->node_count;
     frames->cpu_count = topology->cpu_count;
     frames->prefer_local_standby = config->prefer_local_standby;
@@ -342,7 +348,8 @@ tide_status frames_create(const struct frames_options *options, struct frames **
     if (tide_failed(status))
         goto out;
     for (unsigned n = 0; n < frames->node_count; n++)
-        node_fill(frames, &frames->nodes[n], config->start_free ? FRAME_FREE : FRAME_ZEROED);
+        node_fill(frames, &frames->nodes[n], config->start_free ? FRAME_FREE : FRAME_ZEROED,
+                  config->memory_on_demand ? PFN_HOLLOW : 0);
     *out = frames;
     return TIDE_SUCCESS;
 out:

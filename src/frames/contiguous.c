@@ -14,7 +14,8 @@ static bool state_serves(uint64_t word, bool standby)
 {
     const enum frame_state state = pfn_state(word);
 
-    return state == FRAME_ZEROED || state == FRAME_FREE || (standby && state == FRAME_STANDBY);
+    /* A page of a mapped space is let go by a system call, which is none of a search's business. */
+    return state == FRAME_ZEROED || state == FRAME_FREE || (standby && state == FRAME_STANDBY && !pfn_is_hollow(word));
 }
 
 /* A look without a lock: might every frame of the block be had? */
@@ -38,11 +39,8 @@ static bool frame_take(struct frames *frames, struct frame_shard *shard, frame_t
     if (pfn_state(word) == FRAME_STANDBY) {
         if (!frames->detach(pfn, frame))
             return false;
-        pfn_pte_set(pfn, NULL);
-        frames_reset_lost_count(frames, pfn->original);
-        sync_store_relaxed_64(&pfn->original, 0);
         shard_remove(frames, shard, frame);
-        frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, pfn_grace(word)));
+        standby_detached(frames, pfn, word);
         return true;
     }
     shard_remove(frames, shard, frame);

@@ -108,11 +108,18 @@ struct frames_cpu {
     uint32_t searches;      /* [A] frames that came past the caches; a hint, which may miss some */
 } FRAMES_PAGE_ALIGNED;
 
+struct frames;
+
 /*
  * Takes a standby frame from its owner: changes the PTE from the transition form of `frame` to the record's original.
  * Called with the frame's shard locked. False if a fault has claimed the PTE: then the frame stays.
  */
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
+/*
+ * The same for a hollow frame comes in two steps, since its memory must be let go, which takes a system call: frames_detach
+ * leaves the PTE claimed, and then this one, without a lock, lets go and gives the PTE its form.
+ */
+typedef void frames_vacate(struct frames *frames, struct pfn *pfn);
 
 /* Low and high memory: see events.c. */
 enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH, FRAMES_EVENT_ERRORS };
@@ -137,6 +144,7 @@ struct frames_options {
     const tide_config *config;
     const struct topology *topology;
     frames_detach *detach;
+    frames_vacate *vacate;
 };
 
 struct frames {
@@ -148,6 +156,7 @@ struct frames {
     unsigned cache_batch;            /* [I] 0: no CPU caches */
     bool prefer_local_standby;       /* [I] */
     frames_detach *detach;           /* [I] */
+    frames_vacate *vacate;           /* [I] */
     const struct topology *topology; /* [I] */
     /*
      * [I] One past a node's last frame, UINT32_MAX after the last node. Here and not with the nodes: to ask for a frame's
@@ -209,8 +218,9 @@ static inline unsigned frame_node(const struct frames *frames, frame_t frame)
 /* ---- taking and giving back ------------------------------------------------------------------------------------- */
 
 enum frames_need {
-    FRAMES_ANY, /* to be overwritten: free before zeroed */
-    FRAMES_ZERO /* must be zero: zeroed, else zeroed inline */
+    FRAMES_ANY,   /* to be overwritten: free before zeroed */
+    FRAMES_ZERO,  /* must be zero: zeroed, else zeroed inline */
+    FRAMES_HOLLOW /* to stand for a page of a mapped space: zeroed first; what memory it has goes back to the system */
 };
 enum {
     FRAMES_RESERVE = 1,        /* may take the writers' reserve */
@@ -263,7 +273,7 @@ static inline void frames_reset_lost_count(struct frames *frames, uint64_t origi
 void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
 /*
  * The owner deletes the page: to the free list, stamped with the current epoch. The frame is ACTIVE or TRANSITION and
- * the caller's alone.
+ * the caller's alone. A hollow one, whose memory the caller has let go, to the zeroed list.
  */
 void frames_free(struct frames *frames, frame_t frame);
 /*

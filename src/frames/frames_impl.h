@@ -65,6 +65,20 @@ static inline bool frame_is_listed(const struct frames *frames, frame_t frame, u
            ((sync_load_64(&pfn->word) ^ word) & (PFN_STATE_MASK | PFN_PRIORITY_MASK)) == 0;
 }
 
+/*
+ * The record of a standby frame, whose word was `word`, after its owner has let it go: FREE. A hollow one still names its
+ * PTE, which stays claimed until it is vacated.
+ */
+static inline void standby_detached(struct frames *frames, struct pfn *pfn, uint64_t word)
+{
+    if (!pfn_is_hollow(word)) {
+        pfn_pte_set(pfn, NULL);
+        frames_reset_lost_count(frames, pfn->original);
+        sync_store_relaxed_64(&pfn->original, 0);
+    }
+    frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE | (word & PFN_HOLLOW), pfn_grace(word)));
+}
+
 /* All three with the shard locked. */
 void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame);

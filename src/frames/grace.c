@@ -7,6 +7,7 @@
 #include "base/error.h"
 
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,13 +20,16 @@ void grace_init(struct grace *grace)
     sync_event_init(&grace->resume);
 }
 
+/* A record, and behind it, on pages of its own that cost nothing before their first use, its buffer. */
+#define RECORD_BYTES ((sizeof(struct grace_thread) + 4095) / 4096 * 4096)
+
 void grace_destroy(struct grace *grace)
 {
     struct grace_thread *next;
 
     for (struct grace_thread *thread = grace->threads; thread != NULL; thread = next) {
         next = thread->next;
-        free(thread);
+        os_memory_free(thread, RECORD_BYTES + GRACE_BUFFER_BYTES);
     }
 }
 
@@ -40,23 +44,21 @@ struct grace_thread *grace_thread_get(struct grace *grace)
         thread->vad_space_id = 0;
         thread->priority = thread->own_priority = thread->ideal_node = 0;
         thread->background = false;
+        thread->signals_off = false;
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;
     }
-    thread = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *thread);
-    if (thread == NULL) {
-        (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a thread record of %zu bytes",
-                        sizeof *thread);
+    thread = os_memory_reserve(RECORD_BYTES + GRACE_BUFFER_BYTES, 4096);
+    if (thread == NULL)
         return NULL;
-    }
-    memset(thread, 0, sizeof *thread);
     thread->grace = grace;
     thread->tid = os_thread_id();
+    thread->buffer = (char *)thread + RECORD_BYTES;
     ck_epoch_register(&grace->epoch, &thread->epoch, NULL);
-    sync_lock(&grace->lock);
-    thread->next = grace->threads;
-    sync_store_ptr(&grace->threads, thread);
-    sync_unlock(&grace->lock);
+    do
+        thread->next = sync_load_ptr(&grace->threads);
+    while (!sync_cas_64((uint64_t *)(void *)&grace->threads, (uint64_t)(uintptr_t)thread->next,
+                        (uint64_t)(uintptr_t)thread));
     return thread;
 }
 
@@ -108,6 +110,32 @@ void grace_thread_pause(struct grace_thread *thread)
         (void)sync_swap_32(&thread->operating, 1);
         ck_epoch_begin(&thread->epoch, NULL);
     } while (sync_load_32(&grace->stop) != 0);
+}
+
+/* All but those that an instruction of the thread's own causes: these must come at once. */
+static void signals_of_others(sigset_t *set)
+{
+    static const int own[] = { SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
+
+    sigfillset(set);
+    for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
+        sigdelset(set, own[i]);
+}
+
+void grace_signals_block(struct grace_thread *thread)
+{
+    sigset_t set;
+
+    if (thread->signals_off)
+        return;
+    signals_of_others(&set);
+    thread->signals_saved = pthread_sigmask(SIG_BLOCK, &set, &thread->signals) == 0;
+}
+
+void grace_signals_unblock(struct grace_thread *thread)
+{
+    thread->signals_saved = false;
+    (void)pthread_sigmask(SIG_SETMASK, &thread->signals, NULL);
 }
 
 bool grace_section_begin(struct grace_thread *thread, const void *space)

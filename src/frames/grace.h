@@ -29,6 +29,7 @@
 #include "base/sync.h"
 
 #include <ck_epoch.h>
+#include <sys/select.h> /* sigset_t, without the names of <signal.h> */
 
 #if defined(SYNC_BUILTINS) && !defined(TIDE_INSTRUMENTED)
 /* ThreadSanitizer does not see the edges that libck's epochs make. */
@@ -42,6 +43,9 @@ void __tsan_release(void *address);
 #endif
 
 enum { GRACE_SPACES_MAX = 8 };
+
+/* As many pages as the largest I/O has. */
+#define GRACE_BUFFER_BYTES ((size_t)64 * 4096)
 
 struct vad;
 
@@ -61,25 +65,37 @@ struct grace_thread {
     uint64_t vad_sequence;
     /* Memory priority of the pages that the thread faults, one more than it, or 0 for the space's. [T] */
     uint32_t priority;
-    uint32_t own_priority;     /* the same without background mode */
-    uint32_t ideal_node;       /* [T] node that it counts as running on, one more than it; 0: that of its CPU */
-    bool background;           /* [T] in background mode */
-    struct grace_thread *next; /* [L:grace] all records of the engine */
+    uint32_t own_priority; /* the same without background mode */
+    uint32_t ideal_node;   /* [T] node that it counts as running on, one more than it; 0: that of its CPU */
+    bool background;       /* [T] in background mode */
+    /*
+     * Signals are blocked while the thread is inside, if a handler could come back here (grace.signals). [T] whether it
+     * was so from before, in a handler or in a thread of the engine's; whether it was done here; and what was blocked.
+     */
+    bool signals_off, signals_saved;
+    sigset_t signals;
+    char *buffer; /* [I] GRACE_BUFFER_BYTES for what passes between page files and mapped spaces; page aligned */
+    struct grace_thread *next; /* [I] all records of the engine */
 } SYNC_CACHE_ALIGNED;
 
 struct grace {
     ck_epoch_t epoch SYNC_CACHE_ALIGNED;      /* read by every section, moved once per batch of frames at most */
     uint32_t stop;                            /* [A] the world is to stop */
+    uint32_t mapped;                          /* [A] mapped spaces of the engine */
+    uint32_t signals;                         /* [A] spaces whose faults come by signal: the engine has one at least */
     struct sync_event resume;                 /* signalled when it goes on */
-    struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank grace: the advancer and the list of records */
+    struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank grace: the advancer */
     ck_epoch_record_t advancer;               /* [L:grace] */
-    struct grace_thread *threads;             /* [L:grace], push only */
+    struct grace_thread *threads;             /* [A] push only */
 };
 
 void grace_init(struct grace *grace);
 void grace_destroy(struct grace *grace);
 
-/* A record for the calling thread, recycled if one is idle; NULL with the last error set if there is no memory. */
+/*
+ * A record for the calling thread, recycled if one is idle; NULL with the last error set if there is no memory. Takes no
+ * lock and does not allocate but by mmap(), so that a fault can do it in a signal handler.
+ */
 struct grace_thread *grace_thread_get(struct grace *grace);
 /* The thread leaves the engine for good; it is in no call and no section. */
 void grace_thread_put(struct grace_thread *thread);
@@ -112,14 +128,22 @@ static inline uint16_t grace_long_ago(const struct grace *grace)
 bool grace_advance(struct grace *grace);
 
 void grace_thread_pause(struct grace_thread *thread); /* slow path: the world is stopped */
+void grace_signals_block(struct grace_thread *thread);
+void grace_signals_unblock(struct grace_thread *thread);
 
 /*
  * Enters the engine: afterwards the thread is in an epoch section (tables, VADs and frames that it finds stay) and
  * counts as operating. Nests. The order is: show `operating`, full barrier, read `stop`; the verifier does the mirror
  * image.
+ *
+ * A signal that comes while the thread is inside may find it with a lock or a claim in its hands. If its handler touches a
+ * page of a mapped space, the fault comes back in here and could wait for what its own thread holds. So in an engine with
+ * such a space no signal comes meanwhile, but those of faults.
  */
 static inline void grace_enter(struct grace_thread *thread)
 {
+    if (__builtin_expect(sync_load_relaxed_32(&thread->grace->signals) != 0, 0) && thread->depth == 0)
+        grace_signals_block(thread);
     if (thread->depth++ == 0) {
         if (thread->sections == 0) {
             sync_store_relaxed_32(&thread->operating, 1);
@@ -139,6 +163,8 @@ static inline void grace_leave(struct grace_thread *thread)
         GRACE_TSAN_RELEASE(thread->grace);
         ck_epoch_end(&thread->epoch, NULL);
         sync_store_32(&thread->operating, 0);
+        if (__builtin_expect(thread->signals_saved, 0))
+            grace_signals_unblock(thread);
     }
 }
 

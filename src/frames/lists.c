@@ -120,8 +120,9 @@ void frames_free(struct frames *frames, frame_t frame)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
     const unsigned node = frame_node(frames, frame);
-    struct frame_shard *shard = frames_shard(frames, node, FRAME_LIST_FREE, frame);
     const uint64_t old = sync_load_relaxed_64(&pfn->word);
+    const uint64_t fresh = pfn_is_hollow(old) ? (uint64_t)FRAME_ZEROED | PFN_HOLLOW : (uint64_t)FRAME_FREE;
+    struct frame_shard *shard = frames_shard(frames, node, frame_list_of(fresh), frame);
 
     if (pfn_state(old) == FRAME_TRANSITION)
         (void)sync_add_64(&frames->nodes[node].in_transition, (uint64_t)-1);
@@ -133,10 +134,11 @@ void frames_free(struct frames *frames, frame_t frame)
         return;
     }
     sync_lock(&shard->lock);
-    frame_state_set(pfn, pfn_with_grace((uint64_t)FRAME_FREE, grace_now(&frames->grace)));
+    frame_state_set(pfn, pfn_with_grace(fresh, grace_now(&frames->grace)));
     shard_push_tail(frames, shard, frame);
     /* This shard's part of the trigger; the zero-page thread adds up all shards before it begins. */
-    const bool shard_reached_trigger = shard->count * (frames->shard_mask + 1) >= frames->nodes[node].zero_trigger;
+    const bool shard_reached_trigger =
+        !pfn_is_hollow(fresh) && shard->count * (frames->shard_mask + 1) >= frames->nodes[node].zero_trigger;
     sync_unlock(&shard->lock);
     if (sync_load_relaxed_32(&frames->waiters) != 0)
         sync_event_signal(&frames->available);
@@ -197,9 +199,10 @@ void frames_read_begin(struct frames *frames, frame_t frame, uint64_t *pte, uint
     sync_store_relaxed_64(&pfn->original, original);
     (void)sync_add_64(&frames->nodes[frame_node(frames, frame)].in_transition, 1);
     frame_state_set(
-        pfn, pfn_with_grace(
-                 pfn_with_priority((uint64_t)FRAME_TRANSITION | PFN_READ_IN_PROGRESS | PFN_REFERENCE_ONE, priority),
-                 grace_long_ago(&frames->grace)));
+        pfn, pfn_with_grace(pfn_with_priority((uint64_t)FRAME_TRANSITION | PFN_READ_IN_PROGRESS | PFN_REFERENCE_ONE |
+                                                  (sync_load_relaxed_64(&pfn->word) & PFN_HOLLOW),
+                                              priority),
+                            grace_long_ago(&frames->grace)));
 }
 
 void frames_read_end(struct frames_batch *batch, frame_t frame)

@@ -57,6 +57,11 @@ enum {
 #define PFN_WRITE_IN_PROGRESS (1ull << 8)
 #define PFN_DELETED                                                                                                    \
     (1ull << 9) /* owner deleted the page during a write or under a pin: free it at the last reference */
+/*
+ * Hollow: there is no memory behind the frame in the arena. It is zeroed, and gets memory when it is first touched; or
+ * it stands for a page of a mapped space, whose memory is in the space's file (tables/mapping.h).
+ */
+#define PFN_HOLLOW (1ull << 10)
 #define PFN_USE_MASK (15ull << PFN_USE_SHIFT)
 #define PFN_GRACE_MASK (0xFFFFull << PFN_GRACE_SHIFT)
 #define PFN_REFERENCE_ONE (1ull << PFN_REFERENCE_SHIFT)
@@ -109,6 +114,11 @@ static inline unsigned pfn_share_count(uint64_t word)
 static inline uint16_t pfn_grace(uint64_t word)
 {
     return (uint16_t)(word >> PFN_GRACE_SHIFT);
+}
+
+static inline bool pfn_is_hollow(uint64_t word)
+{
+    return (word & PFN_HOLLOW) != 0;
 }
 
 static inline uint64_t pfn_with_state(uint64_t word, enum frame_state state)

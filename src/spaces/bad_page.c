@@ -21,23 +21,14 @@
  */
 #include "spaces/space.h"
 
-/* The space of a PTE, and its page: up through the tables, whose records name their entries in the tables above. */
+/* The space of a PTE, and its page. */
 static tide_space *owner_of(const struct partition *partition, const uint64_t *pte, uint64_t *page)
 {
-    const struct frames *frames = partition->frames;
-    const uint64_t *entry = pte;
-    uint32_t root = 0;
+    const uint64_t *root;
 
-    *page = 0;
-    for (unsigned level = 0; entry != NULL; level++) {
-        const uint64_t offset = (uint64_t)((const char *)entry - frames->memory);
-
-        *page |= (offset % TIDE_PAGE_BYTES / sizeof *entry) << (level * TABLE_INDEX_BITS);
-        root = (uint32_t)(offset / TIDE_PAGE_BYTES);
-        entry = pfn_pte(&frames->pfns[root]);
-    }
+    *page = page_table_page_of(partition->frames, pte, &root);
     for (tide_space *space = partition->spaces; space != NULL; space = space->next)
-        if ((const char *)space->table.root == frames->memory + (uint64_t)root * TIDE_PAGE_BYTES)
+        if (space->table.root == root)
             return space;
     ASSERT_ALWAYS(!"a page that is in memory belongs to a space");
     return NULL;
@@ -93,7 +84,8 @@ enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, 
         return BAD_PAGE_TABLE;
     if (!(word & PFN_DELETED))
         *space = owner_of(partition, pfn_pte(pfn), page);
-    if (is_pinned(word))
+    /* The memory of a page of a mapped space is in its file, and not this frame's: it is out of use when the page goes. */
+    if (is_pinned(word) || pfn_is_hollow(word))
         return BAD_PAGE_PINNED;
 
     uint64_t *pte = pfn_pte(pfn);

@@ -42,9 +42,10 @@ static unsigned offer_standby(unsigned priority)
 }
 
 struct contents_walk {
-    unsigned priority; /* of an offer: that of the standby list */
-    uint64_t offered;  /* pages that became offered, or ceased to be */
-    uint64_t lost;     /* pages found lost */
+    unsigned priority;               /* of an offer: that of the standby list */
+    uint64_t offered;                /* pages that became offered, or ceased to be */
+    uint64_t lost;                   /* pages found lost */
+    struct mapped_deletion deletion; /* of a discard */
 };
 
 /* ---- frames ----------------------------------------------------------------------------------------------------- */
@@ -223,10 +224,12 @@ static void undo_visit(tide_space *space, uint64_t *pte, void *context)
 
 static void discard_visit(tide_space *space, uint64_t *pte, void *context)
 {
-    (void)context;
+    struct contents_walk *walk = context;
+
+    (void)space;
     /* What was never touched stays so. */
     if (pte_load(pte).bits != 0)
-        (void)page_delete(space, pte, pte_make(PTE_TAG_NONE, PTE_READWRITE), true);
+        (void)mapped_deletion_add(&walk->deletion, pte, true);
 }
 
 static void offer_visit(tide_space *space, uint64_t *pte, void *context)
@@ -243,6 +246,7 @@ static void offer_visit(tide_space *space, uint64_t *pte, void *context)
             goto out;
     }
     if (pte_is_valid(seen)) {
+        mapped_page_hide(space, pte);
         frame_offer_valid(space, pte_frame(seen), walk->priority);
         space_count(space, SPACE_REMOVED, 1);
         space_count(space, SPACE_TRIMMED, 1);
@@ -366,7 +370,11 @@ static tide_status change(tide_space *space, struct range range, enum contents_c
 
     if (call == CONTENTS_DISCARD || call == CONTENTS_OFFER)
         space_peak_update(space);
+    mapped_deletion_begin(&walk->deletion, space, pte_make(PTE_TAG_NONE, PTE_READWRITE));
     range_visit(space, range, visits[call], walk);
+    mapped_deletion_end(&walk->deletion);
+    if (call == CONTENTS_RESET)
+        mapped_range_weaken(space, range.first, range.last);
     if (call == CONTENTS_OFFER)
         (void)sync_add_64(&space->offered_pages, walk->offered);
     else if (call == CONTENTS_RECLAIM)

@@ -170,6 +170,7 @@ static void leave_visit(tide_space *space, uint64_t *pte, void *context)
         else if (!pte_is_valid(seen) || pte_is_fixed(seen))
             return;
     } while (pte_is_busy(seen) || !pte_cas(pte, seen, pte_busy_form(seen)));
+    mapped_page_hide(space, pte);
     page_frame_remove(space_frames(space), pte_frame(seen));
     pte_release(space->partition->waits, pte, pte_make_transition(pte_frame(seen), pte_protection(seen)));
     ++*(uint64_t *)context;

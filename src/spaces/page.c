@@ -69,8 +69,14 @@ static void frame_delete(tide_space *space, frame_t frame)
     }
 }
 
-/* The page of a PTE that was claimed from the form `seen` goes, and `leave` stays. */
-static void claimed_delete(tide_space *space, uint64_t *pte, pte_t seen, pte_t leave)
+/* A page in this form is deleted: it is not offered any more. */
+static void offered_forget(tide_space *space, pte_t seen)
+{
+    if (!pte_is_valid(seen) && pte_protection(seen) == PTE_OFFERED)
+        (void)sync_add_64(&space->offered_pages, (uint64_t)-1);
+}
+
+void page_delete_claimed(tide_space *space, uint64_t *pte, pte_t seen, pte_t leave)
 {
     if (pte_is_valid(seen) && !(seen.bits & PTE_LARGE))
         space_count(space, SPACE_REMOVED, 1);
@@ -83,13 +89,7 @@ static void claimed_delete(tide_space *space, uint64_t *pte, pte_t seen, pte_t l
     else
         stores_slot_release(space->partition->stores, pte_slot(seen));
     pte_release(space->partition->waits, pte, leave);
-}
-
-/* A page in this form is deleted: it is not offered any more. */
-static void offered_forget(tide_space *space, pte_t seen)
-{
-    if (!pte_is_valid(seen) && pte_protection(seen) == PTE_OFFERED)
-        (void)sync_add_64(&space->offered_pages, (uint64_t)-1);
+    offered_forget(space, seen);
 }
 
 bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_committed)
@@ -111,8 +111,7 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
             page_table_large_clear(&space->table, pte);
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
-        claimed_delete(space, pte, seen, leave);
-        offered_forget(space, seen);
+        page_delete_claimed(space, pte, seen, leave);
         return true;
     }
 }

@@ -27,7 +27,9 @@ enum space_counter {
     SPACE_TRIMMED, /* of these, by trim or replacement, not by deletion */
     SPACE_VIOLATIONS,
     SPACE_IN_PAGE_ERRORS,
-    SPACE_GUARD_HITS, /* accesses to guard pages, stacks that grew included */
+    SPACE_GUARD_HITS,        /* accesses to guard pages, stacks that grew included */
+    SPACE_HARDWARE_FAULTS,   /* of a mapped space */
+    SPACE_HARDWARE_FAULT_NS, /* time spent in these */
     SPACE_COUNTER_COUNT = 16
 };
 

@@ -191,6 +191,8 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
         committed_add(vad, range_pages(range));
         range_visit(space, range, mark_remove, NULL);
         sync_store_32(&vad->commit_state, protection);
+        if (space->mapping != NULL)
+            mapping_unfence(space->mapping, range.first, range_pages(range));
         return TIDE_SUCCESS;
     }
     /* A wholly committed region has paid for its tables. */
@@ -206,6 +208,7 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
         pages_uncharge(space, fresh);
     } else {
         range_visit(space, range, protect_visit, &walk);
+        mapped_range_weaken(space, range.first, range.last);
         committed_add(vad, fresh);
     }
     if (tables != 0)
@@ -249,6 +252,7 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
         }
     }
     range_visit(space, range, protect_visit, &walk);
+    mapped_range_weaken(space, range.first, range.last);
     *old = before;
     return TIDE_SUCCESS;
 }
@@ -256,7 +260,7 @@ tide_status range_protect(struct region_retry *retry, struct vad *vad, struct ra
 /* ---- decommit --------------------------------------------------------------------------------------------------- */
 
 struct delete_walk {
-    pte_t leave;
+    struct mapped_deletion deletion;
     bool zero_is_committed;
     bool peak_seen; /* the working set's peak is up to date */
     uint64_t deleted;
@@ -271,14 +275,26 @@ static void delete_visit(tide_space *space, uint64_t *pte, void *context)
         space_peak_update(space);
         walk->peak_seen = true;
     }
-    walk->deleted += page_delete(space, pte, walk->leave, walk->zero_is_committed);
+    walk->deleted += mapped_deletion_add(&walk->deletion, pte, walk->zero_is_committed);
+}
+
+/* Deletes all pages of the range, and leaves that in their PTEs. */
+static uint64_t range_delete(tide_space *space, struct range range, pte_t leave, bool zero_is_committed)
+{
+    struct delete_walk walk;
+
+    mapped_deletion_begin(&walk.deletion, space, leave);
+    walk.zero_is_committed = zero_is_committed;
+    walk.peak_seen = false;
+    walk.deleted = 0;
+    range_visit(space, range, delete_visit, &walk);
+    mapped_deletion_end(&walk.deletion);
+    return walk.deleted;
 }
 
 void range_clear(tide_space *space, struct range range)
 {
-    struct delete_walk walk = { .leave = { 0 } };
-
-    range_visit(space, range, delete_visit, &walk);
+    (void)range_delete(space, range, (pte_t){ 0 }, false);
 }
 
 void region_clear(tide_space *space, struct vad *vad, uint32_t state)
@@ -296,8 +312,8 @@ void region_clear(tide_space *space, struct vad *vad, uint32_t state)
 tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct range range)
 {
     tide_space *space = retry->space;
-    struct delete_walk walk = { .leave = pte_make(PTE_TAG_DECOMMITTED, PTE_PROTECTION_DECOMMITTED),
-                                .zero_is_committed = vad->commit_state != 0 };
+    const pte_t decommitted = pte_make(PTE_TAG_DECOMMITTED, PTE_PROTECTION_DECOMMITTED);
+    const bool zero_is_committed = vad->commit_state != 0;
 
     if (vad->kind == VAD_LARGE_PAGES || vad->kind == VAD_PLACEHOLDER)
         return error_set(TIDE_UNABLE_TO_FREE_VM, 0, range.first * TIDE_PAGE_BYTES,
@@ -311,14 +327,14 @@ tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct r
         tables_promise_drop(space, promised);
         return TIDE_SUCCESS;
     }
-    if (walk.zero_is_committed) {
+    if (zero_is_committed) {
         /* Untouched pages must be marked, since their 0 means committed; the region has paid for the tables. */
         const tide_status status = leaves_make(space, range, retry->node);
         if (tide_failed(status))
             return status;
     }
-    range_visit(space, range, delete_visit, &walk);
-    committed_add(vad, (uint64_t)0 - walk.deleted);
-    pages_uncharge(space, walk.deleted);
+    const uint64_t deleted = range_delete(space, range, decommitted, zero_is_committed);
+    committed_add(vad, (uint64_t)0 - deleted);
+    pages_uncharge(space, deleted);
     return TIDE_SUCCESS;
 }

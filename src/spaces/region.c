@@ -216,9 +216,10 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
 {
     const uint64_t page = address / TIDE_PAGE_BYTES;
 
-    if (address > TIDE_HIGHEST_ADDRESS)
-        return error_set(TIDE_INVALID_PARAMETER, 0, address, "address 0x%lx lies past the highest address 0x%llx",
-                         address, TIDE_HIGHEST_ADDRESS);
+    if (page > space->highest_page || (space->mapping != NULL && page < space->lowest_page))
+        return error_set(TIDE_INVALID_PARAMETER, 0, address,
+                         "address 0x%lx lies outside of the space's addresses, 0x%lx to 0x%lx", address,
+                         space->lowest_page * TIDE_PAGE_BYTES, (space->highest_page + 1) * TIDE_PAGE_BYTES - 1);
     *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
     struct vad *vad = vad_find(&space->vads, page);
     if (vad != NULL && query_reserved(vad, page, region))
@@ -228,7 +229,7 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
         /* Up to where it is free is a matter of all regions. */
         sync_lock(&space->lock);
         const struct vad *next = vad_find_first(&space->vads, page, page);
-        const uint64_t end = next == NULL ? LAST_PAGE + 1 : next->first_page;
+        const uint64_t end = next == NULL ? space->highest_page + 1 : next->first_page;
         sync_unlock(&space->lock);
         if (end > page) {
             region->state = TIDE_MEM_FREE;

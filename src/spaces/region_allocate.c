@@ -160,9 +160,12 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
     status = range_of(*base, *bytes, base_granularity(type), &range);
     if (tide_failed(status))
         return status;
-    if (!anywhere && range.first < FIRST_PAGE)
-        return error_set(TIDE_INVALID_PARAMETER, 0, *base, "address 0x%lx lies below the lowest address 0x%llx", *base,
-                         TIDE_LOWEST_ADDRESS);
+    if (!anywhere && (range.first < space->lowest_page || range.last > space->highest_page))
+        return error_set(TIDE_INVALID_PARAMETER, 0, *base,
+                         "range 0x%lx, %lu bytes, does not lie in the space's addresses, 0x%lx to 0x%lx", *base, *bytes,
+                         space->lowest_page * TIDE_PAGE_BYTES, (space->highest_page + 1) * TIDE_PAGE_BYTES - 1);
+    if ((type & TIDE_MEM_LARGE_PAGES) && space->mapping != NULL)
+        return error_set(TIDE_NOT_SUPPORTED, 0, *base, "large pages in a mapped space; soft spaces have them");
     region_retry_begin(&retry, space, thread);
     if (reserving) {
         struct reservation want = {
@@ -171,14 +174,15 @@ tide_status region_allocate(tide_space *space, struct grace_thread *thread, cons
             .type = type,
             .protection = request->protection,
             .placement = placement,
-            .lowest = FIRST_PAGE,
-            .highest = LAST_PAGE,
+            .lowest = space->lowest_page,
+            .highest = space->highest_page,
             .alignment = type & TIDE_MEM_LARGE_PAGES ? LARGE_PAGE_PAGES : VAD_UNIT_PAGES,
             .kind = type & TIDE_MEM_RESERVE_PLACEHOLDER ? VAD_PLACEHOLDER : request->kind,
         };
         if (parameters != NULL && parameters->lowest_address / TIDE_PAGE_BYTES > want.lowest)
             want.lowest = parameters->lowest_address / TIDE_PAGE_BYTES;
-        if (parameters != NULL && parameters->highest_address != 0)
+        if (parameters != NULL && parameters->highest_address != 0 &&
+            parameters->highest_address / TIDE_PAGE_BYTES < want.highest)
             want.highest = parameters->highest_address / TIDE_PAGE_BYTES;
         if (parameters != NULL && parameters->alignment_bytes / TIDE_PAGE_BYTES > want.alignment)
             want.alignment = parameters->alignment_bytes / TIDE_PAGE_BYTES;

@@ -9,9 +9,6 @@
 #include "base/error.h"
 #include "spaces/space.h"
 
-#define FIRST_PAGE (TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES)
-#define LAST_PAGE (TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES)
-
 struct range {
     uint64_t first, last; /* pages, inclusive */
 };

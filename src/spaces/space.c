@@ -115,17 +115,27 @@ void space_virtual_peak_update(tide_space *space)
 static void starts_choose(tide_space *space, uint64_t seed)
 {
     const uint64_t random = random_mix(seed + space->id * 0x9E3779B97F4A7C15ull);
-    const uint64_t lowest = TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES, highest = TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES;
 
-    space->bottom_up_start = lowest;
-    space->top_down_start = highest;
-    if (seed != 0) {
+    space->bottom_up_start = space->lowest_page;
+    space->top_down_start = space->highest_page;
+    /* Where a window lies is for the system to say, which has its own randomness. */
+    if (seed != 0 && space->mapping == NULL) {
         space->bottom_up_start += (random & ((1u << BOTTOM_UP_BITS) - 1)) * VAD_UNIT_PAGES;
         space->top_down_start -= (random >> (64 - TOP_DOWN_BITS)) * VAD_UNIT_PAGES;
     }
 }
 
-tide_status space_create(struct partition *partition, struct grace_thread *thread, tide_space **out)
+static void mapping_end(tide_space *space)
+{
+    if (space->mapping == NULL)
+        return;
+    mapping_destroy(space->mapping);
+    space->mapping = NULL;
+    (void)sync_add_32(&space_frames(space)->grace.mapped, (uint32_t)-1);
+}
+
+tide_status space_create(struct partition *partition, struct grace_thread *thread, const tide_mapped_options *mapped,
+                         tide_space **out)
 {
     const unsigned cpus = partition->topology->cpu_count;
     tide_space *space = pool_get();
@@ -145,6 +155,16 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     if (tide_failed(status))
         goto out;
     space->partition = partition;
+    space->lowest_page = TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES;
+    space->highest_page = TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES;
+    if (mapped != NULL) {
+        status = mapping_create(mapped->delivery, mapped->window_bytes, partition->waits, space, &space->mapping);
+        if (tide_failed(status))
+            goto out;
+        (void)sync_add_32(&partition->frames->grace.mapped, 1);
+        space->lowest_page = space->mapping->first_page;
+        space->highest_page = space->mapping->first_page + space->mapping->pages - 1;
+    }
     space->counters = counters;
     space->cpu_count = cpus;
     space->priority = TIDE_PRIORITY_NORMAL;
@@ -185,6 +205,7 @@ out:
     if (charged)
         commit_return(&partition->commit, 1);
     if (space != NULL) {
+        mapping_end(space);
         commit_destroy(&space->commit);
         pool_put(space);
     }
@@ -219,6 +240,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
     while ((vad = vad_first(&space->vads)) != NULL)
         ASSERT_ALWAYS(region_free(space, thread, vad->first_page * TIDE_PAGE_BYTES, 0, TIDE_MEM_RELEASE) ==
                       TIDE_SUCCESS);
+    mapping_end(space);
     page_table_destroy(&space->table);
     commit_return(&partition->commit, space->tables_charged);
     sync_lock(&partition->lock);

@@ -41,6 +41,10 @@ struct tide_space {
     uint64_t magic;              /* [I] SPACE_MAGIC while alive */
     struct partition *partition; /* [I] */
     uint64_t id;                 /* [I] */
+    struct mapping *mapping;     /* [I] of a mapped space; NULL: a soft one */
+    struct delivery *delivery;   /* [I] of its faults by threads (engine/mapped.c); NULL: none */
+    uint64_t lowest_page;        /* [I] addresses that can be used */
+    uint64_t highest_page;       /* [I] */
     struct page_table table;
     struct vad_tree vads;
     uint64_t bottom_up_start; /* [I] page at which a search for a free range begins, so that addresses are random */
@@ -114,7 +118,9 @@ void space_virtual_peak_update(tide_space *space);
 /* Moves the peak up to the present size. Called before pages leave, so that the peak is not missed. */
 void space_peak_update(tide_space *space);
 
-TIDE_MUST_CHECK tide_status space_create(struct partition *partition, struct grace_thread *thread, tide_space **space);
+/* `mapped`: NULL for a soft space, else checked options. */
+TIDE_MUST_CHECK tide_status space_create(struct partition *partition, struct grace_thread *thread,
+                                         const tide_mapped_options *mapped, tide_space **space);
 /* Gives everything back. No other thread uses it. */
 void space_destroy(tide_space *space, struct grace_thread *thread);
 
@@ -157,6 +163,8 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
  * is busy.
  */
 void page_protect(tide_space *space, uint64_t *pte, unsigned protection, bool watched);
+/* The page of a PTE that was claimed from the form `seen`, which has a frame or a slot, goes, and `leave` stays. */
+void page_delete_claimed(tide_space *space, uint64_t *pte, pte_t seen, pte_t leave);
 /*
  * Makes a clean page whose PTE the caller has claimed dirty: its slot is released, unless a write is in flight, which
  * then does so.
@@ -176,6 +184,42 @@ void page_frame_remove_batched(struct frames_batch *lists, frame_t frame, uint16
  * other only the form is returned.
  */
 pte_t page_claim(tide_space *space, uint64_t *pte);
+
+/* ---- pages of a mapped space (mapped.c); in a soft space all of it does nothing --------------------------------- */
+
+/* The page of a PTE that the caller has claimed is hidden from the program. */
+void mapped_page_hide(const tide_space *space, const uint64_t *pte);
+/*
+ * The PTEs of these pages have lost rights: what the program still has is taken away. Locked and pinned pages stay shown, so
+ * that system calls on them go on working, and lose the right to be written.
+ */
+void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last);
+/* Is the page of a valid PTE pinned? Then it is not hidden, since system calls may be at work on it. */
+bool mapped_page_is_held(const tide_space *space, pte_t pte);
+
+/* Pages of one leaf that are to be hidden, gathered in ascending order: as few calls as spare what is locked or held. */
+struct mapped_hiding {
+    tide_space *space;
+    const uint64_t *leaf;
+    uint64_t page;        /* of its first entry */
+    unsigned first, last; /* gathered so far; none if `last` is less */
+};
+void mapped_hiding_begin(struct mapped_hiding *hiding, tide_space *space, const uint64_t *leaf, uint64_t page);
+void mapped_hiding_add(struct mapped_hiding *hiding, unsigned index);
+void mapped_hiding_end(struct mapped_hiding *hiding);
+
+/* Pages that are to be deleted, claimed and gathered: their memory goes in as few calls as they lie together. */
+struct mapped_deletion {
+    tide_space *space;
+    pte_t leave;
+    uint64_t *first;
+    unsigned count;
+    pte_t seen[MAPPING_BATCH];
+};
+void mapped_deletion_begin(struct mapped_deletion *deletion, tide_space *space, pte_t leave);
+/* As page_delete(), which it is in a soft space. */
+bool mapped_deletion_add(struct mapped_deletion *deletion, uint64_t *pte, bool zero_is_committed);
+void mapped_deletion_end(struct mapped_deletion *deletion);
 
 /* ---- pages of bad frames (bad_page.c) --------------------------------------------------------------------------- */
 

@@ -209,6 +209,8 @@ tide_status watch_get(tide_space *space, struct grace_thread *thread, uint32_t f
         if (reset)
             write_right_remove(space, watch, page);
     }
+    if (reset && found != 0)
+        mapped_range_weaken(space, addresses[0] / TIDE_PAGE_BYTES, addresses[found - 1] / TIDE_PAGE_BYTES);
     sync_unlock(&vad->lock);
     if (reset && found != 0) {
         const tide_status status = sections_wait(space, thread);

@@ -32,6 +32,9 @@
 
 #include <sched.h>
 
+/* A mapped set ages when of its pages no more than one in so many was not accessed since the last time. */
+enum { MAPPED_UNACCESSED_SHARE = 8 };
+
 enum { TRIM_BATCH = 64, DEFAULT_MINIMUM_PAGES = 50, DEFAULT_MAXIMUM_PAGES = 345, FREE_BESIDE_LARGEST = 512 };
 
 /*
@@ -53,6 +56,8 @@ struct trim_batch {
     bool priorities;    /* frames may be of different priorities */
     uint64_t busy;      /* entries passed by because somebody else has claimed them */
     uint64_t locked;    /* entries passed by because they are locked */
+    uint64_t *leaf;     /* where the entries are */
+    uint64_t page;      /* of its first entry */
     unsigned count;
     struct {
         uint64_t *pte;
@@ -70,14 +75,27 @@ static void batch_begin(struct trim_batch *batch, tide_space *space)
     batch->count = 0;
 }
 
+/* Of a mapped space: the program has none of the pages any more when they go to their lists. */
+static void batch_hide(const struct trim_batch *batch)
+{
+    struct mapped_hiding hiding;
+
+    mapped_hiding_begin(&hiding, batch->space, batch->leaf, batch->page);
+    for (unsigned i = 0; i < batch->count; i++)
+        mapped_hiding_add(&hiding, (unsigned)(batch->entries[i].pte - batch->leaf));
+    mapped_hiding_end(&hiding);
+}
+
 static void batch_flush(struct trim_batch *batch)
 {
     struct frames *frames = space_frames(batch->space);
-    const uint16_t epoch = grace_now(&frames->grace);
     struct frames_batch lists;
 
     if (batch->count == 0)
         return;
+    if (batch->space->mapping != NULL)
+        batch_hide(batch);
+    const uint16_t epoch = grace_now(&frames->grace);
     space_peak_update(batch->space);
     frames_batch_begin(&lists, frames);
     for (unsigned i = 0; i < batch->count; i++)
@@ -124,28 +142,62 @@ static pte_t aged(pte_t pte)
     return (pte_t){ (pte.bits & ~(PTE_ACCESSED | PTE_AGE_MASK)) | ((uint64_t)age << PTE_AGE_SHIFT) };
 }
 
+/*
+ * Does a set that is asked to age do so? That of a soft space always. In a mapped one the accessed bit is that of the PTE
+ * too, since the hardware's cannot be read: to take it away is to hide the page, and whoever uses it next takes a fault. So
+ * such a set ages only when hardly anything is left that was not accessed since the last time: then ageing is paid for once
+ * for as many pages as can be trimmed by it.
+ */
+static bool ageing_is_due(tide_space *space)
+{
+    uint64_t page = 0, pages = 0, unaccessed = 0;
+    uint64_t *leaf;
+
+    if (space->mapping == NULL)
+        return true;
+    while ((leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE)) != NULL) {
+        for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
+            const pte_t pte = pte_load(&leaf[i]);
+            const bool counts = pte_is_valid(pte) && !pte_is_fixed(pte);
+
+            pages += counts;
+            unaccessed += counts && !(pte.bits & PTE_ACCESSED);
+        }
+        page += TABLE_ENTRIES;
+    }
+    return unaccessed <= pages / MAPPED_UNACCESSED_SHARE;
+}
+
 /* One pass over the set, with its lock held, which ages or only looks. */
 static uint64_t age_locked(tide_space *space, unsigned node, bool age, struct working_set_ranks *ranks)
 {
     const struct frames *frames = space_frames(space);
+    struct mapped_hiding hiding;
     struct trim_batch batch;
     uint64_t page = 0, claim = 0;
     uint64_t *leaf;
 
+    age = age && ageing_is_due(space);
     batch_begin(&batch, space);
     while ((leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE)) != NULL) {
+        mapped_hiding_begin(&hiding, space, leaf, page);
         for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
             const pte_t pte = pte_load(&leaf[i]);
             const pte_t next = age ? aged(pte) : pte;
 
             if (!pte_is_valid(pte) || pte_is_fixed(pte) || !on_node(frames, pte, node))
                 continue;
+            if (space->mapping != NULL && mapped_page_is_held(space, pte))
+                continue;
             if (age ? !pte_cas(&leaf[i], pte, next) : (pte.bits & PTE_ACCESSED) != 0)
                 continue;
+            if (space->mapping != NULL && ((pte.bits ^ next.bits) & PTE_ACCESSED) != 0)
+                mapped_hiding_add(&hiding, i);
             claim += pte_age(next) + 1;
             if (ranks != NULL)
                 ranks->pages[rank_of(&batch, next, pte_age(next))]++;
         }
+        mapped_hiding_end(&hiding);
         page += TABLE_ENTRIES;
     }
     return claim;
@@ -198,8 +250,10 @@ static unsigned leaf_trim(struct trim_batch *batch, uint64_t *leaf, unsigned sta
                           const struct working_set_choice *choice, uint64_t budget, uint64_t *done)
 {
     const struct frames *frames = space_frames(batch->space);
+    struct mapped_hiding passed;
     unsigned i = start;
 
+    mapped_hiding_begin(&passed, batch->space, leaf, batch->page);
     for (; i < TABLE_ENTRIES && *done < budget; i++) {
         const pte_t pte = pte_load(&leaf[i]);
 
@@ -209,8 +263,13 @@ static unsigned leaf_trim(struct trim_batch *batch, uint64_t *leaf, unsigned sta
         batch->locked += (pte.bits & PTE_LOCKED) != 0;
         if (pte_is_fixed(pte))
             continue;
-        if (batch->second_chance && (pte.bits & PTE_ACCESSED) != 0)
-            (void)pte_cas(&leaf[i], pte, aged(pte));
+        if (batch->space->mapping != NULL && mapped_page_is_held(batch->space, pte)) {
+            batch->busy++;
+            continue;
+        }
+        if (batch->second_chance && (pte.bits & PTE_ACCESSED) != 0 && pte_cas(&leaf[i], pte, aged(pte)) &&
+            batch->space->mapping != NULL)
+            mapped_hiding_add(&passed, i);
         if (!chosen(batch, pte, choice))
             continue;
         if (!pte_cas(&leaf[i], pte, pte_busy_form(pte))) {
@@ -223,6 +282,7 @@ static unsigned leaf_trim(struct trim_batch *batch, uint64_t *leaf, unsigned sta
         if (++batch->count == TRIM_BATCH)
             batch_flush(batch);
     }
+    mapped_hiding_end(&passed);
     return i;
 }
 
@@ -246,6 +306,8 @@ static uint64_t trim_locked(struct trim_batch *batch, struct working_set_choice 
         while (done < budget && (leaf = page_table_next_leaf(&space->table, &page, last)) != NULL) {
             /* next_leaf() gives the leaf's first page; the hand may stand inside the first one. */
             const unsigned start = round == 0 && page <= begin ? (unsigned)(begin - page) : 0;
+            batch->leaf = leaf;
+            batch->page = page;
             const unsigned next = leaf_trim(batch, leaf, start < TABLE_ENTRIES ? start : 0, &choice, budget, &done);
             batch_flush(batch);
             space->working_set.hand = page + next;

@@ -239,7 +239,41 @@ bool page_table_detach(struct pfn *pfn, frame_t frame)
         return false;
     ASSERT_DEBUG(pte_frame(pte).number == frame.number);
     (void)frame;
+    if (pfn_is_hollow(sync_load_relaxed_64(&pfn->word)))
+        return pte_cas(pfn->pte, pte, pte_busy_form(pte));
     return pte_cas(pfn->pte, pte, (pte_t){ pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
+}
+
+void page_table_vacate(struct frames *frames, struct pfn *pfn)
+{
+    uint64_t page;
+    struct mapping *mapping = page_table_mapping_of(frames, pfn->pte, &page);
+
+    mapping_drop(mapping, page, 1);
+    pte_release(mapping->waits, pfn->pte, (pte_t){ pfn->original | (pte_load(pfn->pte).bits & PTE_PROTECTION_MASK) });
+}
+
+uint64_t page_table_page_of(const struct frames *frames, const uint64_t *pte, const uint64_t **root)
+{
+    uint64_t page = 0, table = 0;
+
+    for (unsigned level = 0; pte != NULL; level++) {
+        const uint64_t offset = (uint64_t)((const char *)pte - frames->memory);
+
+        page |= (offset % TIDE_PAGE_BYTES / sizeof *pte) << (level * TABLE_INDEX_BITS);
+        table = offset / TIDE_PAGE_BYTES;
+        pte = pfn_pte(&frames->pfns[table]);
+    }
+    *root = (const uint64_t *)(const void *)(frames->memory + table * TIDE_PAGE_BYTES);
+    return page;
+}
+
+struct mapping *page_table_mapping_of(const struct frames *frames, const uint64_t *pte, uint64_t *page)
+{
+    const uint64_t *root;
+
+    *page = page_table_page_of(frames, pte, &root);
+    return mapping_find(*page);
 }
 
 static struct sync_event *wait_event(struct pte_waits *waits, const uint64_t *pte)

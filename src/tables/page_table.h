@@ -20,6 +20,7 @@
 #define TABLES_PAGE_TABLE_H
 
 #include "frames/frames.h"
+#include "tables/mapping.h"
 #include "tables/pte.h"
 
 enum { TABLE_ENTRIES = 512, TABLE_LEVELS = 4, TABLE_INDEX_BITS = 9, PTE_WAIT_BUCKETS = 256 };
@@ -121,8 +122,17 @@ void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
 /* Unlinks and frees the leaf of a page. All its entries are 0 or of no consequence, and no region overlaps it. */
 void page_table_free_leaf(struct page_table *table, uint64_t page);
 
-/* For frames_options.detach. */
+/* For frames_options.detach and .vacate. */
 bool page_table_detach(struct pfn *pfn, frame_t frame);
+void page_table_vacate(struct frames *frames, struct pfn *pfn);
+
+/*
+ * The page of a PTE: up through the tables, whose records name their entries in the tables above. *root is the memory of
+ * the root table. Inside grace_enter(), of a PTE whose table stays.
+ */
+uint64_t page_table_page_of(const struct frames *frames, const uint64_t *pte, const uint64_t **root);
+/* The mapping of a PTE of a mapped space, and its page. */
+struct mapping *page_table_mapping_of(const struct frames *frames, const uint64_t *pte, uint64_t *page);
 
 /* Ends a claim: publishes the new form and wakes the waiters. */
 void pte_wake(struct pte_waits *waits, const uint64_t *pte);

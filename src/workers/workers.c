@@ -63,8 +63,12 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         worker->last_ageing_ns = workers_clock_ns(workers);
         worker->trimmed_since_ageing = UINT64_MAX / 2; /* so the first shortage ages */
         if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
-            !tide_failed(status))
+            !tide_failed(status)) {
             status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
+            worker->copies = os_memory_reserve(WRITER_COPIES_BYTES, TIDE_PAGE_BYTES);
+            if (worker->copies == NULL)
+                status = TIDE_INSUFFICIENT_RESOURCES;
+        }
     }
     if (tide_failed(status)) {
         workers_destroy(workers);
@@ -180,7 +184,8 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struc
     struct partition *partition = workers->partition;
     bool done = false;
 
-    if (place.flags & FRAMES_STRICT)
+    /* In a handler of signals the workers' steps, which allocate, are for their threads. */
+    if ((place.flags & FRAMES_STRICT) && !(thread->signals_off && workers->mode == TIDE_WORKERS_THREADS))
         return node_reclaim(workers, thread, place.node);
     if (workers->mode == TIDE_WORKERS_THREADS) {
         for (unsigned n = 0; n < workers->node_count; n++) {
@@ -226,6 +231,9 @@ static void *thread_main(void *context)
     char name[16];
 
     sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
+    grace_signals_block(thread); /* for good: handlers of the program's run in the program's threads */
+    thread->signals_saved = false;
+    thread->signals_off = true;
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
     if (worker->kind != TIDE_WORKER_EXTENDER)
@@ -313,6 +321,7 @@ void workers_destroy(struct workers *workers)
         }
         idle_end(worker->idle);
         stores_queue_destroy(worker->queue);
+        os_memory_free(worker->copies, WRITER_COPIES_BYTES);
         free(worker->candidates);
     }
     free(workers->workers);

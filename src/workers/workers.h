@@ -26,6 +26,7 @@ struct worker {
     unsigned node;                        /* [I] */
     struct sync_lock lock;                /* rank worker: one step at a time */
     struct stores_queue *queue;           /* [L:worker] the writer's */
+    char *copies;                         /* [L:worker] the writer's: of pages that have no memory in the arena */
     uint64_t last_ageing_ns;              /* [L:worker] the trimmer's */
     struct trimmer_candidate *candidates; /* [L:worker] the trimmer's: spaces in the order of their claims */
     uint64_t candidate_capacity;          /* [L:worker] */

@@ -8,6 +8,10 @@
 
 #include "workers/workers.h"
 
+/* Writes of one batch, each of STORES_CLUSTER_MAX pages at most. */
+enum { WRITER_BATCH_WRITES = 32 };
+#define WRITER_COPIES_BYTES ((size_t)WRITER_BATCH_WRITES * STORES_CLUSTER_MAX * TIDE_PAGE_BYTES)
+
 /* Is there something to do for the policy? Lock-free; also asked by a worker that is about to sleep. */
 bool zero_page_due(const struct worker *worker);
 bool writer_due(const struct worker *worker);

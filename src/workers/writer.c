@@ -24,7 +24,7 @@
  */
 #include "workers/workers_impl.h"
 
-enum { WRITER_BATCH_WRITES = 32, WRITER_SINGLE_WRITES = 8 };
+enum { WRITER_SINGLE_WRITES = 8 };
 
 struct run {
     frame_t frames[STORES_CLUSTER_MAX];
@@ -168,6 +168,29 @@ static void slots_call(struct partition *partition)
 }
 
 /*
+ * Pages of a mapped space have no memory in the arena: they are written from a copy. It is taken while the program has none
+ * of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page. False if
+ * they cannot be read: their space is going, and they with it.
+ */
+static bool contents_copy(struct worker *worker, struct stores_write *write, const struct run *run, unsigned index)
+{
+    struct frames *frames = worker->workers->partition->frames;
+    const struct pfn *first = frame_pfn(frames, run->frames[0]);
+    char *copy = worker->copies + index * (size_t)(STORES_CLUSTER_MAX * TIDE_PAGE_BYTES);
+    uint64_t page;
+
+    if (!pfn_is_hollow(sync_load_relaxed_64(&first->word)))
+        return true;
+    const uint64_t *pte = pfn_pte(first);
+    const struct mapping *mapping = pte == NULL ? NULL : page_table_mapping_of(frames, pte, &page);
+    if (mapping == NULL || mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, run->count * TIDE_PAGE_BYTES) != 0)
+        return false;
+    for (unsigned i = 0; i < run->count; i++)
+        write->pages[i].iov_base = copy + i * TIDE_PAGE_BYTES;
+    return true;
+}
+
+/*
  * Gives a run its slots, in as many writes as it takes. Returns the pages that got one; the others are put back. Less
  * than the run means that the page files are full, unless the batch is.
  */
@@ -194,6 +217,12 @@ static unsigned run_add(struct worker *worker, struct writer_batch *batch, const
         for (unsigned i = 0; i < got; i++) {
             part->frames[i] = run->frames[done + i];
             write->pages[i] = (struct iovec){ frame_memory(partition->frames, part->frames[i]), TIDE_PAGE_BYTES };
+        }
+        if (!contents_copy(worker, write, part, batch->count - 1)) {
+            batch->count--;
+            for (unsigned i = 0; i < got; i++)
+                stores_slot_release(partition->stores, (struct stores_slot){ first.file, first.slot + i });
+            break;
         }
         done += got;
     }

@@ -1,0 +1,194 @@
+/*
+ * Faults in mapped spaces: showing pages, and fresh pages several at a time.
+ *
+ * A hardware fault costs microseconds before it does anything, so a program that touches fresh pages one after the other
+ * gets as many at a time as it has shown to use: the pages in memory just before the faulting one (or just after it) are
+ * the track of a scan, and twice that track follows, up to MAPPING_BATCH pages. A lone access, or a track so short that it
+ * may be chance, gets one page. Pages that come unasked are of the same region and committed in the same way, and have frames
+ * that were unused and at hand: no page goes for them, nothing is waited for, and a hard maximum or a write watch is not
+ * passed by them.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/error.h"
+#include "faults/fault_impl.h"
+
+/* A track of fewer pages may be chance. */
+enum { TRACK_LEAST = 3 };
+
+int fault_show(const struct fault *fault, pte_t valid)
+{
+    const uint64_t write = PTE_WRITE | PTE_DIRTY;
+
+    if (fault->space->mapping == NULL)
+        return 0;
+    return mapping_show(fault->space->mapping, fault->page, 1, (valid.bits & write) == write);
+}
+
+static bool in_memory(pte_t pte)
+{
+    return pte_is_valid(pte) || pte_tag(pte) == PTE_TAG_TRANSITION || pte_tag(pte) == PTE_TAG_BUSY;
+}
+
+unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned index, int direction, unsigned most)
+{
+    unsigned length = 0;
+    int at = (int)index + direction;
+
+    if (at < 0 && fault->space->mapping != NULL) {
+        const uint64_t *before = page_table_find(&fault->space->table, fault->page - 1);
+
+        if (before == NULL)
+            return 0;
+        leaf = before - (TABLE_ENTRIES - 1);
+        at = TABLE_ENTRIES - 1;
+    }
+    while (length < most && at >= 0 && at < TABLE_ENTRIES && in_memory(pte_load(&leaf[at]))) {
+        length++;
+        at += direction;
+    }
+    return length;
+}
+
+/* Fresh pages that lie together, claimed: the faulting one and its neighbours. */
+struct fresh {
+    uint64_t *pte; /* of the first */
+    unsigned count;
+    frame_t frames[MAPPING_BATCH];
+};
+
+/* How many pages beside the faulting one are to come, and in which direction. */
+static unsigned neighbours_wanted(const struct fault *fault, const uint64_t *leaf, unsigned index, int *direction)
+{
+    const unsigned before = fault_track(fault, leaf, index, -1, MAPPING_BATCH);
+    const unsigned after = before >= TRACK_LEAST ? 0 : fault_track(fault, leaf, index, 1, MAPPING_BATCH);
+    const unsigned longest = before >= TRACK_LEAST ? before : after;
+
+    *direction = before >= TRACK_LEAST ? 1 : -1;
+    if (longest < TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 || fault_may_be_watched(fault))
+        return 0;
+    return longest * 2 < MAPPING_BATCH ? longest * 2 : MAPPING_BATCH - 1;
+}
+
+/* Claims neighbours whose PTEs are as that of the faulting page was, `seen`. The order of the frames is no matter. */
+static void neighbours_claim(struct fault *fault, pte_t seen, const struct vad *vad, unsigned protection,
+                             struct frames_place place, struct fresh *fresh)
+{
+    struct frames *frames = space_frames(fault->space);
+    uint64_t *pte = fresh->pte;
+    uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
+    const unsigned index = (unsigned)(pte - leaf);
+    int direction;
+    const unsigned wanted = neighbours_wanted(fault, leaf, index, &direction);
+
+    if ((seen.bits != 0 && seen.bits != pte_make(PTE_TAG_NONE, protection).bits) || fault->placed)
+        return;
+    while (fresh->count <= wanted) {
+        const int at = (int)index + direction * (int)fresh->count;
+        const uint64_t page = fault->page + (uint64_t)(int64_t)(direction * (int)fresh->count);
+
+        if (at < 0 || at >= TABLE_ENTRIES ||
+            (vad != NULL && page - vad->first_page > vad->last_page - vad->first_page) ||
+            pte_load(&leaf[at]).bits != seen.bits)
+            break;
+        const frame_t frame =
+            frames_allocate(frames, place.node, FRAMES_HOLLOW, FRAMES_AT_HAND | FRAMES_UNUSED | place.flags);
+        if (frame_is_none(frame))
+            break;
+        if (!pte_cas(&leaf[at], seen, pte_make(PTE_TAG_BUSY, protection))) {
+            frames_give_back(frames, frame, true);
+            break;
+        }
+        fresh->frames[fresh->count++] = frame;
+    }
+    if (direction < 0)
+        fresh->pte = pte - (fresh->count - 1);
+}
+
+/* As if it had not been tried. */
+static void fresh_give_back(struct fault *fault, const struct fresh *fresh, pte_t seen)
+{
+    for (unsigned i = 0; i < fresh->count; i++) {
+        pte_release(fault->space->partition->waits, &fresh->pte[i], seen);
+        frames_give_back(space_frames(fault->space), fresh->frames[i], true);
+    }
+}
+
+tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, const struct vad *vad,
+                              unsigned protection)
+{
+    tide_space *space = fault->space;
+    struct frames *frames = space_frames(space);
+    const struct frames_place place = fault_place(fault);
+    const frame_t frame = frames_allocate(frames, place.node, FRAMES_HOLLOW, place.flags);
+    struct fresh fresh = { .pte = pte, .count = 1, .frames = { frame } };
+
+    if (frame_is_none(frame))
+        return fault_frame_wait(fault, place);
+    if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection))) {
+        frames_give_back(frames, frame, true);
+        return FAULT_AGAIN;
+    }
+    neighbours_claim(fault, seen, vad, protection, place, &fresh);
+    /* As in demand_zero(): what only the VAD says is asked again once the PTEs are claimed. */
+    if (vad != NULL && sync_load_32(&vad->commit_state) != protection) {
+        fresh_give_back(fault, &fresh, seen);
+        return FAULT_AGAIN;
+    }
+    pte_t valid = pte_make_valid(frame, protection, true);
+    if (fault_may_be_watched(fault))
+        valid = fault_watch(fault, valid);
+    const uint64_t first = fault->page - (uint64_t)(pte - fresh.pte);
+    const int error = mapping_zero(space->mapping, first, fresh.count, (valid.bits & PTE_WRITE) != 0);
+    if (error != 0) {
+        fresh_give_back(fault, &fresh, seen);
+        return error_set(TIDE_NO_MEMORY, error, fault->address,
+                         "the system has no memory for the page of address 0x%lx, which the engine's budget has",
+                         fault->address);
+    }
+    for (unsigned i = 0; i < fresh.count; i++) {
+        struct pfn *pfn = frame_pfn(frames, fresh.frames[i]);
+
+        pfn_pte_set(pfn, &fresh.pte[i]);
+        sync_store_relaxed_64(&pfn->original, seen.bits & (PTE_RESET | PTE_LOST) ? PTE_LOST : 0);
+        frame_state_set(
+            pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_HOLLOW | PFN_REFERENCE_ONE | PFN_SHARE_ONE,
+                                   fault_priority(fault)));
+        pte_release(space->partition->waits, &fresh.pte[i],
+                    (pte_t){ (valid.bits & ~PTE_FRAME_MASK) | (uint64_t)fresh.frames[i].number << PTE_FRAME_SHIFT });
+    }
+    fault_count(fault, SPACE_DEMAND_ZERO, frame, place.node);
+    if (fresh.count > 1)
+        space_count(space, SPACE_DEMAND_ZERO, fresh.count - 1);
+    fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
+    fault->valid = (pte_t){ (valid.bits & ~PTE_FRAME_MASK) | (uint64_t)frame.number << PTE_FRAME_SHIFT };
+    return fault->result;
+}
+
+void fault_show_held(tide_space *space, uint64_t first, uint64_t last)
+{
+    const uint64_t write = PTE_WRITE | PTE_DIRTY;
+
+    /* Who hides pages has looked at them under this lock: from here on they are seen to be held. */
+    sync_lock(&space->working_set.lock);
+    sync_unlock(&space->working_set.lock);
+    for (uint64_t page = first; page <= last; page++) {
+        uint64_t *pte = page_table_find(&space->table, page);
+
+        while (pte != NULL) {
+            const pte_t seen = pte_load(pte);
+
+            if (pte_is_busy(seen)) {
+                pte_wait(space->partition->waits, NULL, pte);
+                continue;
+            }
+            if (!pte_is_valid(seen))
+                break; /* decommitted meanwhile */
+            if (!pte_cas(pte, seen, pte_busy_form(seen)))
+                continue;
+            const int error = mapping_show(space->mapping, page, 1, (seen.bits & write) == write);
+            pte_release(space->partition->waits, pte, (pte_t){ seen.bits | (error == 0 ? PTE_ACCESSED : 0) });
+            break;
+        }
+    }
+}

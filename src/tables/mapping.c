@@ -1,0 +1,537 @@
+/*
+ * Showing, hiding and dropping pages of a window. The idea is in mapping.h.
+ *
+ * What the kernel's calls do here, on a shared mapping of a memfd that is registered for missing, minor and
+ * write-protection faults:
+ *   UFFDIO_COPY          allocates the file's page, copies into it, maps it. One call for many pages
+ *   UFFDIO_CONTINUE      maps a page that is in the file
+ *   UFFDIO_WRITEPROTECT  without its mode bit: lets a mapped page be written again
+ *   MADV_DONTNEED        unmaps; the page stays in the file
+ *   FALLOC_FL_PUNCH_HOLE frees pages of the file
+ * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A page
+ * mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tables/mapping.h"
+#include "base/error.h"
+#include "base/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Of later kernels than the headers of Debian 12. */
+#define CONTINUE_MODE_WP 2ull
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
+#endif
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+#define FEATURES                                                                                                       \
+    (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
+     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS)
+#define HUGE_BYTES ((uint64_t)2 << 20)
+/* Tries for memory that the system has not. */
+enum { MEMORY_TRIES = 1000 };
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for user
+ * faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
+ */
+static int faults_open(tide_delivery delivery)
+{
+    if (delivery == TIDE_DELIVERY_SIGNAL) {
+        const int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+        if (faults >= 0)
+            return faults;
+    }
+    int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    const int error = errno;
+    if (faults < 0) {
+        const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+        if (device >= 0) {
+            faults = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+            (void)close(device);
+        }
+    }
+    if (faults < 0)
+        errno = error;
+    return faults;
+}
+
+static tide_status refused(tide_delivery delivery, int error)
+{
+    if (error == ENOSYS)
+        return error_set(
+            TIDE_NOT_SUPPORTED, error, 0,
+            "userfaultfd: %s; the kernel was built without CONFIG_USERFAULTFD, or a seccomp filter hides it: "
+            "allow the system call userfaultfd (docker: --security-opt seccomp=profile.json), or make "
+            "/dev/userfaultfd accessible",
+            strerror(error));
+    if (delivery == TIDE_DELIVERY_SIGNAL)
+        return error_set(
+            TIDE_NOT_SUPPORTED, error, 0,
+            "userfaultfd: %s; faults by signal need no privilege, so a seccomp filter forbids it: allow the "
+            "system call userfaultfd (docker: --security-opt seccomp=profile.json), or make "
+            "/dev/userfaultfd accessible",
+            strerror(error));
+    return error_set(TIDE_NOT_SUPPORTED, error, 0,
+                     "userfaultfd: %s; handler threads need one of: CAP_SYS_PTRACE; sysctl "
+                     "vm.unprivileged_userfaultfd=1; read and write access to /dev/userfaultfd (setfacl -m u:NAME:rw "
+                     "/dev/userfaultfd). TIDE_DELIVERY_SIGNAL needs none of them",
+                     strerror(error));
+}
+
+/* Opens, and asks for what is needed. */
+static tide_status faults_get(tide_delivery delivery, int *out)
+{
+    struct uffdio_api api = { .api = UFFD_API };
+    const uint64_t wanted = FEATURES | (delivery == TIDE_DELIVERY_SIGNAL ? UFFD_FEATURE_SIGBUS : 0);
+    int faults = faults_open(delivery);
+
+    if (faults < 0)
+        return refused(delivery, errno);
+    /* Asked with no features it says which there are; a second descriptor takes them. */
+    if (ioctl(faults, UFFDIO_API, &api) != 0 || (api.features & wanted) != wanted) {
+        (void)close(faults);
+        return error_set(TIDE_NOT_SUPPORTED, EINVAL, 0,
+                         "userfaultfd has features 0x%llx, and 0x%lx are needed: minor faults and write protection of "
+                         "shared memory came with Linux 5.19, exact addresses with 5.18",
+                         (unsigned long long)api.features, wanted);
+    }
+    (void)close(faults);
+    faults = faults_open(delivery);
+    if (faults < 0)
+        return refused(delivery, errno);
+    api = (struct uffdio_api){ .api = UFFD_API, .features = wanted };
+    if (ioctl(faults, UFFDIO_API, &api) != 0) {
+        const int error = errno;
+
+        (void)close(faults);
+        return error_set(TIDE_NOT_SUPPORTED, error, 0, "userfaultfd: %s", strerror(error));
+    }
+    *out = faults;
+    return TIDE_SUCCESS;
+}
+
+static tide_status file_open(uint64_t bytes, int *out)
+{
+    int file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+    if (file < 0 && errno == EINVAL) /* before Linux 6.3 */
+        file = memfd_create("pagetide", MFD_CLOEXEC);
+    if (file >= 0 && ftruncate(file, (off_t)bytes) == 0) {
+        *out = file;
+        return TIDE_SUCCESS;
+    }
+    const int error = errno;
+    if (file >= 0)
+        (void)close(file);
+    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
+}
+
+/* The window at a multiple of 2 MiB, and what is not to happen to it. */
+static tide_status window_map(struct mapping *mapping, uint64_t bytes)
+{
+    char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (reserved == MAP_FAILED)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no window of %lu bytes: %s", bytes, strerror(errno));
+    char *window = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
+    if (mmap(window, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mapping->file, 0) !=
+        window) {
+        const int error = errno;
+
+        (void)munmap(reserved, bytes + HUGE_BYTES);
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
+    }
+    if (window != reserved)
+        (void)munmap(reserved, (size_t)(window - reserved));
+    const size_t behind = (size_t)(reserved + HUGE_BYTES - window);
+    if (behind != 0)
+        (void)munmap(window + bytes, behind);
+    mapping->window = window;
+    /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
+    if (madvise(window, bytes, MADV_DONTFORK) != 0 || madvise(window, bytes, MADV_DONTDUMP) != 0)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "madvise of the window: %s", strerror(errno));
+    return TIDE_SUCCESS;
+}
+
+static tide_status window_register(const struct mapping *mapping, uint64_t bytes)
+{
+    const uint64_t needed = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WRITEPROTECT;
+    struct uffdio_register want = { .range = { (uintptr_t)mapping->window, bytes },
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+                                            UFFDIO_REGISTER_MODE_WP };
+
+    if (ioctl(mapping->faults, UFFDIO_REGISTER, &want) != 0)
+        return error_set(TIDE_NOT_SUPPORTED, errno, 0, "registering the window with userfaultfd: %s", strerror(errno));
+    if ((want.ioctls & needed) != needed)
+        return error_set(TIDE_NOT_SUPPORTED, 0, 0,
+                         "userfaultfd has calls 0x%llx for shared memory, and 0x%lx are needed",
+                         (unsigned long long)want.ioctls, needed);
+    return TIDE_SUCCESS;
+}
+
+tide_status mapping_check(tide_delivery delivery)
+{
+    int faults = -1;
+    const tide_status status = faults_get(delivery, &faults);
+
+    if (!tide_failed(status))
+        (void)close(faults);
+    return status;
+}
+
+/*
+ * Mappings are never freed, only used again: a fault looks through them without a lock, and may look at one that just
+ * came or goes.
+ */
+static struct mapping mappings[MAPPINGS_MAX];
+static struct sync_lock mappings_lock = { .rank = SYNC_RANK_mappings };
+static uint32_t taken[MAPPINGS_MAX]; /* [L:mappings] */
+
+static struct mapping *slot_take(void)
+{
+    struct mapping *mapping = NULL;
+
+    sync_lock(&mappings_lock);
+    for (unsigned i = 0; i < MAPPINGS_MAX && mapping == NULL; i++) {
+        if (taken[i] != 0)
+            continue;
+        taken[i] = 1;
+        mapping = &mappings[i];
+    }
+    sync_unlock(&mappings_lock);
+    if (mapping == NULL)
+        (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
+                        "%d mapped spaces are open in this process; that is the most", MAPPINGS_MAX);
+    return mapping;
+}
+
+struct mapping *mapping_find(uint64_t page)
+{
+    for (unsigned i = 0; i < MAPPINGS_MAX; i++) {
+        const uint64_t pages = sync_load_64(&mappings[i].pages);
+
+        if (pages != 0 && page - mappings[i].first_page < pages)
+            return &mappings[i];
+    }
+    return NULL;
+}
+
+static void window_free(struct mapping *mapping, uint64_t bytes)
+{
+    if (mapping->window != NULL)
+        (void)munmap(mapping->window, bytes);
+    if (mapping->faults >= 0)
+        (void)close(mapping->faults);
+    if (mapping->file >= 0)
+        (void)close(mapping->file);
+    if (mapping->zeroes != NULL)
+        (void)munmap((char *)(uintptr_t)mapping->zeroes, MAPPING_BATCH * TIDE_PAGE_BYTES);
+    sync_lock(&mappings_lock);
+    taken[mapping - mappings] = 0;
+    sync_unlock(&mappings_lock);
+}
+
+tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_waits *waits, void *owner,
+                           struct mapping **out)
+{
+    struct mapping *mapping = slot_take();
+
+    if (mapping == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    mapping->window = NULL;
+    mapping->owner = owner;
+    mapping->file = mapping->faults = -1;
+    mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
+    mapping->fences = 0;
+    mapping->waits = waits;
+    memset(mapping->counters, 0, sizeof mapping->counters);
+    /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
+    void *zeroes = mmap(NULL, MAPPING_BATCH * TIDE_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mapping->zeroes = zeroes == MAP_FAILED ? NULL : zeroes;
+    tide_status status = zeroes == MAP_FAILED
+                             ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
+                             : faults_get(delivery, &mapping->faults);
+    if (!tide_failed(status))
+        status = file_open(bytes, &mapping->file);
+    if (!tide_failed(status))
+        status = window_map(mapping, bytes);
+    if (!tide_failed(status))
+        status = window_register(mapping, bytes);
+    if (tide_failed(status)) {
+        window_free(mapping, bytes);
+        return status;
+    }
+    mapping->first_page = (uintptr_t)mapping->window / TIDE_PAGE_BYTES;
+    sync_store_64(&mapping->pages, bytes / TIDE_PAGE_BYTES);
+    *out = mapping;
+    return TIDE_SUCCESS;
+}
+
+void mapping_destroy(struct mapping *mapping)
+{
+    window_free(mapping, sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES);
+}
+
+void mapping_count(const struct mapping *mapping, struct mapping_counters *sums)
+{
+    memset(sums, 0, sizeof *sums);
+    for (unsigned i = 0; i < MAPPING_COUNTERS; i++) {
+        const struct mapping_counters *counters = &mapping->counters[i];
+
+        sums->filled += sync_load_relaxed_64(&counters->filled);
+        sums->shown += sync_load_relaxed_64(&counters->shown);
+        sums->hidden += sync_load_relaxed_64(&counters->hidden);
+        sums->dropped += sync_load_relaxed_64(&counters->dropped);
+        sums->hides += sync_load_relaxed_64(&counters->hides);
+    }
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t address_of(const struct mapping *mapping, uint64_t page)
+{
+    ASSERT_DEBUG(mapping_covers(mapping, page));
+    (void)mapping;
+    return page * TIDE_PAGE_BYTES;
+}
+
+static off_t offset_of(const struct mapping *mapping, uint64_t page)
+{
+    return (off_t)((page - mapping->first_page) * TIDE_PAGE_BYTES);
+}
+
+static struct mapping_counters *counters_of(struct mapping *mapping)
+{
+    return &mapping->counters[os_cpu_current() % MAPPING_COUNTERS];
+}
+
+static void count(uint64_t *counter, uint64_t by)
+{
+    (void)sync_add_64(counter, by);
+}
+
+/* After a call that did not do it all: true to call again for the rest. */
+static bool again(int error, unsigned *tries)
+{
+    if (error == EAGAIN || error == EINTR)
+        return true;
+    if (error != ENOMEM || ++*tries == MEMORY_TRIES)
+        return false;
+    (void)sched_yield();
+    return true;
+}
+
+int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const void *from, bool writable)
+{
+    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
+    uint64_t done = 0;
+    unsigned tries = 0;
+
+    while (done < bytes) {
+        struct uffdio_copy copy = { .dst = address_of(mapping, page) + done,
+                                    .src = (uintptr_t)from + done,
+                                    .len = bytes - done,
+                                    .mode = writable ? 0 : UFFDIO_COPY_MODE_WP };
+        const int result = ioctl(mapping->faults, UFFDIO_COPY, &copy);
+        const int error = errno;
+
+        if (result == 0)
+            break;
+        if (copy.copy > 0)
+            done += (uint64_t)copy.copy;
+        if (copy.copy <= 0 && error == EEXIST) {
+            /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
+            const uint64_t at = page + done / TIDE_PAGE_BYTES;
+
+            mapping_drop(mapping, at, 1);
+        } else if (copy.copy <= 0 && !again(error, &tries)) {
+            mapping_drop(mapping, page, pages);
+            return error;
+        }
+    }
+    count(&counters_of(mapping)->filled, pages);
+    return 0;
+}
+
+int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
+{
+    ASSERT_DEBUG(pages <= MAPPING_BATCH);
+    return mapping_fill(mapping, page, pages, mapping->zeroes, writable);
+}
+
+int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
+{
+    const size_t bytes = pages * (size_t)TIDE_PAGE_BYTES;
+    size_t done = 0;
+    unsigned tries = 0;
+
+    while (done < bytes) {
+        const ssize_t written =
+            pwrite(mapping->file, (const char *)from + done, bytes - done, offset_of(mapping, page) + (off_t)done);
+
+        if (written > 0) {
+            done += (size_t)written;
+        } else if (!again(written == 0 || errno == ENOSPC ? ENOMEM : errno, &tries)) {
+            mapping_drop(mapping, page, pages);
+            return ENOMEM;
+        }
+    }
+    count(&counters_of(mapping)->filled, pages);
+    return 0;
+}
+
+/* A page that is shown may be written from now on. */
+static void let_write(struct mapping *mapping, uint64_t page)
+{
+    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
+    unsigned tries = 0;
+
+    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
+        continue;
+}
+
+int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
+{
+    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
+    uint64_t done = 0;
+    unsigned tries = 0;
+
+    while (done < bytes) {
+        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, bytes - done },
+                                        .mode = writable ? 0 : CONTINUE_MODE_WP };
+        const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
+        const int error = errno;
+
+        if (result == 0)
+            break;
+        if (want.mapped > 0) {
+            done += (uint64_t)want.mapped;
+        } else if (error == EEXIST) {
+            if (writable)
+                let_write(mapping, page + done / TIDE_PAGE_BYTES);
+            done += TIDE_PAGE_BYTES;
+        } else if (!again(error, &tries)) {
+            /* EFAULT: the file lost the page. It is not for the program to see zeroes instead. */
+            ASSERT_ALWAYS(error != EFAULT && error != EINVAL);
+            return error;
+        }
+    }
+    count(&counters_of(mapping)->shown, pages);
+    return 0;
+}
+
+void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
+                                        .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+    unsigned tries = 0;
+
+    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
+        continue;
+}
+
+void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED) != 0) {
+        /* EINVAL: the program has locked it with mlock(), or unmapped it. It must not be hidden half. */
+        ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
+        if (errno == ENOMEM)
+            break; /* a part is not mapped any more: nothing is shown there */
+    }
+    count(&counters_of(mapping)->hidden, pages);
+    count(&counters_of(mapping)->hides, 1);
+}
+
+void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    while (fallocate(mapping->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(mapping, page),
+                     (off_t)(pages * TIDE_PAGE_BYTES)) != 0)
+        ASSERT_ALWAYS(errno == EINTR || errno == ENOMEM);
+    count(&counters_of(mapping)->dropped, pages);
+}
+
+int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes)
+{
+    const off_t offset = (off_t)(address - mapping->first_page * TIDE_PAGE_BYTES);
+    size_t done = 0;
+
+    while (done < bytes) {
+        const ssize_t got = pread(mapping->file, (char *)to + done, bytes - done, offset + (off_t)done);
+
+        if (got <= 0 && errno != EINTR)
+            return got == 0 ? EIO : errno;
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return 0;
+}
+
+int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes)
+{
+    const off_t offset = (off_t)(address - mapping->first_page * TIDE_PAGE_BYTES);
+    size_t done = 0;
+
+    while (done < bytes) {
+        const ssize_t got = pwrite(mapping->file, (const char *)from + done, bytes - done, offset + (off_t)done);
+
+        if (got <= 0 && errno != EINTR)
+            return got == 0 ? EIO : errno;
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return 0;
+}
+
+void mapping_fence(struct mapping *mapping, uint64_t page)
+{
+    (void)sync_swap_32(&mapping->fences, 1);
+    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, PROT_NONE);
+}
+
+void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    if (sync_load_32(&mapping->fences) != 0)
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, PROT_READ | PROT_WRITE);
+}
+
+void mapping_poison(struct mapping *mapping, uint64_t page)
+{
+    struct {
+        struct uffdio_range range;
+        uint64_t mode;
+        int64_t updated;
+    } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
+
+    if (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
+        mapping_fence(mapping, page); /* before Linux 6.6 */
+}
+
+void mapping_wake(struct mapping *mapping, uint64_t page)
+{
+    struct uffdio_range range = { address_of(mapping, page), TIDE_PAGE_BYTES };
+
+    (void)ioctl(mapping->faults, UFFDIO_WAKE, &range);
+}

@@ -1,0 +1,106 @@
+/*
+ * The hardware's side of a mapped space: a window of real addresses over a file in memory, of which a page is shown to the
+ * program, hidden from it, or dropped.
+ *
+ * The window is one shared mapping of one memory file (memfd), registered with userfaultfd as a whole: page number p of the
+ * window is page p of the file, for good. A page that is in memory is a page of the file; it is shown when the window's
+ * hardware page table maps it. The soft page table above it (page_table.h) is what counts; the hardware's is a cache of it:
+ *
+ *   a page is shown only while its PTE is valid, accessed and has the right to be read, or is claimed; and shown for writing
+ *   only while its PTE has the right to be written, and is dirty.
+ *
+ * That is what a pointer of a soft space promises (fault_rights()). So who shows a page has claimed its PTE; who takes one
+ * of these bits away hides the page afterwards, and before it relies on nobody writing there; and hiding more than needed
+ * is always right: the next access is a fault that finds a valid PTE, and shows the page again.
+ *
+ * Nothing here allocates, takes a lock of the engine or waits for anybody: all of it can be called in a signal handler. Each
+ * call is one system call or a few. Figures of what they cost: docs/mapped-spaces.md.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TABLES_MAPPING_H
+#define TABLES_MAPPING_H
+
+#include <pagetide/mapped.h>
+
+#include "base/sync.h"
+
+struct pte_waits;
+
+enum {
+    MAPPINGS_MAX = 64,
+    MAPPING_BATCH = 64, /* most pages that are worth one call: what it costs beside them is no matter any more */
+    MAPPING_COUNTERS = 32
+};
+
+struct mapping_counters {
+    uint64_t filled, shown, hidden, dropped; /* [A] pages */
+    uint64_t hides;                          /* [A] calls */
+} SYNC_CACHE_ALIGNED;
+
+struct mapping {
+    uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
+    uint64_t first_page; /* page number of the first byte of the window */
+    char *window;
+    void *owner;                                        /* the space */
+    int file;                                           /* memfd */
+    int faults;                                         /* userfaultfd */
+    bool by_threads;                                    /* TIDE_DELIVERY_THREADS */
+    uint32_t fences;                                    /* [A] pages were fenced */
+    const char *zeroes;                                 /* MAPPING_BATCH pages of zeroes to copy from */
+    struct pte_waits *waits;                            /* where threads wait for PTEs of the space */
+    struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
+};
+
+/* Can it be had? TIDE_NOT_SUPPORTED with the remedy in the last error. */
+TIDE_MUST_CHECK tide_status mapping_check(tide_delivery delivery);
+/* `bytes` is a multiple of 2 MiB. TIDE_NOT_SUPPORTED, TIDE_INSUFFICIENT_RESOURCES. */
+TIDE_MUST_CHECK tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_waits *waits, void *owner,
+                                           struct mapping **mapping);
+void mapping_destroy(struct mapping *mapping);
+/* The one whose window has this page, NULL if there is none. Windows do not overlap. */
+struct mapping *mapping_find(uint64_t page);
+void mapping_count(const struct mapping *mapping, struct mapping_counters *sums);
+
+static inline bool mapping_covers(const struct mapping *mapping, uint64_t page)
+{
+    return page - mapping->first_page < mapping->pages;
+}
+
+/*
+ * All below: pages of the window, whose PTEs the caller has claimed unless told otherwise. `from` and `to` are ordinary
+ * memory. Where a number is returned, it is 0 or an errno value: ENOMEM if the system has no memory for a page.
+ */
+
+/* Fresh pages of zeroes, and shown. */
+TIDE_MUST_CHECK int mapping_zero(struct mapping *mapping, uint64_t page, unsigned count, bool writable);
+/* Pages with this content, and shown. */
+TIDE_MUST_CHECK int mapping_fill(struct mapping *mapping, uint64_t page, unsigned count, const void *from,
+                                 bool writable);
+/* Pages with this content, not shown. */
+TIDE_MUST_CHECK int mapping_store(struct mapping *mapping, uint64_t page, unsigned count, const void *from);
+/* Pages that are in memory are shown, or get the right to be written. */
+TIDE_MUST_CHECK int mapping_show(struct mapping *mapping, uint64_t page, unsigned count, bool writable);
+/* Takes the right to be written away from what of these pages is shown; they stay shown. Claims are not needed. */
+void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t count);
+/* Claims are not needed. */
+void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t count);
+/* Hides pages and lets their memory go. */
+void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t count);
+
+/*
+ * Bytes of pages in memory, shown or not. The caller has a claim or a reference that keeps the page; without one it may read
+ * zeroes, or get EBADF from a window that is going. EHWPOISON: the memory is bad.
+ */
+TIDE_MUST_CHECK int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes);
+TIDE_MUST_CHECK int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes);
+
+/* Accesses to the page are SIGSEGV, until mapping_unfence(); or SIGBUS, until it gets content. For handler threads. */
+void mapping_fence(struct mapping *mapping, uint64_t page);
+void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t count);
+void mapping_poison(struct mapping *mapping, uint64_t page);
+
+/* Ends the sleep of a thread whose fault came by TIDE_DELIVERY_THREADS, and that nothing above has woken. */
+void mapping_wake(struct mapping *mapping, uint64_t page);
+
+#endif
