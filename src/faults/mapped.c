@@ -165,6 +165,84 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
     return fault->result;
 }
 
+/* ---- pages that are in memory ----------------------------------------------------------------------------------- */
+
+/* Pages beside the faulting one that the program has used of late, in one direction. */
+static unsigned used_track(const uint64_t *leaf, unsigned index, int direction)
+{
+    const uint64_t used = PTE_VALID | PTE_ACCESSED;
+    unsigned length = 0;
+
+    for (int at = (int)index + direction; at >= 0 && at < TABLE_ENTRIES && length < MAPPING_BATCH; at += direction) {
+        if ((pte_load(&leaf[at]).bits & used) != used)
+            break;
+        length++;
+    }
+    return length;
+}
+
+/* Claims a page that is in memory and not shown, if it can be had without a wait, and says as what it is to be shown. */
+static bool follower_claim(struct fault *fault, uint64_t *pte, pte_t *next)
+{
+    tide_space *space = fault->space;
+    struct frames *frames = space_frames(space);
+    const pte_t seen = pte_load(pte);
+    const unsigned protection = pte_protection(seen);
+    uint64_t word;
+
+    if (pte_is_busy(seen) || !pte_protection_reads(protection))
+        return false;
+    if (pte_is_valid(seen)) {
+        *next = (pte_t){ seen.bits | PTE_ACCESSED };
+        return !(seen.bits & PTE_ACCESSED) && pte_cas(pte, seen, pte_busy_form(seen));
+    }
+    if (pte_tag(seen) != PTE_TAG_TRANSITION || !pte_cas(pte, seen, pte_busy_form(seen)))
+        return false;
+    word = sync_load_64(&frame_pfn(frames, pte_frame(seen))->word);
+    const enum frame_state state = pfn_state(word);
+    if ((state != FRAME_STANDBY && state != FRAME_MODIFIED) ||
+        !frames_unlink(frames, pte_frame(seen), word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE,
+                       fault_priority(fault), &word)) {
+        pte_release(space->partition->waits, pte, seen);
+        return false;
+    }
+    *next = pte_make_valid(pte_frame(seen), protection, (word & PFN_DIRTY) != 0);
+    space_count(space, state == FRAME_STANDBY ? SPACE_STANDBY : SPACE_MODIFIED, 1);
+    return true;
+}
+
+static bool shown_writable(pte_t pte)
+{
+    return (~pte.bits & (PTE_WRITE | PTE_DIRTY)) == 0;
+}
+
+void fault_show_following(struct fault *fault, const uint64_t *at)
+{
+    tide_space *space = fault->space;
+    uint64_t *pte = (uint64_t *)(uintptr_t)at;
+    uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
+    const unsigned index = (unsigned)(pte - leaf);
+    const unsigned track = used_track(leaf, index, -1);
+    const unsigned wanted = track * 2 < MAPPING_BATCH ? track * 2 : MAPPING_BATCH;
+    pte_t next[MAPPING_BATCH];
+    unsigned count = 0;
+
+    if (track < TRACK_LEAST || sync_load_relaxed_32(&space->hard_maximum) != 0 || fault_may_be_watched(fault))
+        return;
+    while (count < wanted && index + 1 + count < TABLE_ENTRIES && follower_claim(fault, &pte[1 + count], &next[count]))
+        count++;
+    for (unsigned first = 0, end; first < count; first = end) {
+        end = first + 1;
+        while (end < count && shown_writable(next[end]) == shown_writable(next[first]))
+            end++;
+        /* Without memory for the system's tables they stay hidden, and are found so. */
+        if (mapping_show(space->mapping, fault->page + 1 + first, end - first, shown_writable(next[first])) != 0)
+            break;
+    }
+    for (unsigned i = 0; i < count; i++)
+        pte_release(space->partition->waits, &pte[1 + i], next[i]);
+}
+
 void fault_show_held(tide_space *space, uint64_t first, uint64_t last)
 {
     const uint64_t write = PTE_WRITE | PTE_DIRTY;
