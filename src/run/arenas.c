@@ -217,18 +217,24 @@ static inline void *checked(void *block, size_t bytes, size_t alignment)
     return block == NULL || run_in_arenas(block) ? block : moved_into_arenas(block, bytes, alignment);
 }
 
+/* The smallest blocks of the C library are aligned as all others, and programs count on that; jemalloc's are not. */
+static inline size_t raised(size_t bytes)
+{
+    return bytes < alignof(max_align_t) ? alignof(max_align_t) : bytes;
+}
+
 void *arenas_allocate(size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_malloc(bytes), bytes, alignof(max_align_t));
+    return checked(jemalloc_malloc(raised(bytes)), bytes, alignof(max_align_t));
 }
 
 void *arenas_allocate_zero(size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_calloc(1, bytes), bytes, alignof(max_align_t));
+    return checked(jemalloc_calloc(1, raised(bytes)), bytes, alignof(max_align_t));
 }
 
 void *arenas_allocate_aligned(size_t bytes, size_t alignment)
@@ -242,7 +248,7 @@ void *arenas_resize(void *block, size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_realloc(block, bytes), bytes, alignof(max_align_t));
+    return checked(jemalloc_realloc(block, raised(bytes)), bytes, alignof(max_align_t));
 }
 
 void arenas_free(void *block)

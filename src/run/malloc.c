@@ -38,14 +38,19 @@ RUN_EXPORT size_t malloc_usable_size(void *block);
 RUN_EXPORT char *strdup(const char *text);
 RUN_EXPORT char *strndup(const char *text, size_t bytes);
 
+/* The usable size by the library that __libc_malloc() is from. Another may come first by the name: a program's jemalloc. */
 static size_t libc_size(void *block)
 {
     static _Atomic(size_t (*)(void *)) function;
     size_t (*size)(void *) = atomic_load_explicit(&function, memory_order_relaxed);
 
     if (size == NULL) {
-        run_enter(); /* dlsym() may allocate */
-        size = (size_t(*)(void *))dlsym(RTLD_NEXT, "malloc_usable_size");
+        Dl_info provider;
+        run_enter(); /* these may allocate */
+        void *const library = dladdr((void *)__libc_malloc, &provider) != 0
+                                  ? dlopen(provider.dli_fname, RTLD_LAZY | RTLD_NOLOAD)
+                                  : NULL;
+        size = library != NULL ? (size_t(*)(void *))dlsym(library, "malloc_usable_size") : NULL;
         run_leave();
         if (size == NULL)
             return 0;
@@ -72,7 +77,7 @@ static void libc_free(void *block)
 /* The rule by which a new block is captured. */
 static inline bool captured(size_t bytes, const void *caller)
 {
-    return run_inside == 0 && run_captures(bytes) && (bytes >= run.threshold_bytes || !run_is_libc(caller));
+    return run_inside == 0 && (bytes >= run.threshold_bytes || !run_is_libc(caller)) && run_captures(bytes);
 }
 
 static void *allocate(size_t bytes)

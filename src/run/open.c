@@ -1,8 +1,9 @@
 /*
  * The phases of a process: counting what it allocates, opening the engine, and the end.
  *
- * The engine opens in the middle of a program's malloc() or mmap(), on the thread that reaches the start. Others go on with
- * the C library meanwhile. Signals are blocked, so that the engine's threads never run a program's handler. Its descriptors
+ * The engine opens in the middle of a program's malloc() or mmap(), on the thread that reaches the start. Others wait for it,
+ * or a process that allocates with many threads would have more than its budget before there is one; but not for long, for
+ * they may hold a lock of the loader that the opening needs. Signals are blocked, so that the engine's threads never run a program's handler. Its descriptors
  * are pushed up to numbers that programs do not use by name (dup2() to 3, select()), and calls that close whole ranges, as
  * daemons do, pass them by.
  *
@@ -25,6 +26,7 @@
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { EXIT_RUN_FAILED = 125, DESCRIPTORS_MAX = 256, DESCRIPTOR_BASE = 512, CODE_RANGES = 8 };
@@ -40,7 +42,11 @@ RUN_EXPORT void closefrom(int first);
 struct run run = { .threshold_bytes = UINT64_MAX };
 __thread unsigned run_inside __attribute__((tls_model("initial-exec")));
 
+enum { OPENING_WAIT_SECONDS = 2 };
+
 static _Atomic(bool) opening;
+static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER; /* the phase CAPTURING is entered with it */
+static pthread_cond_t opened = PTHREAD_COND_INITIALIZER;
 static _Atomic(int64_t) counted_bytes; /* given by the C library in phase WAITING */
 static int message_descriptor = STDERR_FILENO;
 
@@ -90,7 +96,8 @@ void run_refused(const char *what, size_t bytes)
     static _Atomic(bool) said;
     char text[24];
 
-    if (!atomic_exchange(&said, true)) {
+    /* Some programs ask for the impossible to see what happens. */
+    if (bytes < run.window_bytes && !atomic_exchange(&said, true)) {
         const tide_error error = *tide_last_error();
         run_say("%s[%ld]: %s of %s is refused: %s%s", program_invocation_short_name, (long)getpid(), what,
                 settings_size_print(text, bytes), error.status != TIDE_SUCCESS ? error.message : "too large",
@@ -275,7 +282,6 @@ static void space_open(void)
         give_up("%s", problem);
     run.window = lowest;
     run.window_bytes = highest - lowest + 1;
-    run.threshold_bytes = s->threshold_bytes;
     run.process = getpid();
 }
 
@@ -304,8 +310,29 @@ static void open_engine(void)
         (void)syscall(SYS_close, fillers[i]);
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     run_leave();
+    (void)pthread_mutex_lock(&opened_lock);
+    run.outside_bytes = (uint64_t)atomic_load_explicit(&counted_bytes, memory_order_relaxed);
     atomic_store_explicit(&run.phase, PHASE_CAPTURING, memory_order_release);
+    (void)pthread_cond_broadcast(&opened);
+    (void)pthread_mutex_unlock(&opened_lock);
     errno = error;
+}
+
+/* Another thread is at it. */
+static bool opening_wait(void)
+{
+    const int error = errno;
+    struct timespec until;
+    int result = 0;
+
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += OPENING_WAIT_SECONDS;
+    (void)pthread_mutex_lock(&opened_lock);
+    while (run_phase() == PHASE_WAITING && result == 0)
+        result = pthread_cond_timedwait(&opened, &opened_lock, &until);
+    (void)pthread_mutex_unlock(&opened_lock);
+    errno = error;
+    return run_phase() == PHASE_CAPTURING;
 }
 
 bool run_captures(size_t bytes)
@@ -319,7 +346,7 @@ bool run_captures(size_t bytes)
     if ((counted < 0 || (uint64_t)counted < start) && bytes < start && (uint64_t)(counted + (int64_t)bytes) < start)
         return false;
     if (atomic_exchange(&opening, true))
-        return run_phase() == PHASE_CAPTURING; /* another thread is at it, or was */
+        return opening_wait();
     open_engine();
     return true;
 }
@@ -375,6 +402,7 @@ __attribute__((constructor(101))) static void begin(void)
     run_enter();
     if (!settings_read(&run.settings, problem, sizeof problem))
         give_up("%s", problem);
+    run.threshold_bytes = run.settings.threshold_bytes;
     (void)dl_iterate_phdr(object_look, NULL);
     fork_open();
     run_leave();

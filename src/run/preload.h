@@ -36,7 +36,9 @@ enum phase { PHASE_INERT, PHASE_WAITING, PHASE_CAPTURING, PHASE_CHILD };
 
 struct run {
     _Atomic(int) phase;       /* enum phase; stored with release when what the phase needs is there */
-    uint64_t threshold_bytes; /* all that follow: set before the phase CAPTURING, then constant */
+    uint64_t threshold_bytes; /* set before the phase WAITING, then constant */
+    uint64_t outside_bytes;   /* this and all that follow: set before the phase CAPTURING, then constant. What the C
+                                 library had given by then, and what the program had mapped */
     uintptr_t window;         /* first address of the space and its size: 0 until there is one */
     uintptr_t window_bytes;
     uintptr_t arenas; /* the region that the small blocks lie in, and its size */

@@ -75,6 +75,7 @@ void settings_engine_config(const struct settings *s, struct engine_config *e)
     e->config.page_files = &e->page_file;
     e->config.page_file_count = 1;
     e->config.page_file_growth_pages = step / TIDE_PAGE_BYTES;
+    e->config.memory_on_demand = true;
 }
 
 char *settings_size_print(char text[24], uint64_t bytes)

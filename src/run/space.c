@@ -73,7 +73,7 @@ void *space_allocate(size_t bytes, size_t reserve_bytes, size_t alignment, uint3
         tide_address at = base;
         status = tide_virtual_alloc(run.space, &at, &committed, TIDE_MEM_COMMIT, protection);
         if (tide_failed(status))
-            (void)tide_virtual_free(run.space, base, 0, TIDE_MEM_RELEASE); /* tide_last_error() keeps the failure */
+            (void)!tide_virtual_free(run.space, base, 0, TIDE_MEM_RELEASE); /* tide_last_error() keeps the failure */
     }
     return leave(error, status) ? tide_pointer(base) : NULL;
 }
