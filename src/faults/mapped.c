@@ -54,7 +54,7 @@ unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned i
 struct fresh {
     uint64_t *pte; /* of the first */
     unsigned count;
-    frame_t frames[MAPPING_BATCH];
+    frame_t *frames; /* in the thread's buffer */
 };
 
 /* How many pages beside the faulting one are to come, and in which direction. */
@@ -67,7 +67,10 @@ static unsigned neighbours_wanted(const struct fault *fault, const uint64_t *lea
     *direction = before >= TRACK_LEAST ? 1 : -1;
     if (longest < TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 || fault_may_be_watched(fault))
         return 0;
-    return longest * 2 < MAPPING_BATCH ? longest * 2 : MAPPING_BATCH - 1;
+    if (longest * 2 < MAPPING_BATCH)
+        return longest * 2;
+    /* Up to a multiple: from there on all clusters lie so that the system can take them in one piece. */
+    return *direction > 0 ? MAPPING_BATCH - 1 - index % MAPPING_BATCH : MAPPING_BATCH - 1;
 }
 
 /* Claims neighbours whose PTEs are as that of the faulting page was, `seen`. The order of the frames is no matter. */
@@ -121,10 +124,11 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
     struct frames *frames = space_frames(space);
     const struct frames_place place = fault_place(fault);
     const frame_t frame = frames_allocate(frames, place.node, FRAMES_HOLLOW, place.flags);
-    struct fresh fresh = { .pte = pte, .count = 1, .frames = { frame } };
+    struct fresh fresh = { .pte = pte, .count = 1, .frames = (frame_t *)(void *)fault->thread->buffer };
 
     if (frame_is_none(frame))
         return fault_frame_wait(fault, place);
+    fresh.frames[0] = frame;
     if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection))) {
         frames_give_back(frames, frame, true);
         return FAULT_AGAIN;
