@@ -84,8 +84,8 @@ expect 0 '^a  b:c$' run -m 16M -- printf '%s:%s\n' 'a  b' c
 
 # A small process has no engine and no report; with --start 0 it has both.
 check "a report of a small process" test -z "$("$pagetide" run -m 16M -- /bin/true 2>&1)"
-expect 0 '^pagetide run: true, process' run -m 16M --start 0 -- true
-expect 0 '^\{"program": "true", .*"budget_bytes": 16777216.*\}$' run -m 16M --start 0 --json -- true
+expect 0 '^pagetide run: sh, process' run -m 16M --start 0 -- sh -c :
+expect 0 '^\{"program": "sh", .*"budget_bytes": 16777216.*\}$' run -m 16M --start 0 --json -- sh -c :
 
 # The report: by exit(), by _exit(), with standard error closed, into a file from another folder; none after a signal.
 (cd "$folder" && "$pagetide" run -m 16M --start 0 --report report -- sh -c 'cd / && exit 0')
@@ -121,7 +121,7 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null && [ "$(cat /proc/sys/v
     output=$(setpriv --reuid=65534 --regid=65534 --clear-groups "$folder/pagetide" run -m 16M -- true 2>&1)
     check "the remedy is not told: $output" grep -qE 'userfaultfd.*--delivery signal' <<<"$output"
     output=$(setpriv --reuid=65534 --regid=65534 --clear-groups "$folder/pagetide" run -m 16M --start 0 \
-        --delivery signal -- true 2>&1)
+        --delivery signal -- sh -c : 2>&1)
     check "no delivery by signal for a user: $output" grep -q 'the faulting thread' <<<"$output"
 fi
 
