@@ -88,8 +88,8 @@ void choose_sizes()
     o.disk_bytes = std::min((o.quick ? 128 : 512) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */
     o.resident_bytes = std::min(kGiB, power_of_two_below(available * 2 / 5));
-    o.mapped_bytes = std::min((o.quick ? 128 : 1024) * kMiB, o.fault_bytes);
-    o.budget_bytes = std::min((o.quick ? 64 : 256) * kMiB, power_of_two_below(available / 16));
+    o.mapped_bytes = (o.quick ? 64 : 128) * kMiB;
+    o.budget_bytes = std::min((o.quick ? 64 : 128) * kMiB, power_of_two_below(available / 16));
     o.small_engine_bytes = 256 * kMiB;
     o.large_engine_bytes = !o.quick && available >= 20 * kGiB ? 16 * kGiB : 0;
 }

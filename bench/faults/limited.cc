@@ -307,6 +307,16 @@ char *child_map(const std::string &file, uint64_t bytes)
     return static_cast<char *>(memory);
 }
 
+/* As much of the file as the limit holds, spread over all of it. */
+void child_warm(const char *base, uint64_t bytes, uint64_t budget)
+{
+    Team team(64);
+    team.run([&](Lane &lane) {
+        for (uint64_t offset = lane.index * kPageBytes; offset < budget; offset += 64 * kPageBytes)
+            (void)*static_cast<const volatile char *>(base + offset / kPageBytes * (bytes / budget) * kPageBytes);
+    });
+}
+
 uint64_t major_faults()
 {
     rusage usage;
@@ -357,6 +367,8 @@ int limited_main(int argc, char **argv)
         if (file.empty()) {
             Team team(2);
             roam_fill(team, base, bytes / kPageBytes);
+        } else {
+            child_warm(base, bytes, budget);
         }
         printf("ready\n");
         for (std::string request; std::getline(std::cin, request);)

@@ -57,7 +57,7 @@ void require(bool holds, const Case &which, const std::string &what)
 
 uint64_t pass_ns()
 {
-    return options().quick ? 250000000 : 1000000000;
+    return options().quick ? 200000000 : 1000000000;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -389,6 +389,12 @@ uint64_t roam_seed()
     return ++passes;
 }
 
+/* As many pages must be dirty as there are while passes of this kind go on: many threads bring that about soonest. */
+void settle(const std::function<void(uint64_t duration_ns)> &pass)
+{
+    pass(pass_ns() * 2);
+}
+
 void roam_passes(benchmark::State &state, const Case &which, unsigned write_percent)
 {
     if (!g_roam_engine) {
@@ -404,8 +410,16 @@ void roam_passes(benchmark::State &state, const Case &which, unsigned write_perc
         return team.run(
             [&](Lane &lane) { roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed }); }, true);
     };
+    static unsigned settled = 100;
+    if (settled != write_percent)
+        settle([&](uint64_t duration_ns) {
+            Team many(kMostThreads);
+            const uint64_t seed = roam_seed();
+            many.run([&](Lane &lane) { roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed }); });
+        });
+    settled = write_percent;
     Result result;
-    (void)pass_of(pass_ns() / 2);
+    (void)pass_of(pass_ns() / 4);
     for (auto _ : state) {
         CounterDelta counters(engine);
         const tide_mapped_statistics before = g_roam->statistics();
@@ -431,7 +445,11 @@ void roam_passes(benchmark::State &state, const Case &which, unsigned write_perc
 
 void rival_passes(benchmark::State &state, const Case &which, LimitedRival &rival, unsigned write_percent)
 {
-    (void)rival.roam(which.threads, write_percent, pass_ns() / 2, roam_seed());
+    static std::map<const LimitedRival *, unsigned> settled;
+    if (settled.insert({ &rival, 100 }).first->second != write_percent)
+        settle([&](uint64_t duration_ns) { rival.roam(kMostThreads, write_percent, duration_ns, roam_seed()); });
+    settled[&rival] = write_percent;
+    (void)rival.roam(which.threads, write_percent, pass_ns() / 4, roam_seed());
     for (auto _ : state) {
         const auto figures = rival.roam(which.threads, write_percent, pass_ns(), roam_seed());
         state.SetIterationTime(figures.at("seconds"));
@@ -532,9 +550,15 @@ double huge_share(const char *base, uint64_t bytes)
     return static_cast<double>(huge_kb * 1024) / static_cast<double>(bytes);
 }
 
+/* Far more than the processor's caches. */
+uint64_t resident_bytes()
+{
+    return std::min(options().resident_bytes, (options().quick ? 256 : 1024) * kMiB);
+}
+
 char *resident_memory(Resident kind)
 {
-    const uint64_t bytes = options().mapped_bytes;
+    const uint64_t bytes = resident_bytes();
     char *base;
     if (kind == Resident::kMapped) {
         if (g_resident)
@@ -571,7 +595,7 @@ template <class Read> uint64_t random_sum(unsigned thread, uint64_t words, uint6
 void resident_passes(benchmark::State &state, const Case &which, Resident kind)
 {
     char *const base = resident_memory(kind);
-    const uint64_t words = options().mapped_bytes / 8, count = (options().quick ? 8 : 32) * kMiB / which.threads;
+    const uint64_t words = resident_bytes() / 8, count = (options().quick ? 2 : 32) * kMiB / which.threads;
     const volatile uint64_t *const memory = reinterpret_cast<const volatile uint64_t *>(base);
     Team team(which.threads);
     std::vector<uint64_t> sums(which.threads);
@@ -596,7 +620,7 @@ void resident_passes(benchmark::State &state, const Case &which, Resident kind)
     if (which.round == 0)
         for (unsigned i = 0; i < which.threads; i++)
             require(sums[i] == random_sum(i, words, count, word_content), which, "the words are not what was written");
-    result.set("huge_share", huge_share(base, options().mapped_bytes));
+    result.set("huge_share", huge_share(base, resident_bytes()));
     result.publish(state);
 }
 
@@ -622,7 +646,7 @@ bool entry_wanted(const Entry &entry)
 
 std::vector<Entry> memory_entries()
 {
-    const unsigned passes = options().quick ? 2 : 3;
+    const unsigned passes = options().quick ? 1 : 3;
     std::vector<Entry> entries = {
         { "mapped_fresh", "", passes, [](auto &s, auto &c) { fresh_passes(s, c, false, false); } },
         { "anonymous_fresh", "mapped_fresh mapped_fresh_threads", passes,
@@ -650,15 +674,14 @@ std::vector<Entry> disk_entries()
         { "fio_mapped", "mapped_hard mapped_read", 1,
           [](auto &s, auto &c) { fio_pass(s, c, data_file(g_fio_file, "tide-bench.mapped.fio"), pass_ns()); } },
         { "mapped_read", "", 1, [](auto &s, auto &c) { roam_passes(s, c, 0); } },
-        { "mapped_mixed", "", 1, [](auto &s, auto &c) { roam_passes(s, c, 50); } },
+        { "file_read", "mapped_read", 1, [](auto &s, auto &c) { file_rival_passes(s, c, 0); } },
     };
 }
 
-/* Each pair is one rival, reading and mixed. */
-std::vector<Entry> file_entries()
+std::vector<Entry> mixed_entries()
 {
     return {
-        { "file_read", "mapped_read", 1, [](auto &s, auto &c) { file_rival_passes(s, c, 0); } },
+        { "mapped_mixed", "", 1, [](auto &s, auto &c) { roam_passes(s, c, 50); } },
         { "file_mixed", "mapped_mixed", 1, [](auto &s, auto &c) { file_rival_passes(s, c, 50); } },
     };
 }
@@ -730,16 +753,18 @@ void add_mapped_cases()
         return false;
     };
     if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS) {
-        if (any(memory_entries()) || any(disk_entries()))
+        if (any(memory_entries()) || any(disk_entries()) || any(mixed_entries()))
             skip("mapped", tide_last_error()->message);
         return;
     }
-    std::vector<Entry> memory = memory_entries(), disk = disk_entries(), swaps;
-    const std::vector<Entry> files = file_entries();
-    if (any(files) && !why_no_limit().empty())
-        skip("file_under_a_limit", why_no_limit());
-    else
-        disk.insert(disk.end(), files.begin(), files.end());
+    std::vector<std::vector<Entry>> parts = { memory_entries(), disk_entries(), mixed_entries() };
+    if (!why_no_limit().empty())
+        for (std::vector<Entry> &part : parts)
+            while (!part.empty() && strncmp(part.back().name, "file_", 5) == 0 && strcmp(part.back().name, "file_hard") != 0) {
+                if (entry_wanted(part.back()))
+                    skip(part.back().name, why_no_limit());
+                part.pop_back();
+            }
     std::vector<std::vector<Entry>> swapping;
     for (Swap::Kind kind : { Swap::Kind::kFile, Swap::Kind::kZram }) {
         const std::vector<Entry> entries = swap_entries(kind);
@@ -756,10 +781,13 @@ void add_mapped_cases()
         which.space = Space::kShared;
         which.round = round;
         which.last_round = round + 1 == options().rounds;
-        add_entries(memory, which);
-        add_entries(disk, which);
+        for (const std::vector<Entry> &part : parts)
+            add_entries(part, which);
+        if (options().quick && round != 0)
+            continue; /* filling a swap takes long */
         for (const std::vector<Entry> &entries : swapping)
-            add_entries(entries, which);
+            for (const Entry &entry : entries)
+                add_entries({ entry }, which);
     }
 }
 
