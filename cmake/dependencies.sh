@@ -35,8 +35,8 @@ fi
 packages=()
 for group in "${groups[@]}"; do
     case $group in
-        build) packages+=(gcc g++ cmake ninja-build pkg-config libck-dev libhwloc-dev liburing-dev) ;;
-        test) packages+=(libcmocka-dev libzstd-dev binutils) ;;
+        build) packages+=(gcc g++ cmake ninja-build pkg-config libck-dev libhwloc-dev liburing-dev libjemalloc-dev) ;;
+        test) packages+=(libcmocka-dev libzstd-dev binutils python3 redis-tools sqlite3) ;;
         guest) packages+=(qemu-system-x86 busybox-static cpio binutils) ;;
         fuzz) packages+=(clang libclang-rt-14-dev) ;;
         bench) packages+=(libbenchmark-dev libzstd-dev fio gnuplot-nox python3) ;;

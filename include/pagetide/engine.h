@@ -77,21 +77,21 @@ typedef struct tide_config {
     tide_worker_mode workers;
     tide_io_filter *io_filter; /**< NULL for none */
     void *io_filter_context;
-    bool start_free;                 /**< frames start on the free list and not on the zeroed one (tests) */
-    bool disable_io_uring;           /**< use plain pwritev/preadv although io_uring is there */
-    bool disable_direct_io;          /**< open page files without O_DIRECT */
-    bool memory_on_demand;           /**< frames get memory when they are first used, not at open, and no huge pages: for
+    bool start_free;               /**< frames start on the free list and not on the zeroed one (tests) */
+    bool disable_io_uring;         /**< use plain pwritev/preadv although io_uring is there */
+    bool disable_direct_io;        /**< open page files without O_DIRECT */
+    bool memory_on_demand;         /**< frames get memory when they are first used, not at open, and no huge pages: for
                                         engines whose spaces are mapped [false] */
-    bool disable_huge_pages;         /**< do not ask the host for huge pages behind the frames */
-    bool prefer_local_standby;       /**< repurpose local standby before other nodes' free and zeroed frames [false] */
-    unsigned cluster_pages;          /**< most pages in one clustered read or write, 1 to 64 [16] */
-    unsigned list_shards;            /**< shards of each page list, a power of two, 1 to 64 [by size and CPUs] */
-    unsigned cpu_cache_pages;        /**< frames moved by one refill of a CPU's cache, 1 to 64, or
+    bool disable_huge_pages;       /**< do not ask the host for huge pages behind the frames */
+    bool prefer_local_standby;     /**< repurpose local standby before other nodes' free and zeroed frames [false] */
+    unsigned cluster_pages;        /**< most pages in one clustered read or write, 1 to 64 [16] */
+    unsigned list_shards;          /**< shards of each page list, a power of two, 1 to 64 [by size and CPUs] */
+    unsigned cpu_cache_pages;      /**< frames moved by one refill of a CPU's cache, 1 to 64, or
                                        TIDE_NO_CPU_CACHE for none [32, less in small engines] */
-    unsigned writer_reserve_pages;   /**< frames per node kept for the writers [up to 8, none in tiny engines] */
-    unsigned zero_trigger_pages;     /**< free pages that wake the zero-page thread [8] */
-    uint64_t low_available_pages;    /**< per node: below this the trimmer is woken [frames / 32] */
-    uint64_t high_available_pages;   /**< per node: trimmer's and writer's goal [2 x low] */
+    unsigned writer_reserve_pages; /**< frames per node kept for the writers [up to 8, none in tiny engines] */
+    unsigned zero_trigger_pages;   /**< free pages that wake the zero-page thread [8] */
+    uint64_t low_available_pages;  /**< per node: below this the trimmer is woken [frames / 32] */
+    uint64_t high_available_pages; /**< per node: trimmer's and writer's goal [2 x low] */
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
     unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT [30000] */
     unsigned trimmer_period_ms;      /**< period of ageing [1000, the balance set manager's second] */

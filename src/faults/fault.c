@@ -318,6 +318,8 @@ static tide_status soft(struct fault *fault, uint64_t *pte, pte_t seen)
     (void)fault_show(fault, fault->valid);
     pte_release(space->partition->waits, pte, fault->valid);
     fault_count(fault, counter, frame, fault_place(fault).node);
+    if (__builtin_expect(space->mapping != NULL, 0))
+        fault_show_following(fault, pte);
     return fault->result = TIDE_PAGE_FAULT_TRANSITION;
 }
 
@@ -363,6 +365,7 @@ static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
             return error_set(TIDE_NO_MEMORY, error, fault->address,
                              "the system has no memory to map the page of address 0x%lx", fault->address);
         seen = accessed;
+        fault_show_following(fault, pte);
     } else if (!(seen.bits & PTE_ACCESSED)) {
         const pte_t accessed = { seen.bits | PTE_ACCESSED };
         if (!pte_cas(pte, seen, accessed))

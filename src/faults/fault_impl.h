@@ -120,6 +120,11 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
  * within the leaf, and of the leaf before it if the entry is its first.
  */
 unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned index, int direction, unsigned most);
+/*
+ * After a soft fault, or one on a page that ageing had hidden, of an access that goes on from page to page: the pages that
+ * follow, as far as they are in memory, are shown too.
+ */
+void fault_show_following(struct fault *fault, const uint64_t *pte);
 /* What frames a page of the space takes. */
 static inline enum frames_need fault_need(const struct fault *fault, enum frames_need soft)
 {

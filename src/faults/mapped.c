@@ -54,7 +54,7 @@ unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned i
 struct fresh {
     uint64_t *pte; /* of the first */
     unsigned count;
-    frame_t frames[MAPPING_BATCH];
+    frame_t *frames; /* in the thread's buffer */
 };
 
 /* How many pages beside the faulting one are to come, and in which direction. */
@@ -67,7 +67,10 @@ static unsigned neighbours_wanted(const struct fault *fault, const uint64_t *lea
     *direction = before >= TRACK_LEAST ? 1 : -1;
     if (longest < TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 || fault_may_be_watched(fault))
         return 0;
-    return longest * 2 < MAPPING_BATCH ? longest * 2 : MAPPING_BATCH - 1;
+    if (longest * 2 < MAPPING_BATCH)
+        return longest * 2;
+    /* Up to a multiple: from there on all clusters lie so that the system can take them in one piece. */
+    return *direction > 0 ? MAPPING_BATCH - 1 - index % MAPPING_BATCH : MAPPING_BATCH - 1;
 }
 
 /* Claims neighbours whose PTEs are as that of the faulting page was, `seen`. The order of the frames is no matter. */
@@ -121,10 +124,11 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
     struct frames *frames = space_frames(space);
     const struct frames_place place = fault_place(fault);
     const frame_t frame = frames_allocate(frames, place.node, FRAMES_HOLLOW, place.flags);
-    struct fresh fresh = { .pte = pte, .count = 1, .frames = { frame } };
+    struct fresh fresh = { .pte = pte, .count = 1, .frames = (frame_t *)(void *)fault->thread->buffer };
 
     if (frame_is_none(frame))
         return fault_frame_wait(fault, place);
+    fresh.frames[0] = frame;
     if (!pte_cas(pte, seen, pte_make(PTE_TAG_BUSY, protection))) {
         frames_give_back(frames, frame, true);
         return FAULT_AGAIN;
@@ -163,6 +167,84 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
     fault->result = TIDE_PAGE_FAULT_DEMAND_ZERO;
     fault->valid = (pte_t){ (valid.bits & ~PTE_FRAME_MASK) | (uint64_t)frame.number << PTE_FRAME_SHIFT };
     return fault->result;
+}
+
+/* ---- pages that are in memory ----------------------------------------------------------------------------------- */
+
+/* Pages beside the faulting one that the program has used of late, in one direction. */
+static unsigned used_track(const uint64_t *leaf, unsigned index, int direction)
+{
+    const uint64_t used = PTE_VALID | PTE_ACCESSED;
+    unsigned length = 0;
+
+    for (int at = (int)index + direction; at >= 0 && at < TABLE_ENTRIES && length < MAPPING_BATCH; at += direction) {
+        if ((pte_load(&leaf[at]).bits & used) != used)
+            break;
+        length++;
+    }
+    return length;
+}
+
+/* Claims a page that is in memory and not shown, if it can be had without a wait, and says as what it is to be shown. */
+static bool follower_claim(struct fault *fault, uint64_t *pte, pte_t *next)
+{
+    tide_space *space = fault->space;
+    struct frames *frames = space_frames(space);
+    const pte_t seen = pte_load(pte);
+    const unsigned protection = pte_protection(seen);
+    uint64_t word;
+
+    if (pte_is_busy(seen) || !pte_protection_reads(protection))
+        return false;
+    if (pte_is_valid(seen)) {
+        *next = (pte_t){ seen.bits | PTE_ACCESSED };
+        return !(seen.bits & PTE_ACCESSED) && pte_cas(pte, seen, pte_busy_form(seen));
+    }
+    if (pte_tag(seen) != PTE_TAG_TRANSITION || !pte_cas(pte, seen, pte_busy_form(seen)))
+        return false;
+    word = sync_load_64(&frame_pfn(frames, pte_frame(seen))->word);
+    const enum frame_state state = pfn_state(word);
+    if ((state != FRAME_STANDBY && state != FRAME_MODIFIED) ||
+        !frames_unlink(frames, pte_frame(seen), word, FRAME_ACTIVE, PFN_SHARE_ONE + PFN_REFERENCE_ONE,
+                       fault_priority(fault), &word)) {
+        pte_release(space->partition->waits, pte, seen);
+        return false;
+    }
+    *next = pte_make_valid(pte_frame(seen), protection, (word & PFN_DIRTY) != 0);
+    space_count(space, state == FRAME_STANDBY ? SPACE_STANDBY : SPACE_MODIFIED, 1);
+    return true;
+}
+
+static bool shown_writable(pte_t pte)
+{
+    return (~pte.bits & (PTE_WRITE | PTE_DIRTY)) == 0;
+}
+
+void fault_show_following(struct fault *fault, const uint64_t *at)
+{
+    tide_space *space = fault->space;
+    uint64_t *pte = (uint64_t *)(uintptr_t)at;
+    uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
+    const unsigned index = (unsigned)(pte - leaf);
+    const unsigned track = used_track(leaf, index, -1);
+    const unsigned wanted = track * 2 < MAPPING_BATCH ? track * 2 : MAPPING_BATCH;
+    pte_t next[MAPPING_BATCH];
+    unsigned count = 0;
+
+    if (track < TRACK_LEAST || sync_load_relaxed_32(&space->hard_maximum) != 0 || fault_may_be_watched(fault))
+        return;
+    while (count < wanted && index + 1 + count < TABLE_ENTRIES && follower_claim(fault, &pte[1 + count], &next[count]))
+        count++;
+    for (unsigned first = 0, end; first < count; first = end) {
+        end = first + 1;
+        while (end < count && shown_writable(next[end]) == shown_writable(next[first]))
+            end++;
+        /* Without memory for the system's tables they stay hidden, and are found so. */
+        if (mapping_show(space->mapping, fault->page + 1 + first, end - first, shown_writable(next[first])) != 0)
+            break;
+    }
+    for (unsigned i = 0; i < count; i++)
+        pte_release(space->partition->waits, &pte[1 + i], next[i]);
 }
 
 void fault_show_held(tide_space *space, uint64_t first, uint64_t last)

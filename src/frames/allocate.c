@@ -13,6 +13,9 @@
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
 enum { REFILLS_PER_CHECK = 8, SEARCHES_PER_CHECK = 64 };
 
+/* Pages of mapped spaces whose memory is let go together. */
+enum { HOLLOW_BATCH = 32 };
+
 /* ---- zeroing ---------------------------------------------------------------------------------------------------- */
 
 void frame_zero(void *page)
@@ -77,29 +80,69 @@ static unsigned list_take(struct frames *frames, unsigned node, enum frame_list 
     return count;
 }
 
-/* A hollow frame that was taken from standby: its owner's page is let go. Holding no lock. */
-static void hollow_vacate(struct frames *frames, frame_t frame)
-{
-    struct pfn *pfn = frame_pfn(frames, frame);
-    const uint64_t original = pfn->original;
+/* Hollow frames that were taken from standby, of pages that lie together. */
+struct vacated {
+    unsigned count;
+    frame_t frames[HOLLOW_BATCH];
+};
 
-    frames->vacate(frames, pfn);
-    frames_reset_lost_count(frames, original);
-    pfn_pte_set(pfn, NULL);
-    sync_store_relaxed_64(&pfn->original, 0);
-    frame_state_set(pfn, pfn_with_state(sync_load_relaxed_64(&pfn->word), FRAME_ZEROED));
+/*
+ * Takes the standby frames behind `frame`, which was just taken off the list, as long as their pages lie behind its page:
+ * what is trimmed together lies together, and the memory of many pages is let go by one call. The shard is locked.
+ */
+static void neighbours_take(struct frames *frames, struct frame_shard *shard, frame_t frame, uint32_t next,
+                            struct vacated *vacated)
+{
+    const uint64_t *pte = frame_pfn(frames, frame)->pte;
+
+    vacated->frames[0] = frame;
+    vacated->count = 1;
+    while (next != FRAME_NIL && vacated->count < HOLLOW_BATCH) {
+        struct pfn *pfn = &frames->pfns[next];
+        const uint64_t word = sync_load_relaxed_64(&pfn->word);
+        const uint32_t after = pfn->next;
+
+        if (!pfn_is_hollow(word) || pfn->pte != pte + vacated->count || (uintptr_t)pfn->pte % TIDE_PAGE_BYTES == 0 ||
+            !grace_passed(&frames->grace, pfn_grace(word)) || !frames->detach(pfn, (frame_t){ next }))
+            break;
+        shard_remove(frames, shard, (frame_t){ next });
+        standby_detached(frames, pfn, word);
+        vacated->frames[vacated->count++] = (frame_t){ next };
+        next = after;
+    }
+}
+
+/* Their owners' pages are let go; all but the first go to where unused frames are. Holding no lock. */
+static void hollow_vacate(struct frames *frames, const struct vacated *vacated, struct frames_cpu *cpu)
+{
+    frames->vacate(frames, vacated->frames, vacated->count);
+    for (unsigned i = 0; i < vacated->count; i++) {
+        struct pfn *pfn = frame_pfn(frames, vacated->frames[i]);
+        const uint64_t word = sync_load_relaxed_64(&pfn->word);
+
+        frames_reset_lost_count(frames, pfn->original);
+        pfn_pte_set(pfn, NULL);
+        sync_store_relaxed_64(&pfn->original, 0);
+        frame_state_set(pfn, pfn_with_state(word, FRAME_ZEROED));
+        if (i != 0) {
+            (void)sync_add_64(&cpu->repurposed[pfn_priority(word)], 1);
+            frames_give_back(frames, vacated->frames[i], true);
+        }
+    }
 }
 
 /*
  * Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone, or a ZEROED
  * one if it is hollow.
  */
-static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start)
+static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start,
+                            struct frames_cpu *cpu)
 {
     for (unsigned i = 0; i <= frames->shard_mask; i++) {
         struct frame_shard *shard =
             &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
         frame_t frame = FRAME_NONE;
+        struct vacated vacated = { .count = 0 };
 
         if (sync_load_relaxed_64(&shard->count) == 0)
             continue;
@@ -107,6 +150,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
         for (uint32_t number = shard->head; number != FRAME_NIL; number = frames->pfns[number].next) {
             struct pfn *pfn = &frames->pfns[number];
             const uint64_t word = sync_load_relaxed_64(&pfn->word);
+            const uint32_t next = pfn->next;
 
             if (!grace_passed(&frames->grace, pfn_grace(word)))
                 break; /* the rest is younger */
@@ -114,15 +158,16 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
                 continue; /* a fault has claimed the page and waits for this lock */
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
+            if (pfn_is_hollow(word))
+                neighbours_take(frames, shard, frame, next, &vacated);
             standby_detached(frames, pfn, word);
             break;
         }
         sync_unlock(&shard->lock);
-        if (!frame_is_none(frame)) {
-            if (pfn_is_hollow(sync_load_relaxed_64(&frame_pfn(frames, frame)->word)))
-                hollow_vacate(frames, frame);
+        if (vacated.count != 0)
+            hollow_vacate(frames, &vacated, cpu);
+        if (!frame_is_none(frame))
             return frame;
-        }
     }
     return FRAME_NONE;
 }
@@ -130,7 +175,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
 static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigned highest, struct frames_cpu *cpu)
 {
     for (unsigned priority = 0; priority <= highest; priority++) {
-        const frame_t frame = standby_take(frames, node, priority, 0);
+        const frame_t frame = standby_take(frames, node, priority, 0, cpu);
         if (!frame_is_none(frame)) {
             (void)sync_add_64(&cpu->repurposed[priority], 1);
             return frame;

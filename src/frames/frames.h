@@ -116,10 +116,11 @@ struct frames;
  */
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
 /*
- * The same for a hollow frame comes in two steps, since its memory must be let go, which takes a system call: frames_detach
- * leaves the PTE claimed, and then this one, without a lock, lets go and gives the PTE its form.
+ * The same for hollow frames comes in two steps, since their memory must be let go, which takes a system call: frames_detach
+ * leaves the PTE claimed, and then this one, without a lock, lets go and gives the PTEs their forms. For pages that lie
+ * together, in ascending order: one call does it.
  */
-typedef void frames_vacate(struct frames *frames, struct pfn *pfn);
+typedef void frames_vacate(struct frames *frames, const frame_t *hollow, unsigned count);
 
 /* Low and high memory: see events.c. */
 enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH, FRAMES_EVENT_ERRORS };

@@ -133,6 +133,8 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
         vad->commit_state = pte_protection_of(want->protection);
         if (want->large != NULL)
             large_pages_install(space, vad, want->large);
+        if (space->mapping != NULL) /* an access to what was here before may have left a fence */
+            mapping_unfence(space->mapping, vad->first_page, range_pages(want->range));
     }
     if (!placement_is_none(want->placement))
         sync_store_32(&space->has_placement, 1);

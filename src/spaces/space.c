@@ -158,7 +158,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
     space->lowest_page = TIDE_LOWEST_ADDRESS / TIDE_PAGE_BYTES;
     space->highest_page = TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES;
     if (mapped != NULL) {
-        status = mapping_create(mapped->delivery, mapped->window_bytes, partition->waits, space, &space->mapping);
+        status = mapping_create(mapped, partition->waits, space, &space->mapping);
         if (tide_failed(status))
             goto out;
         (void)sync_add_32(&partition->frames->grace.mapped, 1);

@@ -11,6 +11,12 @@
  * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A page
  * mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
  *
+ * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs; for
+ * many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does for
+ * write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted for it
+ * alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and pages come
+ * one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md has why.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tables/mapping.h"
@@ -50,6 +56,8 @@
 #define HUGE_BYTES ((uint64_t)2 << 20)
 /* Tries for memory that the system has not. */
 enum { MEMORY_TRIES = 1000 };
+/* Pages from which on a large folio pays. */
+enum { LARGE_LEAST = 8 };
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
@@ -135,10 +143,37 @@ static tide_status faults_get(tide_delivery delivery, int *out)
     return TIDE_SUCCESS;
 }
 
-static tide_status file_open(uint64_t bytes, int *out)
-{
-    int file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+/* The calls of a mount of one's own, whose headers of libc and kernel clash in Debian 12. */
+enum { FS_CLOEXEC = 1, FS_SET_STRING = 1, FS_CREATE = 6, MOUNT_CLOEXEC = 1 };
 
+/* A nameless file in a tmpfs of its own; -1 if that is not allowed here. */
+static int large_file_open(void)
+{
+    int file = -1, mount = -1;
+    const int fs = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
+
+    if (fs < 0)
+        return -1;
+    if (syscall(SYS_fsconfig, fs, FS_SET_STRING, "huge", "always", 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FS_SET_STRING, "size", "0", 0) == 0 && /* no limit but the engine's */
+        syscall(SYS_fsconfig, fs, FS_CREATE, NULL, NULL, 0) == 0)
+        mount = (int)syscall(SYS_fsmount, fs, MOUNT_CLOEXEC, 0);
+    if (mount >= 0) {
+        file = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        (void)close(mount);
+    }
+    (void)close(fs);
+    return file;
+}
+
+static tide_status file_open(uint64_t bytes, int *out, bool *large)
+{
+    int file = *large ? large_file_open() : -1;
+
+    *large = file >= 0;
+
+    if (file < 0)
+        file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
     if (file < 0 && errno == EINVAL) /* before Linux 6.3 */
         file = memfd_create("pagetide", MFD_CLOEXEC);
     if (file >= 0 && ftruncate(file, (off_t)bytes) == 0) {
@@ -151,30 +186,40 @@ static tide_status file_open(uint64_t bytes, int *out)
     return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
 }
 
-/* The window at a multiple of 2 MiB, and what is not to happen to it. */
-static tide_status window_map(struct mapping *mapping, uint64_t bytes)
+/* Maps the file at a multiple of 2 MiB; NULL with errno. */
+static char *file_map(int file, uint64_t bytes)
 {
     char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (reserved == MAP_FAILED)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no window of %lu bytes: %s", bytes, strerror(errno));
-    char *window = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-    if (mmap(window, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mapping->file, 0) !=
-        window) {
+        return NULL;
+    char *begin = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
+    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file, 0) != begin) {
         const int error = errno;
 
         (void)munmap(reserved, bytes + HUGE_BYTES);
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
+        errno = error;
+        return NULL;
     }
-    if (window != reserved)
-        (void)munmap(reserved, (size_t)(window - reserved));
-    const size_t behind = (size_t)(reserved + HUGE_BYTES - window);
+    if (begin != reserved)
+        (void)munmap(reserved, (size_t)(begin - reserved));
+    const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
     if (behind != 0)
-        (void)munmap(window + bytes, behind);
-    mapping->window = window;
+        (void)munmap(begin + bytes, behind);
     /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
-    if (madvise(window, bytes, MADV_DONTFORK) != 0 || madvise(window, bytes, MADV_DONTDUMP) != 0)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "madvise of the window: %s", strerror(errno));
+    if (madvise(begin, bytes, MADV_DONTFORK) == 0 && madvise(begin, bytes, MADV_DONTDUMP) == 0)
+        return begin;
+    const int error = errno;
+    (void)munmap(begin, bytes);
+    errno = error;
+    return NULL;
+}
+
+static tide_status window_map(struct mapping *mapping, uint64_t bytes)
+{
+    mapping->window = file_map(mapping->file, bytes);
+    if (mapping->window == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no window of %lu bytes: %s", bytes, strerror(errno));
     return TIDE_SUCCESS;
 }
 
@@ -256,9 +301,11 @@ static void window_free(struct mapping *mapping, uint64_t bytes)
     sync_unlock(&mappings_lock);
 }
 
-tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_waits *waits, void *owner,
+tide_status mapping_create(const tide_mapped_options *options, struct pte_waits *waits, void *owner,
                            struct mapping **out)
 {
+    const tide_delivery delivery = options->delivery;
+    const uint64_t bytes = options->window_bytes;
     struct mapping *mapping = slot_take();
 
     if (mapping == NULL)
@@ -268,6 +315,7 @@ tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_wa
     mapping->file = mapping->faults = -1;
     mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
     mapping->fences = 0;
+    mapping->large = options->large_folios;
     mapping->waits = waits;
     memset(mapping->counters, 0, sizeof mapping->counters);
     /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
@@ -277,7 +325,7 @@ tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_wa
                              ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
                              : faults_get(delivery, &mapping->faults);
     if (!tide_failed(status))
-        status = file_open(bytes, &mapping->file);
+        status = file_open(bytes, &mapping->file, &mapping->large);
     if (!tide_failed(status))
         status = window_map(mapping, bytes);
     if (!tide_failed(status))
@@ -378,12 +426,6 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
     return 0;
 }
 
-int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
-{
-    ASSERT_DEBUG(pages <= MAPPING_BATCH);
-    return mapping_fill(mapping, page, pages, mapping->zeroes, writable);
-}
-
 int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
     const size_t bytes = pages * (size_t)TIDE_PAGE_BYTES;
@@ -443,6 +485,20 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
     }
     count(&counters_of(mapping)->shown, pages);
     return 0;
+}
+
+int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
+{
+    ASSERT_DEBUG(pages <= MAPPING_BATCH);
+    if (!mapping->large || pages < LARGE_LEAST)
+        return mapping_fill(mapping, page, pages, mapping->zeroes, writable);
+    int error = mapping_store(mapping, page, pages, mapping->zeroes);
+    if (error == 0) {
+        error = mapping_show(mapping, page, pages, writable);
+        if (error != 0)
+            mapping_drop(mapping, page, pages);
+    }
+    return error;
 }
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)

@@ -42,20 +42,21 @@ struct mapping {
     uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
     uint64_t first_page; /* page number of the first byte of the window */
     char *window;
-    void *owner;                                        /* the space */
-    int file;                                           /* memfd */
-    int faults;                                         /* userfaultfd */
-    bool by_threads;                                    /* TIDE_DELIVERY_THREADS */
-    uint32_t fences;                                    /* [A] pages were fenced */
-    const char *zeroes;                                 /* MAPPING_BATCH pages of zeroes to copy from */
-    struct pte_waits *waits;                            /* where threads wait for PTEs of the space */
+    void *owner;             /* the space */
+    int file;                /* memfd */
+    int faults;              /* userfaultfd */
+    bool large;              /* the file takes folios larger than a page for writes of many pages */
+    bool by_threads;         /* TIDE_DELIVERY_THREADS */
+    uint32_t fences;         /* [A] pages were fenced */
+    const char *zeroes;      /* MAPPING_BATCH pages of zeroes to copy from */
+    struct pte_waits *waits; /* where threads wait for PTEs of the space */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
 
 /* Can it be had? TIDE_NOT_SUPPORTED with the remedy in the last error. */
 TIDE_MUST_CHECK tide_status mapping_check(tide_delivery delivery);
-/* `bytes` is a multiple of 2 MiB. TIDE_NOT_SUPPORTED, TIDE_INSUFFICIENT_RESOURCES. */
-TIDE_MUST_CHECK tide_status mapping_create(tide_delivery delivery, uint64_t bytes, struct pte_waits *waits, void *owner,
+/* The options were checked. TIDE_NOT_SUPPORTED, TIDE_INSUFFICIENT_RESOURCES. */
+TIDE_MUST_CHECK tide_status mapping_create(const tide_mapped_options *options, struct pte_waits *waits, void *owner,
                                            struct mapping **mapping);
 void mapping_destroy(struct mapping *mapping);
 /* The one whose window has this page, NULL if there is none. Windows do not overlap. */

@@ -244,13 +244,18 @@ bool page_table_detach(struct pfn *pfn, frame_t frame)
     return pte_cas(pfn->pte, pte, (pte_t){ pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
 }
 
-void page_table_vacate(struct frames *frames, struct pfn *pfn)
+void page_table_vacate(struct frames *frames, const frame_t *hollow, unsigned count)
 {
     uint64_t page;
-    struct mapping *mapping = page_table_mapping_of(frames, pfn->pte, &page);
+    struct mapping *mapping = page_table_mapping_of(frames, pfn_pte(frame_pfn(frames, hollow[0])), &page);
 
-    mapping_drop(mapping, page, 1);
-    pte_release(mapping->waits, pfn->pte, (pte_t){ pfn->original | (pte_load(pfn->pte).bits & PTE_PROTECTION_MASK) });
+    mapping_drop(mapping, page, count);
+    for (unsigned i = 0; i < count; i++) {
+        const struct pfn *pfn = frame_pfn(frames, hollow[i]);
+
+        pte_release(mapping->waits, pfn->pte,
+                    (pte_t){ pfn->original | (pte_load(pfn->pte).bits & PTE_PROTECTION_MASK) });
+    }
 }
 
 uint64_t page_table_page_of(const struct frames *frames, const uint64_t *pte, const uint64_t **root)

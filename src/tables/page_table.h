@@ -124,7 +124,7 @@ void page_table_free_leaf(struct page_table *table, uint64_t page);
 
 /* For frames_options.detach and .vacate. */
 bool page_table_detach(struct pfn *pfn, frame_t frame);
-void page_table_vacate(struct frames *frames, struct pfn *pfn);
+void page_table_vacate(struct frames *frames, const frame_t *hollow, unsigned count);
 
 /*
  * The page of a PTE: up through the tables, whose records name their entries in the tables above. *root is the memory of

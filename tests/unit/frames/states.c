@@ -20,7 +20,7 @@ static const char *const edges[] = {
     [FRAME_MODIFIED_NO_WRITE] = ".xxx=.x.",
     [FRAME_BAD] = ".....=..",
     [FRAME_ACTIVE] = "xxxxx.=x",
-    [FRAME_TRANSITION] = ".xxxx.x=",
+    [FRAME_TRANSITION] = "xxxxx.x=",
 };
 
 struct pair {
