@@ -113,7 +113,8 @@ static void neighbours_take(struct frames *frames, struct frame_shard *shard, fr
 }
 
 /* Their owners' pages are let go; all but the first go to where unused frames are. Holding no lock. */
-static void hollow_vacate(struct frames *frames, const struct vacated *vacated, struct frames_cpu *cpu)
+static void hollow_vacate(struct frames *frames, const struct vacated *vacated, unsigned priority,
+                          struct frames_cpu *cpu)
 {
     frames->vacate(frames, vacated->frames, vacated->count);
     for (unsigned i = 0; i < vacated->count; i++) {
@@ -125,7 +126,7 @@ static void hollow_vacate(struct frames *frames, const struct vacated *vacated, 
         sync_store_relaxed_64(&pfn->original, 0);
         frame_state_set(pfn, pfn_with_state(word, FRAME_ZEROED));
         if (i != 0) {
-            (void)sync_add_64(&cpu->repurposed[pfn_priority(word)], 1);
+            (void)sync_add_64(&cpu->repurposed[priority], 1);
             frames_give_back(frames, vacated->frames[i], true);
         }
     }
@@ -165,7 +166,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
         }
         sync_unlock(&shard->lock);
         if (vacated.count != 0)
-            hollow_vacate(frames, &vacated, cpu);
+            hollow_vacate(frames, &vacated, priority, cpu);
         if (!frame_is_none(frame))
             return frame;
     }
