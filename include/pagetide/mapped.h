@@ -44,6 +44,7 @@ typedef struct tide_mapped_options {
     uint64_t window_bytes;    /**< addresses, a multiple of 2 MiB; they cost nothing until used [1 TiB] */
     tide_delivery delivery;   /**< [TIDE_DELIVERY_SIGNAL] */
     unsigned handler_threads; /**< of TIDE_DELIVERY_THREADS, 1 to 64 [one for each CPU, 8 at most] */
+    unsigned cluster_pages;   /**< most pages that one fault of a sequential toucher shows, 1 to 64 [64] */
 } tide_mapped_options;
 
 TIDE_EXPORT void tide_mapped_options_init(tide_mapped_options *options);
