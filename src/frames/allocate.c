@@ -78,7 +78,8 @@ static unsigned list_take(struct frames *frames, unsigned node, enum frame_list 
 }
 
 /* A frame on standby is taken, if it is that of this PTE still and its owner lets it go. Holding no lock. */
-static bool near_take(struct frames *frames, unsigned node, unsigned highest, frame_t frame, const uint64_t *pte)
+static bool near_take(struct frames *frames, unsigned node, unsigned highest, frame_t frame, const uint64_t *pte,
+                      struct frames_cpu *cpu)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
     const uint64_t seen = sync_load_64(&pfn->word);
@@ -94,6 +95,8 @@ static bool near_take(struct frames *frames, unsigned node, unsigned highest, fr
         taken = true;
     }
     sync_unlock(&shard->lock);
+    if (taken)
+        (void)sync_add_64(&cpu->repurposed[pfn_priority(seen)], 1);
     return taken;
 }
 
@@ -112,7 +115,7 @@ static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest
     for (unsigned i = 0; i < found; i++) {
         if (ptes[i] == pte)
             near[count++] = frame;
-        else if (near_take(frames, node, highest, near[i], ptes[i]))
+        else if (near_take(frames, node, highest, near[i], ptes[i], cpu))
             near[count++] = near[i];
     }
     frames->vacate(frames, near, count);
@@ -124,10 +127,8 @@ static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest
         pfn_pte_set(pfn, NULL);
         sync_store_relaxed_64(&pfn->original, 0);
         frame_state_set(pfn, pfn_with_state(word, FRAME_ZEROED));
-        if (near[i].number != frame.number) {
-            (void)sync_add_64(&cpu->repurposed[pfn_priority(word)], 1);
+        if (near[i].number != frame.number)
             frames_give_back(frames, near[i], true);
-        }
     }
 }
 
