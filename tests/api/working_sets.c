@@ -541,6 +541,7 @@ static unsigned age_of(tide_space *space, tide_address address)
 static void rush_member(struct crew_member *member)
 {
     struct rush *rush = member->context;
+    bool seen_young = false;
     if (member->index >= USERS) {
         while (!atomic_load(&rush->aged))
             sched_yield();
@@ -554,9 +555,13 @@ static void rush_member(struct crew_member *member)
         for (uint64_t page = 0; page < rush->pages; page += rush->stride)
             CREW_NOTE(member, !tide_failed(tide_touch(rush->used, rush->base + page * PG, TIDE_ACCESS_READ)));
         atomic_fetch_add(&rush->touches, rush->pages / rush->stride);
-        if (member->index == 0 && age_of(rush->of_old, rush->old) >= OLD &&
-            age_of(rush->of_old, rush->old) > age_of(rush->used, rush->base) + 100)
-            atomic_store(&rush->aged, true);
+        if (member->index == 0) {
+            const unsigned age = age_of(rush->of_old, rush->old);
+
+            seen_young |= age < OLD; /* until its first look a page has the age of an old one */
+            if (seen_young && age >= OLD && age > age_of(rush->used, rush->base) + 100)
+                atomic_store(&rush->aged, true);
+        }
         sleep_ms(1); /* or the demand would take long on few CPUs, and its own pages be idle for many ticks too */
     }
 }
