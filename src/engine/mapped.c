@@ -86,6 +86,12 @@ static void violation_send(void *address, ucontext_t *context)
     info.si_signo = SIGSEGV;
     info.si_code = SEGV_ACCERR;
     info.si_addr = address;
+    sigset_t segv;
+
+    /* It waits until this handler has returned: it is to find the thread at the access, and not in here. */
+    sigemptyset(&segv);
+    sigaddset(&segv, SIGSEGV);
+    (void)pthread_sigmask(SIG_BLOCK, &segv, NULL);
     if (sigismember(&context->uc_sigmask, SIGSEGV) == 1 ||
         (sigaction(SIGSEGV, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_IGN)) {
         const struct sigaction ends = { .sa_handler = SIG_DFL };
