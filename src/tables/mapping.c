@@ -6,7 +6,7 @@
  *   UFFDIO_COPY          allocates the file's page, copies into it, maps it. One call for many pages
  *   UFFDIO_CONTINUE      maps a page that is in the file
  *   UFFDIO_WRITEPROTECT  without its mode bit: lets a mapped page be written again
- *   MADV_DONTNEED        unmaps; the page stays in the file
+ *   MADV_DONTNEED_LOCKED unmaps; the page stays in the file
  *   FALLOC_FL_PUNCH_HOLE frees pages of the file
  * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A page
  * mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
@@ -46,6 +46,9 @@
 #endif
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -522,8 +525,8 @@ void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED) != 0) {
-        /* EINVAL: the program has locked it with mlock(), or unmapped it. It must not be hidden half. */
+    /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
+    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
         ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
         if (errno == ENOMEM)
             break; /* a part is not mapped any more: nothing is shown there */
