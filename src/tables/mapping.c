@@ -406,30 +406,42 @@ static bool again(int error, unsigned *tries)
     return true;
 }
 
+/*
+ * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one goes
+ * page by page; an only page is one that the program has unmapped.
+ */
+static bool crosses_fence(int error, uint64_t *most)
+{
+    if (error != ENOENT || *most == TIDE_PAGE_BYTES)
+        return false;
+    *most = TIDE_PAGE_BYTES;
+    return true;
+}
+
 int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const void *from, bool writable)
 {
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0;
+    uint64_t done = 0, most = bytes;
     unsigned tries = 0;
 
     while (done < bytes) {
         struct uffdio_copy copy = { .dst = address_of(mapping, page) + done,
                                     .src = (uintptr_t)from + done,
-                                    .len = bytes - done,
+                                    .len = bytes - done < most ? bytes - done : most,
                                     .mode = writable ? 0 : UFFDIO_COPY_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_COPY, &copy);
         const int error = errno;
 
-        if (result == 0)
-            break;
         if (copy.copy > 0)
             done += (uint64_t)copy.copy;
-        if (copy.copy <= 0 && error == EEXIST) {
+        if (result != 0 && copy.copy <= 0 && crosses_fence(error, &most))
+            continue;
+        if (result != 0 && copy.copy <= 0 && error == EEXIST) {
             /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
             const uint64_t at = page + done / TIDE_PAGE_BYTES;
 
             mapping_drop(mapping, at, 1);
-        } else if (copy.copy <= 0 && !again(error, &tries)) {
+        } else if (result != 0 && copy.copy <= 0 && !again(error, &tries)) {
             mapping_drop(mapping, page, pages);
             return error;
         }
@@ -472,19 +484,20 @@ static void let_write(struct mapping *mapping, uint64_t page)
 int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
 {
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0;
+    uint64_t done = 0, most = bytes;
     unsigned tries = 0;
 
     while (done < bytes) {
-        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, bytes - done },
+        const uint64_t part = bytes - done < most ? bytes - done : most;
+        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, part },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
-        if (result == 0)
-            break;
         if (want.mapped > 0) {
             done += (uint64_t)want.mapped;
+        } else if (result != 0 && crosses_fence(error, &most)) {
+            continue;
         } else if (error == EEXIST) {
             if (writable)
                 let_write(mapping, page + done / TIDE_PAGE_BYTES);
