@@ -586,15 +586,16 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return 0;
 }
 
-void mapping_fence(struct mapping *mapping, uint64_t page)
+void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
     (void)sync_swap_32(&mapping->fences, 1);
-    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, PROT_NONE);
+    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, readable ? PROT_READ : PROT_NONE);
 }
 
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    if (sync_load_32(&mapping->fences) != 0)
+    /* With a barrier: the rights that were just given are seen by who fences from now on. */
+    if (sync_add_32(&mapping->fences, 0) != 0)
         (void)mprotect((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, PROT_READ | PROT_WRITE);
 }
 
@@ -607,7 +608,7 @@ void mapping_poison(struct mapping *mapping, uint64_t page)
     } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
 
     if (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
-        mapping_fence(mapping, page); /* before Linux 6.6 */
+        mapping_fence(mapping, page, false); /* before Linux 6.6 */
 }
 
 void mapping_wake(struct mapping *mapping, uint64_t page)
