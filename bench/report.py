@@ -34,19 +34,37 @@ RIVAL = {
     "access_chase": "raw_chase", "raw_chase": "raw_chase",
     "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
     "numa_spread": "numa_spread", "numa_packed": "numa_spread", "numa_spill": "numa_spread",
+    "mapped_fresh": "anonymous_fresh", "mapped_fresh_threads": "anonymous_fresh",
+    "anonymous_fresh": "anonymous_fresh",
+    "mapped_fresh_random": "anonymous_random", "anonymous_random": "anonymous_random",
+    "mapped_soft": "memfd_soft", "memfd_soft": "memfd_soft",
+    "mapped_soft_random": "memfd_random", "memfd_random": "memfd_random",
+    "mapped_hard": "fio_mapped", "file_hard": "fio_mapped", "fio_mapped": "fio_mapped",
+    "mapped_read": "file_read", "file_read": "file_read", "swap_read": "file_read", "zram_read": "file_read",
+    "mapped_mixed": "file_mixed", "file_mixed": "file_mixed", "swap_mixed": "file_mixed", "zram_mixed": "file_mixed",
+    "mapped_resident": "malloc_4k", "malloc_4k": "malloc_4k", "malloc_huge": "malloc_4k",
     "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
-           "access_extent", "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
+           "access_extent", "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase",
+           "mapped_fresh", "mapped_fresh_threads", "anonymous_fresh", "mapped_fresh_random", "anonymous_random",
+           "mapped_soft", "memfd_soft", "mapped_soft_random", "memfd_random", "mapped_hard", "fio_mapped", "file_hard",
+           "mapped_read", "file_read", "swap_read", "zram_read", "mapped_mixed", "file_mixed", "swap_mixed",
+           "zram_mixed", "mapped_resident", "malloc_4k", "malloc_huge", "commit", "kernel_protect", "processor",
            "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
            "numa_spread", "numa_packed", "numa_spill"]
+MAPPED = ["mapped_fresh", "mapped_fresh_random", "mapped_soft", "mapped_soft_random", "mapped_hard", "mapped_read",
+          "mapped_mixed"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
 NO_INPUT_OUTPUT = ["demand_zero", "soft_standby", "soft_modified", "access_pointer", "access_pointers",
                    "access_read", "access_chase"]
 COUNTERS = ["faults_per_s", "faults_per_cpu_s", "thread_cpu_ns_per_fault", "p50_ns", "p99_ns", "p999_ns", "local_share"]
+# Of mapped classes and their rivals: what touches found, and what the memory lies behind.
+MAPPED_COUNTERS = ["hit_share", "soft_share", "page_reads_per_s", "frame_waits_share", "pages_per_hide",
+                   "faults_per_million", "huge_share"]
 
 
 # ---- machine ---------------------------------------------------------------------------------------------------------
@@ -148,6 +166,9 @@ def make_rows(cases, cpus):
         row = {"class": key[0], "space": key[1], "threads": key[2]}
         for counter in COUNTERS:
             row[counter] = median([case.get(counter) for case in rounds])
+        for counter in MAPPED_COUNTERS:
+            if counter in rounds[0]:
+                row[counter] = median([case.get(counter) for case in rounds])
         row["ns_per_fault"] = 1e9 * min(key[2], cpus) / row["faults_per_s"] if row["faults_per_s"] else None
         row["faults_per_s_min"] = min(case["faults_per_s"] for case in rounds)
         row["faults_per_s_max"] = max(case["faults_per_s"] for case in rounds)
@@ -225,6 +246,23 @@ def make_targets(rows, replay, cpus):
     for space in ("private", "shared"):
         at_least("hard, %s, 64 threads: over fio's" % space, 0.9,
                  quotient(rate("hard", space, 64), rate("fio", "shared", 64)))
+    for threads in (1, 2):
+        at_least("mapped_fresh, %d thread%s: over the kernel's anonymous memory" % (threads, "s" * (threads > 1)), 1,
+                 quotient(rate("mapped_fresh", "shared", threads), rate("anonymous_fresh", "shared", threads)))
+    reads = by_key.get(("mapped_read", "shared", 64))
+    at_least("mapped_read, 64 threads: page reads over fio's", 0.9,
+             quotient(reads.get("page_reads_per_s") if reads else None, rate("fio_mapped", "shared", 64)))
+    at_least("mapped_mixed, 64 threads: over a mapped file under the same limit", 1.2,
+             quotient(rate("mapped_mixed", "shared", 64), rate("file_mixed", "shared", 64)))
+    for name in MAPPED:
+        few = [rate(name, "shared", threads) for threads in (1, 2, 8)]
+        at_least("%s: 64 threads over the best of fewer" % name, 0.9,
+                 quotient(rate(name, "shared", 64), max((value for value in few if value), default=None)))
+    for threads in (1, 2, 64):
+        mine, other = (by_key.get((name, "shared", threads)) for name in ("mapped_resident", "malloc_4k"))
+        at_least("mapped_resident, %d thread%s: loads a CPU second over malloc()'s memory" %
+                 (threads, "s" * (threads > 1)), 0.95,
+                 quotient(mine["faults_per_cpu_s"] if mine else None, other["faults_per_cpu_s"] if other else None))
     at_most("demand_zero: cost with 16 GiB of frames over that with 256 MiB", 1.2,
             quotient(rate("demand_zero_256MiB", "private", 1), rate("demand_zero_16GiB", "private", 1)))
     engines = [row for row in rows if "overhead_share" in row]
@@ -280,6 +318,29 @@ def node_tables(nodes, rows):
 def nodes_text(nodes):
     return ("nodes of a synthetic machine, in name only: placement is what an engine of so many nodes does, rates are not"
             if nodes[0]["synthetic"] else "nodes; to N: distance to node N, 10 to itself")
+
+
+# ---- what touches found ----------------------------------------------------------------------------------------------
+
+def found_table(rows):
+    """Of the classes whose touches are not all faults: headings and lines."""
+    headings = ["class", "threads", "touches M/s", "hits %", "soft %", "page reads M/s", "frame waits %", "huge pages %"]
+    lines = []
+    for row in rows:
+        if any(key in row for key in ("hit_share", "huge_share")):
+            lines.append([row["class"], str(row["threads"]), millions(row["faults_per_s"]), percent(row.get("hit_share")),
+                          percent(row.get("soft_share")), millions(row.get("page_reads_per_s")),
+                          percent(row.get("frame_waits_share")), percent(row.get("huge_share"))])
+    return headings, lines
+
+
+FOUND_TEXT = ("what the touches of mapped classes and of their rivals found: the page there; in memory; on the disk. "
+              "huge pages: share of the memory that they map")
+
+
+def skipped_lines(context):
+    return ["%s: %s" % (key[len("skipped_"):].replace("_", " "), context[key])
+            for key in sorted(context) if key.startswith("skipped_")]
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -350,6 +411,11 @@ def print_report(rows, targets, errors, machine, context, nodes):
     print_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows])
     print("\nM/s: million faults (accesses) a second. ns: elapsed time x min(threads, CPUs) / faults. M/CPU s: a second"
           "\nof CPU time, zeroing and workers included. ratio: to the rival of the row.\n")
+    headings, lines = found_table(rows)
+    if lines:
+        print(FOUND_TEXT)
+        print_table(headings, lines)
+        print()
     if nodes:
         (headings, lines), (pair_headings, pair_lines) = node_tables(nodes, rows)
         print(nodes_text(nodes))
@@ -366,6 +432,8 @@ def print_report(rows, targets, errors, machine, context, nodes):
                  for t in targets if t["reached"] is not None or missing <= len(targets) // 4], group=1)
     counts = [sum(1 for t in targets if t["reached"] is state) for state in (True, False, None)]
     print("\n%d reached, %d missed, %d not measured" % tuple(counts))
+    for line in skipped_lines(context):
+        print("skipped: " + line)
     for error in errors:
         print("FAILED: " + error)
 
@@ -374,10 +442,10 @@ def sizes_text(context):
     def mib(name):
         return int(context.get(name, 0)) // 2**20
     large = mib("large_engine_bytes")
-    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (kernel's faults), %d MiB (disk); "
-            "resident: %d MiB; large engine: %s"
+    return ("medians of %s rounds; touched by one pass: %d MiB (faults), %d MiB (kernel's faults), %d MiB (disk), "
+            "%d MiB (mapped); resident: %d MiB; budget of the mapped classes that exceed it: %d MiB; large engine: %s"
             % (context.get("rounds", "?"), mib("fault_bytes"), mib("rival_bytes"), mib("disk_bytes"),
-               mib("resident_bytes"),
+               mib("mapped_bytes"), mib("resident_bytes"), mib("budget_bytes"),
                "%d MiB" % large if large else "not measured (--quick, or less than 20 GiB available)"))
 
 
@@ -390,13 +458,29 @@ CHARTS = [
     ("Resident access", "accesses a second",
      ["access_pointer", "access_pointers", "access_extent", "large_chase", "access_read", "access_chase", "raw_pointer",
       "raw_chase"]),
+    ("Mapped: without I/O", "touches a second",
+     ["mapped_fresh", "mapped_fresh_random", "mapped_soft", "mapped_soft_random", "mapped_fresh_threads",
+      "anonymous_fresh", "anonymous_random", "memfd_soft", "memfd_random"]),
+    ("Mapped: four times the budget, reading", "touches a second",
+     ["mapped_read", "mapped_hard", "fio_mapped", "file_read", "file_hard", "swap_read", "zram_read"]),
+    ("Mapped: four times the budget, half writes", "touches a second",
+     ["mapped_mixed", "file_mixed", "swap_mixed", "zram_mixed"]),
+    ("Mapped: resident", "loads a second", ["mapped_resident", "malloc_4k", "malloc_huge"]),
     ("Commit and decommit of a page", "pairs of calls a second", ["commit", "kernel_protect"]),
 ]
 # Index of the colour; rivals are grey and dashed.
 STYLE = {"demand_zero": "c1", "soft_standby": "c2", "soft_modified": "c3", "hard": "c1", "collided": "c2",
          "access_pointer": "c1", "access_read": "c2", "kernel_again": "r1", "kernel_fresh": "r2", "fio": "r1",
          "kernel_file": "r2", "kernel_collided": "r3", "raw_pointer": "r1",
+         "mapped_fresh": "c1", "mapped_fresh_random": "c2", "mapped_soft": "c3", "mapped_soft_random": "c4",
+         "mapped_fresh_threads": "c5", "anonymous_fresh": "r1", "anonymous_random": "r2", "memfd_soft": "r3",
+         "memfd_random": "r3", "mapped_read": "c1", "mapped_hard": "c2", "fio_mapped": "r1", "file_read": "r2",
+         "file_hard": "r3", "swap_read": "r3", "zram_read": "r3", "mapped_mixed": "c1", "file_mixed": "r1",
+         "swap_mixed": "r2", "zram_mixed": "r3", "mapped_resident": "c1", "malloc_4k": "r1", "malloc_huge": "r2",
          "access_pointers": "c4", "access_chase": "c3", "access_extent": "c5", "large_chase": "c6", "raw_chase": "r2", "commit": "c1", "kernel_protect": "r1"}
+
+
+RIVAL_NAMES = ("kernel", "fio", "raw", "anonymous", "memfd", "file", "swap", "zram", "malloc")
 
 
 def short_number(value):
@@ -414,7 +498,7 @@ def chart(title, unit, names, space, rows):
         wanted_space = ONE_SPACE.get(row["class"], space)
         if row["class"] in names and row["space"] == wanted_space and row["faults_per_s"]:
             curves.setdefault(row["class"], []).append(row)
-    if not any(not name.startswith(("kernel", "fio", "raw")) for name in curves):
+    if not any(not name.startswith(RIVAL_NAMES) for name in curves):
         return ""
     values = [row[key] for curve in curves.values() for row in curve
               for key in ("faults_per_s_min", "faults_per_s_max")]
@@ -525,7 +609,9 @@ class the whole engine is verified.</p>
 mapping (both without huge pages, both in one process); <em>fio</em>, random reads of 4&nbsp;KiB with O_DIRECT and as
 many threads; <em>kernel_file</em> and <em>kernel_collided</em>, page faults on a mapped file out of the page cache;
 <em>raw_pointer</em>, loads from plain memory behind huge pages; <em>raw_chase</em>, the same, each address depending
-on the load before. docs/benchmark.md tells it in full.</p>
+on the load before. <em>mapped_</em> classes touch a mapped space through plain pointers, beside anonymous memory, a
+memfd, a mapped file or a swap in a control group limited to the engine's budget, and malloc()'s memory. docs/benchmark.md
+tells it in full.</p>
 """
 
 
@@ -569,6 +655,8 @@ def make_page(rows, targets, errors, replay, machine, context, nodes, picture):
         "<dt>%s</dt><dd>%s</dd>" % (html.escape(a), html.escape(str(b))) for a, b in facts))
     if busy is not None and busy > 0.1:
         out.append('<p class="warning">The machine was not idle: the figures are too low and vary.</p>')
+    for line in skipped_lines(context):
+        out.append('<p class="soft">Skipped: %s</p>' % html.escape(line))
     for error in errors:
         out.append('<p class="warning">Failed: %s</p>' % html.escape(error))
 
@@ -598,10 +686,14 @@ def make_page(rows, targets, errors, replay, machine, context, nodes, picture):
     out.append("<h2>All figures</h2>")
     out.append(html_table([name for name, _ in COLUMNS], [[cell(row) for _, cell in COLUMNS] for row in rows], group=0,
                           row_class=lambda i: "rival" if rows[i]["class"] in RIVAL.values() or
-                          rows[i]["class"].startswith("kernel") else ""))
+                          rows[i]["class"].startswith(RIVAL_NAMES) else ""))
     out.append('<p class="soft">M/s: million faults (accesses) a second. ns: elapsed time × min(threads, CPUs) / '
                "faults. "
                "M/CPU s: a second of CPU time, zeroing and workers included. ratio: to the rival of the row.</p>")
+    headings, lines = found_table(rows)
+    if lines:
+        out.append('<h2>Found</h2><p class="soft">%s</p>' % html.escape(FOUND_TEXT))
+        out.append(html_table(headings, lines, group=0))
     if replay:
         out.append("<h2>Traces of real programs</h2>")
         out.append(html_table([name for name, _, _ in REPLAY_COLUMNS], [replay_cells(row) for row in replay], group=0))
@@ -622,8 +714,9 @@ def report_command(arguments):
     with open(os.path.join(arguments.out, "summary.json"), "w", encoding="utf-8") as file:
         json.dump({"rows": rows, "targets": targets, "machine": machine, "nodes": nodes, "replay": replay, "errors": errors,
                    "sizes": {key: int(context[key]) for key in
-                             ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes",
-                              "large_engine_bytes") if key in context}},
+                             ("rounds", "fault_bytes", "rival_bytes", "disk_bytes", "resident_bytes", "mapped_bytes",
+                              "budget_bytes", "large_engine_bytes") if key in context},
+                   "skipped": skipped_lines(context)},
                   file, indent=1)
     with open(os.path.join(arguments.out, "report.html"), "w", encoding="utf-8") as file:
         file.write(make_page(rows, targets, errors, replay, machine, context, nodes, picture))

@@ -13,16 +13,14 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "rival_file.h"
 #include "soft_spaces.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <memory>
-#include <sstream>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -130,56 +128,18 @@ void engine_passes(benchmark::State &state, const Case &which, bool collided)
 
 /* ---- rivals ------------------------------------------------------------------------------------------------------ */
 
-/* A file of random bytes, written through O_DIRECT so that it is on the disk and in no cache. Removed at the end. */
-class RivalFile {
-  public:
-    RivalFile() : path_(options().directory + "/tide-bench.rival")
-    {
-        fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_DIRECT, 0600);
-        if (fd_ < 0)
-            throw system_error("cannot create " + path_ + " with O_DIRECT");
-        const size_t chunk = kMiB;
-        void *buffer = nullptr;
-        if (posix_memalign(&buffer, kPageBytes, chunk) != 0)
-            throw std::runtime_error("no memory for the rival's file");
-        std::unique_ptr<void, decltype(&free)> owner(buffer, &free);
-        Random random(7);
-        for (uint64_t offset = 0; offset < options().disk_bytes; offset += chunk) {
-            for (size_t i = 0; i < chunk / 8; i++)
-                static_cast<uint64_t *>(buffer)[i] = random.next();
-            if (pwrite(fd_, buffer, chunk, static_cast<off_t>(offset)) != static_cast<ssize_t>(chunk))
-                throw system_error("cannot write " + path_);
-        }
-        fsync(fd_);
-    }
-    ~RivalFile()
-    {
-        close(fd_);
-        unlink(path_.c_str());
-    }
-    RivalFile(const RivalFile &) = delete;
-    RivalFile &operator=(const RivalFile &) = delete;
-
-    int fd() const
-    {
-        return fd_;
-    }
-    const std::string &path() const
-    {
-        return path_;
-    }
-
-  private:
-    std::string path_;
-    int fd_;
-};
-
 std::unique_ptr<RivalFile> g_rival_file;
 
 RivalFile &rival_file()
 {
-    if (!g_rival_file)
-        g_rival_file = std::make_unique<RivalFile>();
+    if (!g_rival_file) {
+        auto random = std::make_shared<Random>(7);
+        g_rival_file = std::make_unique<RivalFile>("tide-bench.rival", options().disk_bytes,
+                                                   [random](uint64_t, uint64_t *words) {
+                                                       for (uint64_t i = 0; i < kPageBytes / 8; i++)
+                                                           words[i] = random->next();
+                                                   });
+    }
     return *g_rival_file;
 }
 
@@ -251,48 +211,6 @@ void kernel_passes(benchmark::State &state, const Case &which, bool collided)
     result.publish(state);
 }
 
-/* The number after a percentile's name in fio's terse output (microseconds), as nanoseconds. */
-double fio_percentile_ns(const std::string &terse, const std::string &name)
-{
-    const size_t at = terse.find(";" + name + "=");
-    return at == std::string::npos ? 0 : std::stod(terse.substr(at + name.size() + 2)) * 1000;
-}
-
-void fio_pass(benchmark::State &state, const Case &which)
-{
-    RivalFile &file = rival_file();
-    const std::string seconds = std::to_string(pass_ns() / 1000000) + "ms";
-    const std::string command = "fio --name=rival --filename='" + file.path() +
-                                "' --rw=randread --bs=4k --direct=1 --ioengine=psync"
-                                " --thread=1 --numjobs=" +
-                                std::to_string(which.threads) + " --size=" + std::to_string(options().disk_bytes) +
-                                " --time_based=1 --runtime=" + seconds + " --group_reporting=1 --minimal";
-    std::string output;
-    for (auto _ : state) {
-        FILE *pipe = popen(command.c_str(), "r");
-        if (pipe == nullptr)
-            throw system_error("cannot run fio");
-        std::array<char, 4096> buffer;
-        for (size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-            output.append(buffer.data(), n);
-        if (pclose(pipe) != 0)
-            throw std::runtime_error("fio failed: " + command + "\n" + output);
-        state.SetIterationTime(static_cast<double>(pass_ns()) / 1e9);
-    }
-    /* Terse format 3: field 8 is the read IOPS. */
-    std::istringstream fields(output);
-    std::string field;
-    for (int i = 0; i < 8; i++)
-        if (!std::getline(fields, field, ';'))
-            throw std::runtime_error("fio's output is not its terse format 3: " + output);
-    const double iops = std::stod(field);
-    state.counters["faults_per_s"] = iops;
-    state.counters["faults"] = iops * static_cast<double>(pass_ns()) / 1e9;
-    state.counters["p50_ns"] = fio_percentile_ns(output, "50.000000%");
-    state.counters["p99_ns"] = fio_percentile_ns(output, "99.000000%");
-    state.counters["p999_ns"] = fio_percentile_ns(output, "99.900000%");
-}
-
 } // namespace
 
 void close_disk_engine()
@@ -320,7 +238,9 @@ void add_disk_cases()
                     add_case(named("hard", space), 1,
                              [](benchmark::State &state, const Case &c) { engine_passes(state, c, false); });
                 if (space == Space::kPrivate && (hard || class_wanted("fio")))
-                    add_case(named("fio", Space::kShared), 1, fio_pass);
+                    add_case(named("fio", Space::kShared), 1, [](benchmark::State &state, const Case &c) {
+                        fio_pass(state, c, rival_file(), pass_ns());
+                    });
                 if (hard || class_wanted("kernel_file"))
                     add_case(named("kernel_file", space), 1,
                              [](benchmark::State &state, const Case &c) { kernel_passes(state, c, false); });

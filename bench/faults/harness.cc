@@ -88,6 +88,8 @@ void choose_sizes()
     o.disk_bytes = std::min((o.quick ? 128 : 512) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */
     o.resident_bytes = std::min(kGiB, power_of_two_below(available * 2 / 5));
+    o.mapped_bytes = (o.quick ? 64 : 128) * kMiB;
+    o.budget_bytes = std::min((o.quick ? 64 : 128) * kMiB, power_of_two_below(available / 16));
     o.small_engine_bytes = 256 * kMiB;
     o.large_engine_bytes = !o.quick && available >= 20 * kGiB ? 16 * kGiB : 0;
 }
@@ -185,7 +187,7 @@ void Team::thread_main(Lane &lane)
     }
 }
 
-Pass Team::run(const std::function<void(Lane &)> &work, bool sampling)
+Pass Team::run(const std::function<void(Lane &)> &work, bool sampling, size_t room)
 {
     for (Lane &lane : lanes_) {
         lane.operations = lane.attempted = 0;
@@ -194,7 +196,7 @@ Pass Team::run(const std::function<void(Lane &)> &work, bool sampling)
         lane.samples.clear();
         if (sampling) {
             /* Written once, so that the room is real memory before the pass. */
-            lane.samples.assign(65536, 0);
+            lane.samples.assign(room, 0);
             lane.samples.clear();
         }
     }

@@ -44,7 +44,7 @@ constexpr uint64_t kGiB = uint64_t{ 1 } << 30;
 struct Options {
     bool quick = false;
     unsigned rounds = 0;             /* repetitions of each case; 0: 3 if quick, else 5 */
-    std::string step;                /* faults, frames, disk, resident, calls or numa */
+    std::string step;                /* faults, frames, disk, resident, mapped, calls or numa */
     unsigned nodes = 0;              /* of a synthetic machine that engines believe in; 0: this machine */
     std::string directory = ".";     /* where page files and the rival's file go */
     std::regex classes{ ".*" };      /* classes to run */
@@ -52,6 +52,8 @@ struct Options {
     uint64_t rival_bytes = 0;        /* touched by one pass of the kernel's anonymous faults, which are slower */
     uint64_t disk_bytes = 0;         /* pages on disk of the hard classes, and size of the rival's file */
     uint64_t resident_bytes = 0;     /* memory of the resident classes */
+    uint64_t mapped_bytes = 0;       /* touched by one pass of the mapped classes without I/O, and by their rivals' */
+    uint64_t budget_bytes = 0;       /* memory for the mapped classes that have four times as much data */
     uint64_t small_engine_bytes = 0; /* the two engines of the frames step */
     uint64_t large_engine_bytes = 0; /* 0: this machine has not the memory, or quick */
 };
@@ -134,8 +136,8 @@ class Team {
         return static_cast<unsigned>(lanes_.size());
     }
 
-    /** Runs the work once on each thread. Throws what a thread threw. */
-    Pass run(const std::function<void(Lane &)> &work, bool sampling = false);
+    /** Runs the work once on each thread. Throws what a thread threw. @param room for so many samples in each lane. */
+    Pass run(const std::function<void(Lane &)> &work, bool sampling = false, size_t room = 65536);
 
   private:
     void thread_main(Lane &lane);
@@ -232,6 +234,7 @@ void add_memory_cases();
 void add_frames_cases();
 void add_disk_cases();
 void add_resident_cases();
+void add_mapped_cases();
 void add_calls_cases();
 void add_numa_cases();
 void add_processor_case(const Case &which);
@@ -239,6 +242,7 @@ void add_kernel_memory_case(const std::string &name, const Case &which);
 void close_memory_engine();
 void close_disk_engine();
 void close_resident_engine();
+void close_mapped_engine();
 void close_calls_engine();
 void close_numa_engine();
 

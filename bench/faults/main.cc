@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "harness.h"
+#include "limited.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +19,7 @@ namespace {
 
 const char kUsage[] =
     "usage: tide-bench --step=STEP [options] [Google Benchmark's own --benchmark_... options]\n"
-    "  --step=faults|frames|disk|resident|calls|numa   what to measure\n"
+    "  --step=faults|frames|disk|resident|mapped|calls|numa   what to measure\n"
     "  --quick                              smaller and fewer passes\n"
     "  --rounds=N                           repetitions of each case, 1 to 1000 (3 if quick, else 5)\n"
     "  --classes=REGEX                      only classes that match (their rivals run with them)\n"
@@ -107,6 +108,8 @@ void add_context()
     benchmark::AddCustomContext("rival_bytes", std::to_string(o.rival_bytes));
     benchmark::AddCustomContext("disk_bytes", std::to_string(o.disk_bytes));
     benchmark::AddCustomContext("resident_bytes", std::to_string(o.resident_bytes));
+    benchmark::AddCustomContext("mapped_bytes", std::to_string(o.mapped_bytes));
+    benchmark::AddCustomContext("budget_bytes", std::to_string(o.budget_bytes));
     benchmark::AddCustomContext("large_engine_bytes", std::to_string(o.large_engine_bytes));
 }
 
@@ -114,6 +117,8 @@ void add_context()
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--limited") == 0)
+        return limited_main(argc, argv);
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0) {
             fputs(kUsage, stdout);
@@ -137,12 +142,14 @@ int main(int argc, char **argv)
         add_disk_cases();
     else if (step == "resident")
         add_resident_cases();
+    else if (step == "mapped")
+        add_mapped_cases();
     else if (step == "calls")
         add_calls_cases();
     else if (step == "numa")
         add_numa_cases();
     else
-        refuse("--step must be faults, frames, disk, resident, calls or numa, not \"" + step + "\"");
+        refuse("--step must be faults, frames, disk, resident, mapped, calls or numa, not \"" + step + "\"");
     if (case_count() == 0) {
         printf("  nothing to run\n");
         return 0;
@@ -154,6 +161,7 @@ int main(int argc, char **argv)
     close_memory_engine();
     close_disk_engine();
     close_resident_engine();
+    close_mapped_engine();
     close_calls_engine();
     close_numa_engine();
     benchmark::Shutdown();

@@ -16,16 +16,18 @@ namespace bench {
 
 /* ---- engine ------------------------------------------------------------------------------------------------------ */
 
-Engine::Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_pages)
+Engine::Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_pages, bool on_demand)
 {
     tide_config config;
     tide_config_init(&config);
     config.memory_bytes = frame_bytes;
     config.cluster_pages = cluster_pages;
+    config.memory_on_demand = on_demand;
     const std::string synthetic = "numa:" + std::to_string(options().nodes) + " core:1 pu:1";
     if (options().nodes != 0)
         config.topology_synthetic = synthetic.c_str();
-    const std::string path = options().directory + "/tide-bench.pagefile";
+    static unsigned engines;
+    const std::string path = options().directory + "/tide-bench.pagefile." + std::to_string(engines++);
     tide_page_file_config file = { path.c_str(), page_file_bytes, 0 };
     if (page_file_bytes != 0) {
         config.page_files = &file;

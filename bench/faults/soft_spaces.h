@@ -25,7 +25,8 @@ inline void check(tide_status status, const char *what)
 /** An open engine. Worker threads run as by default; a page file, if there is one, is in options().directory. */
 class Engine {
   public:
-    Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_pages = 0);
+    /** @param on_demand for mapped spaces: frames get memory when they are first used. */
+    Engine(uint64_t frame_bytes, uint64_t page_file_bytes, unsigned cluster_pages = 0, bool on_demand = false);
     ~Engine();
     Engine(const Engine &) = delete;
     Engine &operator=(const Engine &) = delete;

@@ -16,6 +16,10 @@
  * run with room for everything counts them, and the engine gets the budget plus the tables. CPU caches are off, and
  * lists have one shard, so that no frame of a small engine stands idle in one.
  *
+ * Mapped spaces (--mapped). Each trace is replayed once more in a mapped space, by loads and stores through plain pointers,
+ * and its hits are set beside those in a soft space. Nobody tells there how an access was resolved; a hit is one that was
+ * neither the first of its page nor, by the counters, a hard fault.
+ *
  * Threads. One thread replays one copy of the trace in one space. N threads replay N copies in N spaces at once, in
  * an engine with N times the memory: a load with N programs. Only one thread is compared with LRU and Belady
  * strictly, since N programs that share memory are no longer N times the same problem.
@@ -58,6 +62,7 @@ struct options {
     unsigned cluster_pages;         /* 0: the engine's default */
     uint64_t low_pages, high_pages; /* 0: the engine's default */
     bool direct_io;
+    bool mapped; /* each row once more in mapped spaces */
     bool quiet;
 };
 
@@ -71,7 +76,8 @@ struct row {
     uint64_t accesses, valid, demand_zero, soft, hard; /* over all threads */
     uint64_t pages_input, pages_output;
     double seconds;
-    struct policy_result lru, belady; /* of one copy */
+    uint64_t mapped_hits, mapped_faults; /* in mapped spaces, over all threads */
+    struct policy_result lru, belady;    /* of one copy */
 };
 
 struct stamp {
@@ -85,6 +91,8 @@ struct player {
     tide_address *addresses; /* by page */
     uint64_t *versions;      /* by page: writes so far */
     uint64_t valid, demand_zero, soft, hard;
+    uint64_t faults; /* hardware's, in a mapped space */
+    bool mapped;
     bool failed;
     char message[320];
 };
@@ -122,18 +130,19 @@ static void player_close(struct player *player)
 }
 
 /* Creates the space and commits the regions of the trace. On failure the caller closes the player. */
-static bool player_open(struct player *player, tide_engine *engine, const struct trace *trace)
+static bool player_open(struct player *player, tide_engine *engine, const struct trace *trace, bool mapped)
 {
     uint32_t page = 0;
 
-    *player = (struct player){ .trace = trace };
+    *player = (struct player){ .trace = trace, .mapped = mapped };
     player->addresses = malloc(((size_t)trace->page_count + 1) * sizeof *player->addresses);
     player->versions = calloc((size_t)trace->page_count + 1, sizeof *player->versions);
     if (player->addresses == NULL || player->versions == NULL) {
         fprintf(stderr, "tide-replay: no memory for %" PRIu32 " pages\n", trace->page_count);
         return false;
     }
-    if (tide_failed(tide_space_create(engine, &player->space)))
+    if (tide_failed(mapped ? tide_mapped_space_create(engine, NULL, &player->space)
+                           : tide_space_create(engine, &player->space)))
         return engine_error("cannot create a space");
     for (uint32_t region = 0; region < trace->region_count; region++) {
         tide_address base = 0;
@@ -157,15 +166,12 @@ static bool player_fail(struct player *player, const char *what, uint64_t access
     return false;
 }
 
-/* Checks the stamp of a page, and renews it if the access writes. */
-static bool player_stamp(struct player *player, uint64_t access, uint32_t page, bool writes)
+/* Is that the stamp that the page should have? */
+static bool stamp_check(struct player *player, uint64_t access, uint32_t page, struct stamp found)
 {
-    struct stamp found;
     const uint64_t version = player->versions[page];
     const uint64_t stamped_page = version == 0 ? 0 : page; /* a page never written is all zero */
 
-    if (tide_failed(tide_read(player->space, player->addresses[page], &found, sizeof found)))
-        return player_fail(player, "tide_read", access);
     if (found.page != stamped_page || found.version != version) {
         player->failed = true;
         snprintf(player->message, sizeof player->message,
@@ -174,6 +180,18 @@ static bool player_stamp(struct player *player, uint64_t access, uint32_t page, 
                  access, page, found.page, found.version, stamped_page, version);
         return false;
     }
+    return true;
+}
+
+/* Checks the stamp of a page, and renews it if the access writes. */
+static bool player_stamp(struct player *player, uint64_t access, uint32_t page, bool writes)
+{
+    struct stamp found;
+
+    if (tide_failed(tide_read(player->space, player->addresses[page], &found, sizeof found)))
+        return player_fail(player, "tide_read", access);
+    if (!stamp_check(player, access, page, found))
+        return false;
     if (writes) {
         const struct stamp stamp = { page, ++player->versions[page] };
         if (tide_failed(tide_write(player->space, player->addresses[page], &stamp, sizeof stamp)))
@@ -182,10 +200,43 @@ static bool player_stamp(struct player *player, uint64_t access, uint32_t page, 
     return true;
 }
 
+/* Replays the whole trace by loads and stores. */
+static void player_run_mapped(struct player *player)
+{
+    tide_space_statistics statistics = { .struct_bytes = sizeof statistics };
+    tide_mapped_statistics mapped = { .struct_bytes = sizeof mapped };
+
+    for (uint64_t i = 0; i < player->trace->access_count; i++) {
+        const uint32_t page = trace_access_page(player->trace->accesses[i]);
+        volatile struct stamp *stamp = tide_pointer(player->addresses[page]);
+
+        if (!stamp_check(player, i, page, (struct stamp){ stamp->page, stamp->version }))
+            return;
+        if (trace_access_writes(player->trace->accesses[i])) {
+            stamp->page = page;
+            stamp->version = ++player->versions[page];
+        }
+    }
+    if (tide_failed(tide_space_statistics_get(player->space, &statistics)) ||
+        tide_failed(tide_mapped_query(player->space, &mapped))) {
+        player_fail(player, "statistics", player->trace->access_count);
+        return;
+    }
+    player->hard = statistics.faults.hard;
+    player->demand_zero = player->trace->touched_pages;
+    player->valid = player->trace->access_count - player->demand_zero - player->hard;
+    player->faults = mapped.faults;
+}
+
 /* Replays the whole trace; a thread's function. */
 static void *player_run(void *argument)
 {
     struct player *player = argument;
+
+    if (player->mapped) {
+        player_run_mapped(player);
+        return NULL;
+    }
 
     for (uint64_t i = 0; i < player->trace->access_count; i++) {
         const uint32_t page = trace_access_page(player->trace->accesses[i]);
@@ -246,7 +297,7 @@ static bool count_tables(const struct options *options, const struct trace *trac
     config_fill(&config, options, 2ull * trace->page_count + DRY_RUN_SPARE_PAGES);
     if (tide_failed(tide_engine_open(&config, &engine)))
         return engine_error("cannot open the engine of the dry run");
-    if (!player_open(&player, engine, trace))
+    if (!player_open(&player, engine, trace, false))
         goto out;
     for (uint64_t i = 0; i < trace->access_count; i++) {
         const uint32_t page = trace_access_page(trace->accesses[i]);
@@ -295,6 +346,7 @@ static bool players_run(struct player *players, struct row *row)
         row->demand_zero += players[i].demand_zero;
         row->soft += players[i].soft;
         row->hard += players[i].hard;
+        row->mapped_faults += players[i].faults;
     }
     row->seconds = now_seconds() - begin;
     row->accesses = row->valid + row->demand_zero + row->soft + row->hard;
@@ -302,7 +354,7 @@ static bool players_run(struct player *players, struct row *row)
 }
 
 /* Replays a trace at one budget. `row` holds the trace's name, percent, budget, tables and threads. */
-static bool replay(const struct options *options, const struct trace *trace, struct row *row)
+static bool replay(const struct options *options, const struct trace *trace, bool mapped, struct row *row)
 {
     struct player *players = calloc(row->threads, sizeof *players);
     tide_engine *engine = NULL;
@@ -321,12 +373,13 @@ static bool replay(const struct options *options, const struct trace *trace, str
     config_fill(&config, options, row->threads * (row->budget_pages + row->table_pages));
     config.page_files = &page_file;
     config.page_file_count = 1;
+    config.memory_on_demand = mapped;
     if (tide_failed(tide_engine_open(&config, &engine))) {
         engine_error("cannot open the engine");
         goto out;
     }
     for (unsigned i = 0; i < row->threads; i++)
-        if (!player_open(&players[i], engine, trace))
+        if (!player_open(&players[i], engine, trace, mapped))
             goto out;
     if (!players_run(players, row))
         goto out;
@@ -346,6 +399,22 @@ out:
     return ok;
 }
 
+/* The same in mapped spaces: only the hits and the faults are kept. */
+static bool replay_mapped(const struct options *options, const struct trace *trace, struct row *row)
+{
+    struct row mapped = { .trace = row->trace,
+                          .percent = row->percent,
+                          .budget_pages = row->budget_pages,
+                          .table_pages = row->table_pages,
+                          .threads = row->threads };
+
+    if (!replay(options, trace, true, &mapped))
+        return false;
+    row->mapped_hits = mapped.valid;
+    row->mapped_faults = mapped.mapped_faults;
+    return true;
+}
+
 /* ---- output ----------------------------------------------------------------------------------------------------- */
 
 static double hit_share(const struct row *row)
@@ -359,19 +428,30 @@ static bool at_least_lru(const struct row *row)
     return row->valid + row->soft >= row->threads * row->lru.hits;
 }
 
-static void print_header(void)
+static double mapped_share(const struct row *row)
 {
-    printf("%-10s %7s %7s %6s %7s %9s %8s %9s %9s %8s %8s %8s  %s\n", "trace", "budget", "pages", "tables", "threads",
-           "demand-0", "soft", "hard", "LRU reads", "hits", "LRU", "Belady", "verdict");
+    return row->accesses == 0 ? 0.0 : (double)row->mapped_hits / (double)row->accesses;
 }
 
-static void print_row(const struct row *row)
+static void print_header(const struct options *options)
 {
+    printf("%-10s %7s %7s %6s %7s %9s %8s %9s %9s %8s %8s %8s  %s\n", "trace", "budget", "pages", "tables", "threads",
+           "demand-0", "soft", "hard", "LRU reads", "hits", "LRU", "Belady",
+           options->mapped ? "verdict; in a mapped space" : "verdict");
+}
+
+static void print_row(const struct options *options, const struct row *row)
+{
+    char mapped[80] = "";
+
+    if (options->mapped)
+        snprintf(mapped, sizeof mapped, "; %7.3f%%, %+.3f points, %" PRIu64 " faults", 100 * mapped_share(row),
+                 100 * (mapped_share(row) - hit_share(row)), row->mapped_faults);
     printf("%-10s %5u %% %7" PRIu64 " %6" PRIu64 " %7u %9" PRIu64 " %8" PRIu64 " %9" PRIu64 " %9" PRIu64
-           " %7.3f%% %7.3f%% %7.3f%%  %s\n",
+           " %7.3f%% %7.3f%% %7.3f%%  %s%s\n",
            row->trace, row->percent, row->budget_pages, row->table_pages, row->threads, row->demand_zero, row->soft,
            row->hard, row->threads * row->lru.misses, 100 * hit_share(row), 100 * policy_hit_share(&row->lru),
-           100 * policy_hit_share(&row->belady), at_least_lru(row) ? "at least LRU" : "BELOW LRU");
+           100 * policy_hit_share(&row->belady), at_least_lru(row) ? "at least LRU" : "BELOW LRU", mapped);
     fflush(stdout);
 }
 
@@ -383,11 +463,11 @@ static void json_row(FILE *file, const struct row *row, bool first)
             ", \"hard\": %" PRIu64
             ", \"hit_share\": %.6f, \"lru_hit_share\": %.6f, \"belady_hit_share\": %.6f, \"lru_misses\": %" PRIu64
             ", \"belady_misses\": %" PRIu64 ", \"at_least_lru\": %s, \"pages_input\": %" PRIu64
-            ", \"pages_output\": %" PRIu64 ", \"seconds\": %.3f}",
+            ", \"pages_output\": %" PRIu64 ", \"seconds\": %.3f, \"mapped_hit_share\": %.6f}",
             first ? "" : ",", row->trace, row->percent, row->budget_pages, row->table_pages, row->threads,
             row->accesses, row->demand_zero, row->soft, row->hard, hit_share(row), policy_hit_share(&row->lru),
             policy_hit_share(&row->belady), row->lru.misses, row->belady.misses, at_least_lru(row) ? "true" : "false",
-            row->pages_input, row->pages_output, row->seconds);
+            row->pages_input, row->pages_output, row->seconds, mapped_share(row));
 }
 
 /* ---- main ------------------------------------------------------------------------------------------------------- */
@@ -420,11 +500,11 @@ static bool replay_trace(const struct options *options, const char *path, FILE *
             fprintf(stderr, "tide-replay: no memory to simulate %" PRIu64 " accesses\n", trace.access_count);
             break;
         }
-        ok = replay(options, &trace, &row);
+        ok = replay(options, &trace, false, &row) && (!options->mapped || replay_mapped(options, &trace, &row));
         if (!ok)
             break;
         if (!options->quiet)
-            print_row(&row);
+            print_row(options, &row);
         if (json != NULL)
             json_row(json, &row, *rows == 0);
         ++*rows;
@@ -446,6 +526,7 @@ static void usage(FILE *out)
             "                           [manual with one thread, else threads]\n"
             "  --json FILE              writes the rows as JSON, too (- for standard output, without the table)\n"
             "  --strict                 exit 1 if a row has fewer hits than LRU\n"
+            "  --mapped                 each trace once more in a mapped space\n"
             "  --direct-io              page file past the host's cache\n"
             "  --cluster N, --low N, --high N   the engine's tunables cluster_pages, low_ and high_available_pages\n"
             "Exit status: 0 done, 1 a replay failed, 2 wrong usage.\n",
@@ -485,19 +566,13 @@ static void parse_percents(struct options *options, const char *text)
 static enum { PARSE_RUN, PARSE_HELP, PARSE_WRONG } parse(int argc, char **argv, struct options *options, bool *strict)
 {
     static const struct option names[] = {
-        { "trace", required_argument, NULL, 't' },
-        { "budget-percent", required_argument, NULL, 'b' },
-        { "threads", required_argument, NULL, 'n' },
-        { "pagefile", required_argument, NULL, 'p' },
-        { "workers", required_argument, NULL, 'w' },
-        { "json", required_argument, NULL, 'j' },
-        { "strict", no_argument, NULL, 's' },
-        { "direct-io", no_argument, NULL, 'd' },
-        { "cluster", required_argument, NULL, 'c' },
-        { "low", required_argument, NULL, 'l' },
-        { "high", required_argument, NULL, 'u' },
-        { "help", no_argument, NULL, 'h' },
-        { NULL, 0, NULL, 0 },
+        { "trace", required_argument, NULL, 't' },   { "budget-percent", required_argument, NULL, 'b' },
+        { "threads", required_argument, NULL, 'n' }, { "pagefile", required_argument, NULL, 'p' },
+        { "workers", required_argument, NULL, 'w' }, { "json", required_argument, NULL, 'j' },
+        { "strict", no_argument, NULL, 's' },        { "direct-io", no_argument, NULL, 'd' },
+        { "cluster", required_argument, NULL, 'c' }, { "low", required_argument, NULL, 'l' },
+        { "high", required_argument, NULL, 'u' },    { "mapped", no_argument, NULL, 'm' },
+        { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
     };
     int option;
 
@@ -531,6 +606,9 @@ static enum { PARSE_RUN, PARSE_HELP, PARSE_WRONG } parse(int argc, char **argv, 
             break;
         case 's':
             *strict = true;
+            break;
+        case 'm':
+            options->mapped = true;
             break;
         case 'd':
             options->direct_io = true;
@@ -587,7 +665,7 @@ int main(int argc, char **argv)
         fprintf(json, "{\"rows\": [");
     }
     if (!options.quiet)
-        print_header();
+        print_header(&options);
     for (unsigned i = 0; i < options.trace_count && ok; i++)
         ok = replay_trace(&options, options.traces[i], json, &rows, &below);
     if (json != NULL) {

@@ -238,9 +238,11 @@ static tide_status partition_open(struct partition *partition, const tide_config
 
     if (tide_failed(status))
         return status;
-    const struct frames_options frames = {
-        .config = config, .topology = partition->topology, .detach = page_table_detach, .vacate = page_table_vacate
-    };
+    const struct frames_options frames = { .config = config,
+                                           .topology = partition->topology,
+                                           .detach = page_table_detach,
+                                           .vacate = page_table_vacate,
+                                           .near = page_table_near };
     sync_lock_init(&partition->lock, SYNC_RANK_engine);
     partition->reclaim = reclaim;
     partition->extend = extend;

@@ -236,6 +236,11 @@ static tide_status options_settle(const tide_engine *engine, tide_mapped_options
     if (options->handler_threads > HANDLERS_MAX)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u handler threads; the most is %d", options->handler_threads,
                          HANDLERS_MAX);
+    if (options->cluster_pages > MAPPING_BATCH)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u pages a fault; the most is %d", options->cluster_pages,
+                         MAPPING_BATCH);
+    if (options->cluster_pages == 0)
+        options->cluster_pages = MAPPING_BATCH;
     if (options->handler_threads == 0)
         options->handler_threads = cpus < HANDLERS_DEFAULT ? cpus : HANDLERS_DEFAULT;
     return delivery_check(options->delivery);

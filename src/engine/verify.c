@@ -260,6 +260,25 @@ static uint64_t committed_count(const tide_space *space, const struct vad *vad)
     return count;
 }
 
+/* The file of a mapped space has the pages that PTEs say are in memory, and no others. */
+static void mapping_verify(struct verify *verify, const tide_space *space)
+{
+    uint64_t page = space->lowest_page, pages = 0;
+    const uint64_t *leaf;
+
+    while ((leaf = page_table_next_leaf(&space->table, &page, space->highest_page)) != NULL) {
+        for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
+            const pte_t pte = pte_load(&leaf[i]);
+
+            pages += pte_is_valid(pte) || pte_tag(pte) == PTE_TAG_TRANSITION;
+        }
+        page += TABLE_ENTRIES;
+    }
+    if (pages != mapping_pages(space->mapping))
+        violated(verify, "I4: %lu pages of space %lu are in memory, and its file has %lu", pages, space->id,
+                 mapping_pages(space->mapping));
+}
+
 static uint64_t space_verify(struct verify *verify, tide_space *space)
 {
     uint64_t page = 0, valid = 0, committed = 0, promised = 0;
@@ -276,6 +295,8 @@ static uint64_t space_verify(struct verify *verify, tide_space *space)
         leaf_check(verify, space, page, leaf, &valid);
         page += TABLE_ENTRIES;
     }
+    if (space->mapping != NULL)
+        mapping_verify(verify, space);
     /* A call that locks waits for frames with its quota in hand. */
     if (verify->locked > space->locked_pages || (space->lock_gate == 0 && verify->locked != space->locked_pages) ||
         verify->offered != space->offered_pages)

@@ -63,14 +63,15 @@ static unsigned neighbours_wanted(const struct fault *fault, const uint64_t *lea
     const unsigned before = fault_track(fault, leaf, index, -1, MAPPING_BATCH);
     const unsigned after = before >= TRACK_LEAST ? 0 : fault_track(fault, leaf, index, 1, MAPPING_BATCH);
     const unsigned longest = before >= TRACK_LEAST ? before : after;
+    const unsigned most = fault->space->cluster_most - 1; /* beside the faulting one */
 
     *direction = before >= TRACK_LEAST ? 1 : -1;
     if (longest < TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 || fault_may_be_watched(fault))
         return 0;
-    if (longest * 2 < MAPPING_BATCH)
+    if (longest * 2 < most)
         return longest * 2;
     /* Up to a multiple: from there on all clusters lie so that the system can take them in one piece. */
-    return *direction > 0 ? MAPPING_BATCH - 1 - index % MAPPING_BATCH : MAPPING_BATCH - 1;
+    return *direction > 0 && most == MAPPING_BATCH - 1 ? most - index % MAPPING_BATCH : most;
 }
 
 /* Claims neighbours whose PTEs are as that of the faulting page was, `seen`. The order of the frames is no matter. */
@@ -227,7 +228,8 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
     uint64_t *leaf = (uint64_t *)((uintptr_t)pte & ~(uintptr_t)(TIDE_PAGE_BYTES - 1));
     const unsigned index = (unsigned)(pte - leaf);
     const unsigned track = used_track(leaf, index, -1);
-    const unsigned wanted = track * 2 < MAPPING_BATCH ? track * 2 : MAPPING_BATCH;
+    const unsigned most = space->cluster_most - 1;
+    const unsigned wanted = track * 2 < most ? track * 2 : most;
     pte_t next[MAPPING_BATCH];
     unsigned count = 0;
 

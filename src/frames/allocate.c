@@ -13,9 +13,6 @@
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
 enum { REFILLS_PER_CHECK = 8, SEARCHES_PER_CHECK = 64 };
 
-/* Pages of mapped spaces whose memory is let go together. */
-enum { HOLLOW_BATCH = 32 };
-
 /* ---- zeroing ---------------------------------------------------------------------------------------------------- */
 
 void frame_zero(void *page)
@@ -80,54 +77,58 @@ static unsigned list_take(struct frames *frames, unsigned node, enum frame_list 
     return count;
 }
 
-/* Hollow frames that were taken from standby, of pages that lie together. */
-struct vacated {
-    unsigned count;
-    frame_t frames[HOLLOW_BATCH];
-};
-
-/*
- * Takes the standby frames behind `frame`, which was just taken off the list, as long as their pages lie behind its page:
- * what is trimmed together lies together, and the memory of many pages is let go by one call. The shard is locked.
- */
-static void neighbours_take(struct frames *frames, struct frame_shard *shard, frame_t frame, uint32_t next,
-                            struct vacated *vacated)
+/* A frame on standby is taken, if it is that of this PTE still and its owner lets it go. Holding no lock. */
+static bool near_take(struct frames *frames, unsigned node, unsigned highest, frame_t frame, const uint64_t *pte,
+                      struct frames_cpu *cpu)
 {
-    const uint64_t *pte = frame_pfn(frames, frame)->pte;
+    struct pfn *pfn = frame_pfn(frames, frame);
+    const uint64_t seen = sync_load_64(&pfn->word);
+    bool taken = false;
 
-    vacated->frames[0] = frame;
-    vacated->count = 1;
-    while (next != FRAME_NIL && vacated->count < HOLLOW_BATCH) {
-        struct pfn *pfn = &frames->pfns[next];
-        const uint64_t word = sync_load_relaxed_64(&pfn->word);
-        const uint32_t after = pfn->next;
-
-        if (!pfn_is_hollow(word) || pfn->pte != pte + vacated->count || (uintptr_t)pfn->pte % TIDE_PAGE_BYTES == 0 ||
-            !grace_passed(&frames->grace, pfn_grace(word)) || !frames->detach(pfn, (frame_t){ next }))
-            break;
-        shard_remove(frames, shard, (frame_t){ next });
-        standby_detached(frames, pfn, word);
-        vacated->frames[vacated->count++] = (frame_t){ next };
-        next = after;
+    if (pfn_state(seen) != FRAME_STANDBY || pfn_priority(seen) > highest || !frame_is_on_node(frames, frame, node))
+        return false;
+    struct frame_shard *shard = frames_shard(frames, node, frame_list_of(seen), frame);
+    sync_lock(&shard->lock);
+    if (frame_is_listed(frames, frame, seen) && pfn_pte(pfn) == pte && frames->detach(pfn, frame)) {
+        shard_remove(frames, shard, frame);
+        standby_detached(frames, pfn, sync_load_relaxed_64(&pfn->word));
+        taken = true;
     }
+    sync_unlock(&shard->lock);
+    if (taken)
+        (void)sync_add_64(&cpu->repurposed[pfn_priority(seen)], 1);
+    return taken;
 }
 
-/* Their owners' pages are let go; all but the first go to where unused frames are. Holding no lock. */
-static void hollow_vacate(struct frames *frames, const struct vacated *vacated, struct frames_cpu *cpu)
+/*
+ * The page of a hollow frame that was just taken from standby is let go; and with it those near it that are on standby at no
+ * higher priority: what was trimmed together lies together, and a call that lets memory go costs little more for many pages
+ * than for one. All but the frame itself go to where unused frames are. Holding no lock.
+ */
+static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest, frame_t frame, struct frames_cpu *cpu)
 {
-    frames->vacate(frames, vacated->frames, vacated->count);
-    for (unsigned i = 0; i < vacated->count; i++) {
-        struct pfn *pfn = frame_pfn(frames, vacated->frames[i]);
+    uint64_t *const pte = frame_pfn(frames, frame)->pte, *ptes[FRAMES_NEAR];
+    frame_t near[FRAMES_NEAR];
+    unsigned count = 0;
+    const unsigned found = frames->near(pte, ptes, near);
+
+    for (unsigned i = 0; i < found; i++) {
+        if (ptes[i] == pte)
+            near[count++] = frame;
+        else if (near_take(frames, node, highest, near[i], ptes[i], cpu))
+            near[count++] = near[i];
+    }
+    frames->vacate(frames, near, count);
+    for (unsigned i = 0; i < count; i++) {
+        struct pfn *pfn = frame_pfn(frames, near[i]);
         const uint64_t word = sync_load_relaxed_64(&pfn->word);
 
         frames_reset_lost_count(frames, pfn->original);
         pfn_pte_set(pfn, NULL);
         sync_store_relaxed_64(&pfn->original, 0);
         frame_state_set(pfn, pfn_with_state(word, FRAME_ZEROED));
-        if (i != 0) {
-            (void)sync_add_64(&cpu->repurposed[pfn_priority(word)], 1);
-            frames_give_back(frames, vacated->frames[i], true);
-        }
+        if (near[i].number != frame.number)
+            frames_give_back(frames, near[i], true);
     }
 }
 
@@ -142,7 +143,7 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
         struct frame_shard *shard =
             &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
         frame_t frame = FRAME_NONE;
-        struct vacated vacated = { .count = 0 };
+        bool hollow = false;
 
         if (sync_load_relaxed_64(&shard->count) == 0)
             continue;
@@ -150,22 +151,20 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
         for (uint32_t number = shard->head; number != FRAME_NIL; number = frames->pfns[number].next) {
             struct pfn *pfn = &frames->pfns[number];
             const uint64_t word = sync_load_relaxed_64(&pfn->word);
-            const uint32_t next = pfn->next;
 
-            if (!grace_passed(&frames->grace, pfn_grace(word)))
+            if (!frame_grace_passed(frames, word))
                 break; /* the rest is younger */
             if (!frames->detach(pfn, (frame_t){ number }))
                 continue; /* a fault has claimed the page and waits for this lock */
             frame = (frame_t){ number };
             shard_remove(frames, shard, frame);
-            if (pfn_is_hollow(word))
-                neighbours_take(frames, shard, frame, next, &vacated);
+            hollow = pfn_is_hollow(word);
             standby_detached(frames, pfn, word);
             break;
         }
         sync_unlock(&shard->lock);
-        if (vacated.count != 0)
-            hollow_vacate(frames, &vacated, cpu);
+        if (hollow)
+            hollow_vacate(frames, node, priority, frame, cpu);
         if (!frame_is_none(frame))
             return frame;
     }

@@ -295,6 +295,7 @@ tide_status frames_create(const struct frames_options *options, struct frames **
     frames->topology = topology;
     frames->detach = options->detach;
     frames->vacate = options->vacate;
+    frames->near = options->near;
     frames->node_count = topology->node_count;
     frames->cpu_count = topology->cpu_count;
     frames->prefer_local_standby = config->prefer_local_standby;

@@ -121,6 +121,12 @@ typedef bool frames_detach(struct pfn *pfn, frame_t frame);
  * together, in ascending order: one call does it.
  */
 typedef void frames_vacate(struct frames *frames, const frame_t *hollow, unsigned count);
+/*
+ * PTEs that lie near one, in ascending order, that and those whose pages may be on standby too; and the frames of these, which
+ * can be anything by now. Returns how many, FRAMES_NEAR at most.
+ */
+enum { FRAMES_NEAR = 64 };
+typedef unsigned frames_near(uint64_t *pte, uint64_t **ptes, frame_t *near);
 
 /* Low and high memory: see events.c. */
 enum { FRAMES_EVENT_LOW, FRAMES_EVENT_HIGH, FRAMES_EVENT_ERRORS };
@@ -146,6 +152,7 @@ struct frames_options {
     const struct topology *topology;
     frames_detach *detach;
     frames_vacate *vacate;
+    frames_near *near;
 };
 
 struct frames {
@@ -158,6 +165,7 @@ struct frames {
     bool prefer_local_standby;       /* [I] */
     frames_detach *detach;           /* [I] */
     frames_vacate *vacate;           /* [I] */
+    frames_near *near;               /* [I] */
     const struct topology *topology; /* [I] */
     /*
      * [I] One past a node's last frame, UINT32_MAX after the last node. Here and not with the nodes: to ask for a frame's

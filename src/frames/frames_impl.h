@@ -66,6 +66,15 @@ static inline bool frame_is_listed(const struct frames *frames, frame_t frame, u
 }
 
 /*
+ * May a frame that left its working set be written out, or used again? No access section points to a hollow one: pointers
+ * into a mapped space are taken away by the hardware (tables/mapping.h).
+ */
+static inline bool frame_grace_passed(struct frames *frames, uint64_t word)
+{
+    return pfn_is_hollow(word) || grace_passed(&frames->grace, pfn_grace(word));
+}
+
+/*
  * The record of a standby frame, whose word was `word`, after its owner has let it go: FREE. A hollow one still names its
  * PTE, which stays claimed until it is vacated.
  */

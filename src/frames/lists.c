@@ -222,7 +222,7 @@ static bool modified_detach(struct frames *frames, struct frame_shard *shard, fr
     struct pfn *pfn = frame_pfn(frames, frame);
     const uint64_t word = sync_load_64(&pfn->word);
 
-    if (!grace_passed(&frames->grace, pfn_grace(word)))
+    if (!frame_grace_passed(frames, word))
         return false;
     shard_remove(frames, shard, frame);
     frame_state_set(pfn,

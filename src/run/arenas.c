@@ -61,8 +61,8 @@ static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, siz
         if ((wanted != NULL && base != (uintptr_t)wanted) || base < old || base - run.arenas > run.arenas_bytes ||
             bytes > run.arenas_bytes - (base - run.arenas))
             return NULL;
-    } while (!atomic_compare_exchange_weak_explicit(&top, &old, base + bytes, memory_order_relaxed,
-                                                    memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&top, &old, base + bytes, memory_order_relaxed, memory_order_relaxed));
     if (*commit) {
         if (run_phase() != PHASE_CHILD && !space_commit((void *)base, bytes, TIDE_PAGE_READWRITE)) {
             run_refused("memory for small blocks", bytes);
@@ -183,8 +183,7 @@ bool arenas_open(char *problem, size_t problem_bytes)
 static void bind(void)
 {
     const int error = errno;
-    unsigned arena =
-        arena_indices[atomic_fetch_add_explicit(&arena_next, 1, memory_order_relaxed) % arena_count];
+    unsigned arena = arena_indices[atomic_fetch_add_explicit(&arena_next, 1, memory_order_relaxed) % arena_count];
 
     bound = true;
     run_enter();

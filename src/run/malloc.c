@@ -41,15 +41,14 @@ RUN_EXPORT char *strndup(const char *text, size_t bytes);
 /* The usable size by the library that __libc_malloc() is from. Another may come first by the name: a program's jemalloc. */
 static size_t libc_size(void *block)
 {
-    static _Atomic(size_t (*)(void *)) function;
+    static _Atomic(size_t(*)(void *)) function;
     size_t (*size)(void *) = atomic_load_explicit(&function, memory_order_relaxed);
 
     if (size == NULL) {
         Dl_info provider;
         run_enter(); /* these may allocate */
-        void *const library = dladdr((void *)__libc_malloc, &provider) != 0
-                                  ? dlopen(provider.dli_fname, RTLD_LAZY | RTLD_NOLOAD)
-                                  : NULL;
+        void *const library =
+            dladdr((void *)__libc_malloc, &provider) != 0 ? dlopen(provider.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
         size = library != NULL ? (size_t(*)(void *))dlsym(library, "malloc_usable_size") : NULL;
         run_leave();
         if (size == NULL)

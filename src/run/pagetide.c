@@ -44,17 +44,21 @@ static void usage(FILE *to)
         "usage: pagetide run --memory SIZE [option]... [--] PROGRAM [argument]...\n"
         "       pagetide --help | --version\n"
         "\n"
-        "Runs an unmodified program with its memory in a mapped space of pagetide: what it allocates beyond the budget\n"
+        "Runs an unmodified program with its memory in a mapped space of pagetide: what it allocates beyond the "
+        "budget\n"
         "goes to a page file. At its end, a table on standard error says what happened.\n"
         "\n"
         "  -m, --memory SIZE         the budget of each process; from 4M\n"
-        "      --page-folder FOLDER  where page files are made, without a name that stays; default $TMPDIR or /var/tmp\n"
+        "      --page-folder FOLDER  where page files are made, without a name that stays; default $TMPDIR or "
+        "/var/tmp\n"
         "      --page-file-size SIZE what a page file may grow to; default: half of what is free in the folder\n"
         "      --threshold SIZE      blocks and mappings from here on get pages of their own; default 256K\n"
         "      --start SIZE          a process that never asks for more than this is left alone; default 4M\n"
-        "      --delivery threads    faults are resolved by threads of the engine (default). Needs root, CAP_SYS_PTRACE,\n"
+        "      --delivery threads    faults are resolved by threads of the engine (default). Needs root, "
+        "CAP_SYS_PTRACE,\n"
         "                            access to /dev/userfaultfd, or vm.unprivileged_userfaultfd = 1\n"
-        "      --delivery signal     by the faulting thread: quicker and for everyone, but system calls on memory that\n"
+        "      --delivery signal     by the faulting thread: quicker and for everyone, but system calls on memory "
+        "that\n"
         "                            is in the page file fail with EFAULT: for programs that are known to bear it\n"
         "      --report FILE         the table goes to the end of FILE\n"
         "      --json                one line of JSON instead of the table\n"
@@ -62,12 +66,15 @@ static void usage(FILE *to)
         "\n"
         "SIZE is a number of bytes, or with K, M, G or T behind it of KiB, MiB, GiB or TiB.\n"
         "\n"
-        "Captured are blocks of malloc() and its family, and private anonymous mmap(). Programs that PROGRAM starts run\n"
+        "Captured are blocks of malloc() and its family, and private anonymous mmap(). Programs that PROGRAM starts "
+        "run\n"
         "in the same way, each with a budget, an engine and a table of its own. Not captured: memory of files, shared\n"
-        "memory, stacks, programs that are linked statically or change their user when they start (set-user-ID). There\n"
+        "memory, stacks, programs that are linked statically or change their user when they start (set-user-ID). "
+        "There\n"
         "is no table of a process that a signal kills or that executes another program. docs/run.md says more.\n"
         "\n"
-        "Exit status: that of PROGRAM; 125 if pagetide fails, 126 if PROGRAM cannot be executed, 127 if there is none.\n",
+        "Exit status: that of PROGRAM; 125 if pagetide fails, 126 if PROGRAM cannot be executed, 127 if there is "
+        "none.\n",
         to);
 }
 
@@ -103,8 +110,8 @@ static uint64_t size_parse(const char *option, const char *text, uint64_t least,
     if (!valid)
         fail(EXIT_FAILED, "%s wants a size such as 65536, 640K, 64M or 2G and got \"%s\"", option, text);
     if (value < least || value > most)
-        fail(EXIT_FAILED, "%s wants a size from %s to %s and got \"%s\"", option, settings_size_print(least_text, least),
-             settings_size_print(most_text, most), text);
+        fail(EXIT_FAILED, "%s wants a size from %s to %s and got \"%s\"", option,
+             settings_size_print(least_text, least), settings_size_print(most_text, most), text);
     return value / TIDE_PAGE_BYTES * TIDE_PAGE_BYTES;
 }
 
@@ -237,9 +244,10 @@ static void engine_check(const struct settings *s)
 
     if (tide_failed(tide_mapped_check(s->delivery)))
         fail(EXIT_FAILED, "%s%s", tide_last_error()->message,
-             s->delivery == TIDE_DELIVERY_THREADS ? " (--delivery signal needs no privilege; see pagetide --help for what it "
-                                                    "asks of the program)"
-                                                  : "");
+             s->delivery == TIDE_DELIVERY_THREADS
+                 ? " (--delivery signal needs no privilege; see pagetide --help for what it "
+                   "asks of the program)"
+                 : "");
     settings_engine_config(s, &engine);
     if (tide_failed(tide_engine_open(&engine.config, &opened)))
         fail(EXIT_FAILED, "%s", tide_last_error()->message);
@@ -359,9 +367,9 @@ static void environment_set(const struct settings *s, const char *preload)
 
 static int run_command(int argc, char **argv)
 {
-    static struct settings settings = {
-        .threshold_bytes = 256 * KIB, .start_bytes = 4 * MIB, .delivery = TIDE_DELIVERY_THREADS
-    };
+    static struct settings settings = { .threshold_bytes = 256 * KIB,
+                                        .start_bytes = 4 * MIB,
+                                        .delivery = TIDE_DELIVERY_THREADS };
     char preload[PATH_MAX];
 
     options_parse(argc, argv, &settings);

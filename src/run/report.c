@@ -36,8 +36,8 @@ __attribute__((format(printf, 2, 3))) static void add(struct text *text, const c
     const int length = vsnprintf(text->bytes + text->length, sizeof text->bytes - text->length, format, arguments);
     va_end(arguments);
     if (length > 0)
-        text->length += (size_t)length < sizeof text->bytes - text->length ? (size_t)length
-                                                                           : sizeof text->bytes - text->length - 1;
+        text->length +=
+            (size_t)length < sizeof text->bytes - text->length ? (size_t)length : sizeof text->bytes - text->length - 1;
 }
 
 static struct figures figures_get(void)
@@ -96,7 +96,8 @@ static void table_make(struct text *text, const struct figures *f)
         run.settings.delivery == TIDE_DELIVERY_THREADS ? "threads of the engine" : "the faulting thread");
     row(text, "peak committed", pages(a, f->space.peak_private_pages), "what the program had at most in the space");
     row(text, "peak in memory", pages(a, f->space.peak_working_set_pages), "of it, at the program's hand");
-    row(text, "outside", settings_size_print(a, run.outside_bytes), "of the budget: what it had before the engine opened");
+    row(text, "outside", settings_size_print(a, run.outside_bytes),
+        "of the budget: what it had before the engine opened");
     row(text, "peak resident", settings_size_print(a, f->maximum_resident_bytes),
         "the whole process, as the kernel counts; engine's records %s",
         settings_size_print(b, f->engine.overhead_bytes));
@@ -135,7 +136,8 @@ static void json_make(struct text *text, const struct figures *f)
         ", \"peak_in_memory_bytes\": %" PRIu64 ", \"outside_bytes\": %" PRIu64 ", \"peak_resident_bytes\": %" PRIu64
         ", \"engine_overhead_bytes\": %" PRIu64,
         (long)getpid(), run.settings.memory_bytes, f->space.peak_private_pages * TIDE_PAGE_BYTES,
-        f->space.peak_working_set_pages * TIDE_PAGE_BYTES, run.outside_bytes, f->maximum_resident_bytes, f->engine.overhead_bytes);
+        f->space.peak_working_set_pages * TIDE_PAGE_BYTES, run.outside_bytes, f->maximum_resident_bytes,
+        f->engine.overhead_bytes);
     add(text,
         ", \"faults\": %" PRIu64 ", \"demand_zero\": %" PRIu64 ", \"soft\": %" PRIu64 ", \"hard\": %" PRIu64
         ", \"hardware_faults\": %" PRIu64 ", \"fault_ns\": %" PRIu64,

@@ -66,9 +66,9 @@ void *space_allocate(size_t bytes, size_t reserve_bytes, size_t alignment, uint3
         return NULL;
     }
     const int error = enter();
-    tide_status status = tide_virtual_alloc2(run.space, &base, &reserved,
-                                             whole ? TIDE_MEM_RESERVE | TIDE_MEM_COMMIT : TIDE_MEM_RESERVE, protection,
-                                             &parameters);
+    tide_status status =
+        tide_virtual_alloc2(run.space, &base, &reserved, whole ? TIDE_MEM_RESERVE | TIDE_MEM_COMMIT : TIDE_MEM_RESERVE,
+                            protection, &parameters);
     if (!tide_failed(status) && !whole && committed != 0) {
         tide_address at = base;
         status = tide_virtual_alloc(run.space, &at, &committed, TIDE_MEM_COMMIT, protection);
@@ -129,9 +129,8 @@ static tide_status discard_work(tide_address base, uint64_t bytes, const tide_re
         return tide_virtual_discard(run.space, base, bytes);
     /* Only pages that can be written can be discarded: others are given back, and committed anew as they were. */
     const tide_status status = tide_virtual_free(run.space, base, bytes, TIDE_MEM_DECOMMIT);
-    return tide_failed(status)
-               ? status
-               : tide_virtual_alloc(run.space, &base, &bytes, TIDE_MEM_COMMIT, region->protection);
+    return tide_failed(status) ? status
+                               : tide_virtual_alloc(run.space, &base, &bytes, TIDE_MEM_COMMIT, region->protection);
 }
 
 bool space_discard(void *base, size_t bytes)

@@ -164,6 +164,7 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
         (void)sync_add_32(&partition->frames->grace.mapped, 1);
         space->lowest_page = space->mapping->first_page;
         space->highest_page = space->mapping->first_page + space->mapping->pages - 1;
+        space->cluster_most = mapped->cluster_pages;
     }
     space->counters = counters;
     space->cpu_count = cpus;

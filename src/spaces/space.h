@@ -56,6 +56,7 @@ struct tide_space {
     uint32_t hard_maximum;    /* [A] the working set has a hard maximum */
     uint32_t watched;         /* [A] faults are noted in `watch` */
     uint32_t background;      /* [A] in background mode; written under the working set's lock */
+    unsigned cluster_most;    /* [I] of a mapped space: pages that one fault shows at most */
     unsigned cpu_count;       /* [I] */
     struct space_counters *counters;                 /* [I] one per CPU */
     struct commit commit;                            /* private commit, and its limit (charge.c) */

@@ -32,6 +32,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -343,6 +344,14 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
 void mapping_destroy(struct mapping *mapping)
 {
     window_free(mapping, sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES);
+}
+
+uint64_t mapping_pages(const struct mapping *mapping)
+{
+    struct stat file;
+
+    ASSERT_ALWAYS(fstat(mapping->file, &file) == 0);
+    return (uint64_t)file.st_blocks * 512 / TIDE_PAGE_BYTES;
 }
 
 void mapping_count(const struct mapping *mapping, struct mapping_counters *sums)

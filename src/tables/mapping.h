@@ -61,6 +61,8 @@ TIDE_MUST_CHECK tide_status mapping_create(const tide_mapped_options *options, s
 void mapping_destroy(struct mapping *mapping);
 /* The one whose window has this page, NULL if there is none. Windows do not overlap. */
 struct mapping *mapping_find(uint64_t page);
+/* Pages that the file has in memory now. */
+uint64_t mapping_pages(const struct mapping *mapping);
 void mapping_count(const struct mapping *mapping, struct mapping_counters *sums);
 
 static inline bool mapping_covers(const struct mapping *mapping, uint64_t page)

@@ -244,17 +244,71 @@ bool page_table_detach(struct pfn *pfn, frame_t frame)
     return pte_cas(pfn->pte, pte, (pte_t){ pfn->original | (pte.bits & PTE_PROTECTION_MASK) });
 }
 
+unsigned page_table_near(uint64_t *pte, uint64_t **ptes, frame_t *near)
+{
+    uint64_t *const first = (uint64_t *)((uintptr_t)pte & ~(FRAMES_NEAR * sizeof *pte - 1));
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < FRAMES_NEAR; i++) {
+        const pte_t seen = pte_load(&first[i]);
+
+        if (&first[i] != pte && (pte_is_valid(seen) || pte_tag(seen) != PTE_TAG_TRANSITION))
+            continue;
+        ptes[count] = &first[i];
+        near[count++] = pte_frame(seen);
+    }
+    return count;
+}
+
+/*
+ * Claims the PTEs between two, of which none may have a page in memory, so that one call can let go all of the pages from the
+ * one to the other: there is nothing to let go in between, and nobody puts anything there meanwhile. False: none.
+ */
+static bool between_claim(uint64_t *from, const uint64_t *to, struct pte_waits *waits, pte_t *seen)
+{
+    for (uint64_t *pte = from + 1; pte < to; pte++) {
+        const pte_t found = pte_load(pte);
+        const bool absent = !pte_is_valid(found) && pte_tag(found) != PTE_TAG_TRANSITION && !pte_is_busy(found);
+
+        if (!absent || !pte_cas(pte, found, pte_busy_form(found))) {
+            while (--pte > from)
+                pte_release(waits, pte, *--seen);
+            return false;
+        }
+        *seen++ = found;
+    }
+    return true;
+}
+
 void page_table_vacate(struct frames *frames, const frame_t *hollow, unsigned count)
 {
+    uint64_t *const first = pfn_pte(frame_pfn(frames, hollow[0]));
+    pte_t seen[FRAMES_NEAR];
     uint64_t page;
-    struct mapping *mapping = page_table_mapping_of(frames, pfn_pte(frame_pfn(frames, hollow[0])), &page);
+    struct mapping *mapping = page_table_mapping_of(frames, first, &page);
 
-    mapping_drop(mapping, page, count);
-    for (unsigned i = 0; i < count; i++) {
-        const struct pfn *pfn = frame_pfn(frames, hollow[i]);
+    for (unsigned i = 0, end; i < count;) {
+        uint64_t *const begin = pfn_pte(frame_pfn(frames, hollow[i]));
+        uint64_t *last = begin;
 
-        pte_release(mapping->waits, pfn->pte,
-                    (pte_t){ pfn->original | (pte_load(pfn->pte).bits & PTE_PROTECTION_MASK) });
+        for (end = i + 1; end < count; end++) {
+            uint64_t *const next = pfn_pte(frame_pfn(frames, hollow[end]));
+
+            if (!between_claim(last, next, mapping->waits, &seen[last + 1 - begin]))
+                break;
+            last = next;
+        }
+        mapping_drop(mapping, page + (uint64_t)(begin - first), (uint64_t)(last - begin) + 1);
+        for (uint64_t *pte = begin; pte <= last; pte++) {
+            const struct pfn *pfn = i < end ? frame_pfn(frames, hollow[i]) : NULL;
+
+            if (pfn == NULL || pfn_pte(pfn) != pte) {
+                pte_release(mapping->waits, pte, seen[pte - begin]);
+                continue;
+            }
+            pte_release(mapping->waits, pte, (pte_t){ pfn->original | (pte_load(pte).bits & PTE_PROTECTION_MASK) });
+            i++;
+        }
     }
 }
 

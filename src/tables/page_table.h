@@ -122,9 +122,10 @@ void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
 /* Unlinks and frees the leaf of a page. All its entries are 0 or of no consequence, and no region overlaps it. */
 void page_table_free_leaf(struct page_table *table, uint64_t page);
 
-/* For frames_options.detach and .vacate. */
+/* For frames_options.detach, .vacate and .near. */
 bool page_table_detach(struct pfn *pfn, frame_t frame);
 void page_table_vacate(struct frames *frames, const frame_t *hollow, unsigned count);
+unsigned page_table_near(uint64_t *pte, uint64_t **ptes, frame_t *near);
 
 /*
  * The page of a PTE: up through the tables, whose records name their entries in the tables above. *root is the memory of

@@ -77,11 +77,15 @@ static void candidates_reserve(struct worker *worker, uint64_t spaces)
     worker->candidate_capacity = 2 * spaces;
 }
 
-/* Ages all spaces, with the list of spaces locked. */
-static void age_all(struct worker *worker)
+/*
+ * Ages all spaces, with the list of spaces locked. A mapped one only when pages are short: there ageing takes pages away from
+ * the program, which costs it a fault each to have back.
+ */
+static void age_all(struct worker *worker, bool short_of_pages)
 {
     for (tide_space *space = worker->workers->partition->spaces; space != NULL; space = space->next)
-        (void)working_set_age(space, worker->node, NULL);
+        if (short_of_pages || space->mapping == NULL)
+            (void)working_set_age(space, worker->node, NULL);
     worker->last_ageing_ns = workers_clock_ns(worker->workers);
     worker->trimmed_since_ageing = 0;
 }
@@ -150,12 +154,12 @@ static uint64_t trim(struct worker *worker, uint64_t need)
     sync_lock(&partition->lock);
     const bool much = worker->trimmed_since_ageing >= node->high - node->low;
     if (much)
-        age_all(worker);
+        age_all(worker, true);
     unsigned count = candidates_gather(worker, &ranks);
     choice.rank = working_set_rank_for(&ranks, need);
     if (choice.rank == 0 && !much) {
         /* Too few that were not accessed: which of the others were, of late? */
-        age_all(worker);
+        age_all(worker, true);
         count = candidates_gather(worker, &ranks);
         choice.rank = working_set_rank_for(&ranks, need);
     }
@@ -178,7 +182,7 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     if (need == 0) {
         if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns) {
             sync_lock(&partition->lock);
-            age_all(worker);
+            age_all(worker, false);
             sync_unlock(&partition->lock);
         }
         return 0;

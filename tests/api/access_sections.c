@@ -118,6 +118,7 @@ static void assert_no_section(struct fixture *fixture)
 
 static void a_dirty_page_is_not_written_nor_reused_under_a_section(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     struct attack *attack = attack_new(fixture);
     attack->expected = TIDE_PAGE_STATE_MODIFIED;
@@ -147,6 +148,7 @@ static void a_dirty_page_is_not_written_nor_reused_under_a_section(void **state)
 
 static void a_clean_page_is_not_reused_under_a_section(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     struct attack *attack = attack_new(fixture);
     attack->expected = TIDE_PAGE_STATE_STANDBY;
@@ -177,6 +179,7 @@ static void a_clean_page_is_not_reused_under_a_section(void **state)
 /* Deleted means free for all, and so the frame of another space next: but not while somebody looks at it. */
 static void a_deleted_page_is_not_reused_under_a_section(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     struct attack *attack = attack_new(fixture);
     attack->delete_page = true;
@@ -199,6 +202,7 @@ static void a_deleted_page_is_not_reused_under_a_section(void **state)
 /* A pointer got for writing before the trim, written through after it: the write is part of the page. */
 static void a_write_after_the_trim_is_not_lost(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     struct attack *attack = attack_new(fixture);
     attack->expected = TIDE_PAGE_STATE_MODIFIED;
@@ -239,6 +243,7 @@ static void writer_thread(struct crew_member *member)
 /* A pointer got for writing while the page is being written out, written through when that is done. */
 static void a_write_after_the_write_out_is_not_lost(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     static struct held_write write;
     struct attack *attack = attack_new(fixture);
@@ -266,6 +271,7 @@ static void a_write_after_the_write_out_is_not_lost(void **state)
 /* Sections nest: only the end of the outermost ends what it holds. */
 static void sections_nest(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     struct attack *attack = attack_new(fixture);
     attack->expected = TIDE_PAGE_STATE_MODIFIED;
@@ -387,11 +393,13 @@ static void a_section_larger_than_memory_is_told_so(struct fixture *fixture, boo
 
 static void a_section_larger_than_memory_ends_with_a_status(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     a_section_larger_than_memory_is_told_so(*state, true);
 }
 
 static void a_section_larger_than_memory_ends_with_a_status_with_worker_threads(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     fixture->config.workers = TIDE_WORKERS_THREADS;
     a_section_larger_than_memory_is_told_so(fixture, false);

@@ -576,6 +576,7 @@ static struct figures figures_now(struct fixture *fixture, tide_space *space)
 
 static void a_bad_allocation_is_refused_and_changes_nothing(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     enum { RW = TIDE_PAGE_READWRITE, RESERVE = TIDE_MEM_RESERVE, COMMIT = TIDE_MEM_COMMIT, BOTH = RESERVE | COMMIT };
     static const tide_address at = 0x50000000, beyond = TIDE_HIGHEST_ADDRESS + 1;
     static const struct {
@@ -661,6 +662,7 @@ static void a_bad_allocation_is_refused_and_changes_nothing(void **state)
 
 static void a_bad_free_is_refused_and_changes_nothing(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     static const tide_address at = 0x50000000;
     static const struct {
         const char *name;
@@ -735,6 +737,7 @@ static void assert_violation(tide_space *space, tide_address address, uint64_t b
 
 static void an_address_outside_every_region_is_a_violation(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     static const tide_address at = 0x50000000;
     struct fixture *fixture = *state;
     fixture_open(fixture, FRAMES);

@@ -412,7 +412,7 @@ static uint64_t commit_all(struct fixture *fixture, tide_space *space, tide_addr
     const uint64_t limit = fixture->at_open.commit_limit_maximum_pages;
     uint64_t bytes = 2 * limit * PG;
     uint64_t pages = 0;
-    *base = TIDE_LOWEST_ADDRESS;
+    *base = space_at(space, TIDE_LOWEST_ADDRESS);
     assert_success(tide_virtual_alloc(space, base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE));
     for (uint64_t chunk = 256; chunk > 0;) {
         tide_address next = *base + pages * PG;

@@ -233,6 +233,7 @@ static void rs_a_write_makes_a_reset_page_needed_again(void **state)
 
 static void rs_pinned_pages_and_writes_in_flight_are_not_reset(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 100);
     fixture_open(fixture, 200);
@@ -288,6 +289,7 @@ static void rs_reset_frees_the_page_file(void **state)
 
 static void rs_discard_drops_at_once_and_keeps_the_charge(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 100);
     fixture->config.cluster_pages = 1;
@@ -741,6 +743,7 @@ static tide_status call_make(enum call call, tide_space *space, tide_address bas
 
 static void bad_arguments_are_refused_and_change_nothing(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     enum {
         UNALIGNED = 1 << DISCARD | 1 << OFFER | 1 << RECLAIM,
         ALL = (1 << CALLS) - 1,

@@ -65,6 +65,7 @@ enum { FRAMES = 4000, SLOTS = 3000 };
 
 static void CT_1_every_cell_of_a_scripted_scenario(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, SLOTS);
     fixture_open(fixture, FRAMES);
@@ -474,6 +475,7 @@ static void counter(struct crew_member *member)
 
 static void CT_4_no_increment_is_lost_with_64_threads(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     static struct counting counting;
     memset(&counting, 0, sizeof(counting));
@@ -611,6 +613,7 @@ static void CT_5_pages_of_a_working_set_one_by_one(void **state)
 
 static void CT_5_a_large_page_is_valid_and_in_no_working_set(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_LARGE);
     struct fixture *fixture = *state;
     fixture_open(fixture, FRAMES);
     tide_space *space = space_new(fixture);
@@ -678,6 +681,7 @@ static tide_frame_info frame_now(const struct fixture *fixture, uint64_t frame)
 
 static void every_frame_knows_its_owner(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     fixture->config.topology_synthetic = "numa:2 core:1 pu:1";
     fixture_page_file(fixture, SLOTS);

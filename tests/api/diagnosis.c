@@ -40,8 +40,8 @@ static void scenario_open(struct scenario *s, struct fixture *fixture, uint64_t 
     s->victim_base = region_new(s->victim, VICTIM_PAGES);
     stamp_pages(s->victim, s->victim_base, VICTIM_PAGES / 2, 7, 1);
     s->leaker = space_new(fixture);
-    s->next = 0x10000000;
-    uint64_t bytes = 1ull << 40;
+    s->next = space_at(s->leaker, 0x10000000);
+    uint64_t bytes = 1ull << 39;
     assert_success(tide_virtual_alloc(s->leaker, &s->next, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE));
     snapshot(s, &s->last);
 }

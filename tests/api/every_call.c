@@ -638,6 +638,80 @@ static void accesses(struct walk *walk)
     called(walk, "tide_last_error");
 }
 
+static void mapped(struct walk *walk)
+{
+    tide_engine *engine = walk->fixture->engine;
+    tide_address lowest = 7, highest = 7;
+    tide_space *space = NULL;
+    tide_mapped_options options;
+    tide_mapped_statistics statistics = { .struct_bytes = sizeof statistics };
+
+    tide_mapped_options_init(&options);
+    called(walk, "tide_mapped_options_init");
+    ENGINE(tide_mapped_space_create, &options, &space);
+    ENGINE(tide_mapped_space_create, NULL, &space);
+    REFUSED(tide_mapped_space_create, "place NULL", TIDE_INVALID_PARAMETER, engine, &options, NULL);
+    REFUSED(tide_mapped_space_create, "place NULL, no options", TIDE_INVALID_PARAMETER, engine, NULL, NULL);
+    for (unsigned i = 0; i < 10; i++) {
+        tide_mapped_options wrong = options;
+        switch (i) {
+        case 0:
+            wrong.struct_bytes = 0;
+            break;
+        case 1:
+            wrong.struct_bytes++;
+            break;
+        case 2:
+            wrong.window_bytes = 1;
+            break;
+        case 3:
+            wrong.window_bytes = TIDE_LARGE_PAGE_BYTES + PG;
+            break;
+        case 4:
+            wrong.window_bytes = (1ull << 46) + TIDE_LARGE_PAGE_BYTES;
+            break;
+        case 5:
+            wrong.window_bytes = UINT64_MAX - TIDE_LARGE_PAGE_BYTES + 1;
+            break;
+        case 6:
+            wrong.delivery = (tide_delivery)2;
+            break;
+        case 7:
+            wrong.delivery = (tide_delivery)-1;
+            break;
+        case 8:
+            wrong.handler_threads = 65;
+            break;
+        default:
+            wrong.cluster_pages = 65;
+        }
+        REFUSED(tide_mapped_space_create, "options that cannot be", TIDE_INVALID_PARAMETER, engine, &wrong, &space);
+    }
+    options.window_bytes = 1ull << 46; /* allowed, and more than a process has left beside what it uses */
+    tide_space *largest[3] = { NULL };
+    tide_status status = TIDE_SUCCESS;
+    for (unsigned i = 0; i < 3 && status == TIDE_SUCCESS; i++)
+        status = tide_mapped_space_create(engine, &options, &largest[i]);
+    if (status != TIDE_NOT_SUPPORTED)
+        assert_status(status, TIDE_INSUFFICIENT_RESOURCES);
+    for (unsigned i = 0; i < 3; i++)
+        if (largest[i] != NULL)
+            assert_success(tide_space_destroy(largest[i]));
+    REFUSED(tide_mapped_check, "delivery 2", TIDE_INVALID_PARAMETER, (tide_delivery)2);
+    REFUSED(tide_mapped_check, "delivery -1", TIDE_INVALID_PARAMETER, (tide_delivery)-1);
+    SPACE(tide_mapped_query, &statistics);
+    REFUSED(tide_mapped_query, "place NULL", TIDE_INVALID_PARAMETER, walk->space, NULL);
+    REFUSED(tide_mapped_query, "a soft space", TIDE_INVALID_PARAMETER, walk->space, &statistics);
+    statistics.struct_bytes = 0;
+    REFUSED(tide_mapped_query, "struct_bytes 0", TIDE_INVALID_PARAMETER, walk->space, &statistics);
+    SPACE(tide_space_range, &lowest, &highest);
+    REFUSED(tide_space_range, "lowest NULL", TIDE_INVALID_PARAMETER, walk->space, NULL, &highest);
+    REFUSED(tide_space_range, "highest NULL", TIDE_INVALID_PARAMETER, walk->space, &lowest, NULL);
+    assert_null(space);
+    assert_int_equal(lowest, 7);
+    assert_int_equal(highest, 7);
+}
+
 /* The exported functions of the library that this program runs with. */
 static void assert_complete(const struct walk *walk)
 {
@@ -696,6 +770,7 @@ static void every_call_refuses_what_cannot_be(void **state)
     contents(walk);
     counters(walk);
     accesses(walk);
+    mapped(walk);
     assert_complete(walk);
     fixture_verify(fixture);
     fixture_close(fixture);

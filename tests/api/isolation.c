@@ -44,6 +44,7 @@ static void assert_zero(tide_space *space, tide_address base, uint64_t pages)
 
 static void ISO_1_memory_of_an_ended_space_reads_zero(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     open_under_pressure(fixture);
     tide_space *first = space_new(fixture);

@@ -240,6 +240,7 @@ static void mix_make(struct fixture *fixture, tide_space *space)
 
 static void NU_4_available_memory_of_a_node(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     uint32_t highest = 77;
     fixture_page_file(fixture, 500);
@@ -382,6 +383,7 @@ static void NU_6_a_page_that_comes_back_asks_anew(void **state)
 /* Two regions side by side whose copies lie side by side: a cluster over both keeps them apart. */
 static void NU_6_neighbours_of_another_region_go_by_its_placement(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     fixture->config.cluster_pages = 32;
     fixture_page_file(fixture, 600);
@@ -475,11 +477,13 @@ static void LS_4_the_fallback_of_the_engine(void **state)
 
 static void LS_4_the_fallback_of_the_engine_local_standby(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     fallback_case(*state, true, TIDE_FALLBACK_DEFAULT, TIDE_FALLBACK_DEFAULT, true);
 }
 
 static void LS_4_the_fallback_of_a_space_goes_before_the_engines(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     fallback_case(*state, false, TIDE_FALLBACK_LOCAL_STANDBY, TIDE_FALLBACK_DEFAULT, true);
 }
 
@@ -490,6 +494,7 @@ static void LS_4_the_fallback_of_a_space_by_distance(void **state)
 
 static void LS_4_the_fallback_of_a_region_goes_before_the_spaces(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     fallback_case(*state, false, TIDE_FALLBACK_BY_DISTANCE, TIDE_FALLBACK_LOCAL_STANDBY, true);
 }
 
@@ -756,6 +761,7 @@ static void strict_makes_room_beside_the_threads(void **state)
 /* Frames that the thread's own section holds back are not gone: it is told to end the section, and then has them. */
 static void strict_in_a_section_is_told_to_end_it(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 600);
     nodes_open(fixture, "numa:2 core:1 pu:1", 400);
@@ -788,6 +794,7 @@ static void strict_touch_run(struct crew_member *member)
 /* Free frames of its node that another thread's section holds back will come: the access waits for them. */
 static void strict_waits_for_what_is_on_its_way(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_SECTION);
     struct fixture *fixture = *state;
     nodes_open(fixture, "numa:2 core:1 pu:1", 400);
     run_on(fixture, 0);
@@ -883,6 +890,7 @@ static void prefetch_with_local_standby_takes_back_nothing_that_it_read(void **s
 
 static void interleave_spreads_by_the_nodes_sizes(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     const uint64_t budgets[4] = { 300 * PG, 0, 900 * PG, 600 * PG };
     fixture->config.node_bytes = budgets;
@@ -984,6 +992,7 @@ static tide_status large_placed(tide_space *space, uint64_t count, tide_placemen
 
 static void large_pages_go_by_the_placement_too(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_LARGE);
     struct fixture *fixture = *state;
     tide_address base;
     nodes_open(fixture, "numa:2 core:1 pu:1", 2 * 3 * 512 + 200);
@@ -1116,6 +1125,7 @@ static void a_thread_that_moves_takes_from_its_new_node(void **state)
 
 static void the_workers_of_a_node_work_for_it_alone(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     fixture->config.low_available_pages = 30;
     fixture->config.high_available_pages = 60;

@@ -160,7 +160,9 @@ static void collide(struct crew_member *member)
     tide_page_info info;
     atomic_store(&member->entered, true);
     collision->status[member->index] = tide_touch(collision->space, collision->address, TIDE_ACCESS_READ);
-    CREW_CHECK(member, tide_page_query(collision->space, collision->address, &info) == TIDE_SUCCESS);
+    do /* another may have it in its hands: in a mapped space each that comes shows it */
+        CREW_CHECK(member, tide_page_query(collision->space, collision->address, &info) == TIDE_SUCCESS);
+    while (info.state == TIDE_PAGE_STATE_BUSY);
     collision->frame[member->index] = info.frame;
 }
 

@@ -465,6 +465,7 @@ static tide_space *hundred_free_hundred_zeroed(struct fixture *fixture, tide_add
 /* A frame that will be overwritten comes from free, one that must be zero from zeroed. */
 static void LS_1_reads_take_free_and_demand_zero_takes_zeroed(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     tide_address base, fresh;
     tide_space *space = hundred_free_hundred_zeroed(fixture, &base, &fresh);
@@ -486,6 +487,7 @@ static void LS_1_reads_take_free_and_demand_zero_takes_zeroed(void **state)
 
 static void LS_2_demand_zero_past_zeroed_zeroes_inline(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     tide_address base, fresh;
     tide_space *space = hundred_free_hundred_zeroed(fixture, &base, &fresh);
@@ -515,6 +517,7 @@ enum { PRIORITIES = 6, OF_EACH = 10 };
  */
 static void LS_3_standby_is_repurposed_by_priority_and_age(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     struct fixture *fixture = *state;
     tide_space *owners[PRIORITIES];
     tide_address bases[PRIORITIES];
@@ -594,7 +597,7 @@ static void node_runs_over(struct fixture *fixture, bool by_region)
     fixture_open(fixture, 240);
     assert_int_equal(fixture->at_open.node_count, 2);
     load.space = space_new(fixture);
-    load.base = TIDE_LOWEST_ADDRESS;
+    load.base = space_at(load.space, TIDE_LOWEST_ADDRESS);
     uint64_t bytes = 250 * PG;
     assert_success(tide_virtual_alloc_numa(load.space, &load.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT,
                                            TIDE_PAGE_READWRITE, by_region ? 1 : TIDE_NO_PREFERRED_NODE));
@@ -643,6 +646,7 @@ static void LS_4_a_full_node_overflows_thread_node(void **state)
 
 static void ZT_1_the_eighth_free_page_wakes_the_zero_page_thread(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     fixture->config.workers = TIDE_WORKERS_THREADS;
     fixture_open(fixture, 200);
@@ -703,6 +707,7 @@ static void assert_threads_named(const char *prefix, int policy, unsigned count)
  */
 static void ZT_2_zeroing_gives_way_and_may_starve(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ZERO);
     struct fixture *fixture = *state;
     fixture->config.workers = TIDE_WORKERS_THREADS;
     fixture->config.topology_synthetic = "numa:2 core:1 pu:1";

@@ -21,6 +21,7 @@ static char *pinned_memory(const tide_pin *pin, size_t bytes)
 
 static void ST_3_a_trimmed_pinned_page_is_in_transition(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 64);
     fixture_open(fixture, 200);
@@ -68,6 +69,7 @@ static void ST_3_a_trimmed_pinned_page_is_in_transition(void **state)
 /* The sheet's unlock of a clean page, pinned for reading: standby again, and available. */
 static void ST_3_a_clean_page_pinned_for_reading_returns_to_standby(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 64);
     fixture_open(fixture, 200);
@@ -96,6 +98,7 @@ static void ST_3_a_clean_page_pinned_for_reading_returns_to_standby(void **state
 /* The pin keeps its frame when the page is deleted; it is freed, and only then, with the pin. */
 static void ST_3_a_page_deleted_under_a_pin_keeps_its_frame(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 64);
     fixture_open(fixture, 200);
@@ -137,6 +140,7 @@ static void ST_3_a_page_deleted_under_a_pin_keeps_its_frame(void **state)
 /* Deleted under a pin, the copy in the page file is nobody's: its slot is given back. */
 static void ST_3_a_clean_page_deleted_under_a_pin_returns_its_slot(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 64);
     fixture_open(fixture, 200);
@@ -165,6 +169,7 @@ static void ST_3_a_clean_page_deleted_under_a_pin_returns_its_slot(void **state)
 /* A range over several pages, not aligned, in address order; written through by a real read(2). */
 static void pin_of_a_range_is_an_iovec_for_io(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     enum { PAGES = 20, OFFSET = 100, BYTES = 18 * PG + 33 };
     fixture_page_file(fixture, 64);
@@ -208,6 +213,7 @@ static void pin_of_a_range_is_an_iovec_for_io(void **state)
 /* A space with a pin on it cannot go; two pins on one page are two references. */
 static void pins_count(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_PIN);
     struct fixture *fixture = *state;
     fixture_open(fixture, 200);
     tide_space *space = space_new(fixture);

@@ -74,11 +74,13 @@ static void pr_p1(struct fixture *fixture, bool by_thread)
 
 static void PR_P1_pages_of_a_low_space_are_repurposed_first(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     pr_p1(*state, false);
 }
 
 static void PR_P1_pages_of_a_low_thread_are_repurposed_first(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     pr_p1(*state, true);
 }
 
@@ -129,6 +131,7 @@ static void fault_at_priority(struct crew_member *member)
 /* Six of the eight lists: 6 and 7 cannot be set. */
 static void LS_3_priorities_of_threads_order_the_standby_lists(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_BATCH);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 400);
     fixture_open(fixture, 240);

@@ -83,7 +83,7 @@ static void RC_7_cuts_of_every_kind(void **state)
     fixture_open(fixture, 512);
     tide_space *space = space_new(fixture);
     for (unsigned whole = 0; whole < 2; whole++) {
-        tide_address base = 0x40000000;
+        tide_address base = space_at(space, 0x40000000);
         uint64_t bytes = 64 * PG;
         assert_success(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE | (whole ? TIDE_MEM_COMMIT : 0),
                                           TIDE_PAGE_READWRITE));
@@ -148,6 +148,7 @@ static void RC_7_cuts_of_every_kind(void **state)
 /* Untouched parts of a large region keep the promise of their tables: after a split at the limit every touch succeeds. */
 static void RC_7_a_split_charges_the_tables_it_needs(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_TABLE);
     struct fixture *fixture = *state;
     const uint64_t pages = 1024; /* two leaves */
 
@@ -196,6 +197,7 @@ static int address_compare(const void *a, const void *b)
 /* The oracle is a sorted list of all regions: none overlaps, each is found by a query. */
 static void VAD_1_many_random_regions_never_overlap(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     enum { REGIONS = 100000 / EFFORT_DIVISOR };
     tide_address *bases = calloc(REGIONS, sizeof *bases);
@@ -365,6 +367,7 @@ enum { STARTS = 4096, BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 /* By many spaces of one engine, and by many engine starts. */
 static void AS_1_bases_are_uniform_over_the_stated_bits(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ASLR);
     struct fixture *fixture = *state;
     static uint64_t bottom[STARTS], stacks[STARTS], top[STARTS];
     const unsigned per_engine[] = { STARTS, 8 };
@@ -404,6 +407,7 @@ static void AS_1_bases_are_uniform_over_the_stated_bits(void **state)
 
 static void AS_3_addresses_repeat_without_randomisation(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ASLR);
     struct fixture *fixture = *state;
     tide_address seen[3][4];
 
@@ -435,6 +439,7 @@ static tide_status alloc2(tide_space *space, tide_address *base, uint64_t bytes,
 
 static void address_requirements_are_kept(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_ADDR);
     struct fixture *fixture = *state;
     uint64_t random = 3;
 

@@ -31,7 +31,7 @@
 
 #include <cmocka.h>
 
-enum { PG = TIDE_PAGE_BYTES, DEVICE_ALWAYS = 0x7FFFFFFF, FIXTURE_SPACES = 64 };
+enum { PG = TIDE_PAGE_BYTES, DEVICE_ALWAYS = 0x7FFFFFFF, FIXTURE_SPACES = 64, SUPPORT_SKIPPED = 77 };
 
 /* ---- the simulated device --------------------------------------------------------------------------------------- */
 
@@ -98,7 +98,33 @@ void fixture_close(struct fixture *fixture);
 /* tide_engine_verify() now. */
 void fixture_verify(struct fixture *fixture);
 
+/*
+ * TIDE_TEST_SPACES=mapped: the same test on mapped spaces, those of space_new(), without clustering, so that figures are
+ * exact there too; and stamps are checked by plain loads. A test of what mapped spaces have not, or have otherwise, says
+ * so first.
+ */
+bool support_mapped(void);
+#define SOFT_SPACES_ONLY(reason)                                                                                       \
+    do {                                                                                                               \
+        if (support_mapped()) {                                                                                        \
+            print_message("skipped: soft spaces only: %s\n", (reason));                                                \
+            skip();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
+/* Why. */
+#define ONLY_SECTION "an address of a mapped space is a pointer, whose page may go and come back"
+#define ONLY_ADDR "the test writes its addresses down, or has one in two spaces"
+#define ONLY_PIN "a pinned page of a mapped space stays in the working set, and goes when it is deleted"
+#define ONLY_BAD "the memory of a mapped space lies in no frame, so the system tells of bad memory, not a frame"
+#define ONLY_LARGE "mapped spaces have no large pages"
+#define ONLY_ZERO "a frame of a mapped space is unused or not: nothing is zeroed ahead"
+#define ONLY_BATCH "standby pages of mapped spaces that lie together are let go together"
+#define ONLY_AGE "a mapped space ages more rarely, since a page that ages is hidden"
+#define ONLY_TABLE "a window begins anywhere in its tables"
+#define ONLY_ASLR "the window lies where the system puts it"
 tide_space *space_new(struct fixture *fixture);
+/* An address of a soft space, in a mapped one as far from its lowest. */
+tide_address space_at(const tide_space *space, tide_address address);
 void space_close(struct fixture *fixture, tide_space *space);
 /* Reserves and commits so many pages, read and write. */
 tide_address region_new(tide_space *space, uint64_t pages);
@@ -107,7 +133,7 @@ tide_address region_new_at(tide_space *space, tide_address base, uint64_t pages)
 void region_decommit(tide_space *space, tide_address base, uint64_t pages);
 
 /* Runs main() of a test program: all tests, or those whose name matches a pattern given as argument or in
- * TIDE_TEST_FILTER; or lists them (--list). Returns 0, or 1 if any failed. */
+ * TIDE_TEST_FILTER; or lists them (--list). Returns 0, 1 if any failed, or SUPPORT_SKIPPED. */
 int support_main(int argc, char **argv, const char *group, const struct CMUnitTest *tests, size_t count);
 #define API_MAIN(tests)                                                                                                \
     int main(int argc, char **argv)                                                                                    \

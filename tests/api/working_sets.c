@@ -140,6 +140,7 @@ static uint64_t assert_cold_went(tide_space *space, tide_address base)
 /* Demand: the frames run short and the trimmer makes room. */
 static void WS_4_cold_pages_go_first_on_demand(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_AGE);
     struct fixture *fixture = *state;
     enum { FRAMES = 640, DEMAND = 120 };
     fixture_page_file(fixture, 2000);
@@ -160,6 +161,7 @@ static void WS_4_cold_pages_go_first_on_demand(void **state)
 /* The same by request: oldest first, and exactly as many as asked for. */
 static void WS_4_cold_pages_go_first_on_request(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_AGE);
     struct fixture *fixture = *state;
     fixture_page_file(fixture, 2000);
     fixture_open(fixture, 640);
@@ -655,11 +657,13 @@ static void ws_4(struct fixture *fixture, bool threads)
 
 static void WS_4_cold_pages_go_first_under_8_threads(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_AGE);
     ws_4(*state, false);
 }
 
 static void WS_4_cold_pages_go_first_under_8_threads_and_workers(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_AGE);
     ws_4(*state, true);
 }
 
