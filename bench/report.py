@@ -35,12 +35,14 @@ RIVAL = {
     "commit": "kernel_protect", "kernel_protect": "kernel_protect", "processor": "processor",
     "numa_spread": "numa_spread", "numa_packed": "numa_spread", "numa_spill": "numa_spread",
     "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
+    "fault_apart_100000": "fault_apart_1000", "fault_asked_100000": "fault_asked_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
            "access_pointers",
            "access_extent", "access_large", "large_chase", "access_read", "raw_pointer", "access_chase", "raw_chase", "commit", "kernel_protect", "processor",
            "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
+           "fault_apart_1000", "fault_apart_100000", "fault_asked_1000", "fault_asked_100000",
            "numa_spread", "numa_packed", "numa_spill"]
 # Measured once for all, whatever the space kind.
 ONE_SPACE = {"fio": "shared"}
@@ -232,7 +234,7 @@ def make_targets(rows, replay, cpus):
             "%.1f")
     at_most("overhead of the engine, tables aside: share of memory", 1.2,
             max((100 * row["overhead_share"] for row in engines), default=None), "%.3f", " %")
-    for name in ("reserve", "query", "fault"):
+    for name in ("reserve", "query", "fault", "fault_apart", "fault_asked"):
         at_most("%s: cost with 100,000 regions over that with 1,000" % name, 2,
                 quotient(rate(name + "_1000", "private", 1), rate(name + "_100000", "private", 1)))
     spread = [row for row in rows if row["class"] == "numa_spread"]
