@@ -12,9 +12,9 @@
  * answer of a query in a region that nothing was ever committed in (vad_impl.h). A lookup touches no VAD, unless that of
  * a long region.
  *
- * Nodes. All leaves have the same depth. A node has between a quarter and the whole of its capacity of entries; the root
+ * Nodes. All leaves have the same depth. A node has between an eighth and the whole of its capacity of entries; the root
  * may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries from it.
- * Appending leaves three quarters of each node full, since programs reserve in ascending order.
+ * Appending leaves seven eighths of each node full, since programs reserve in ascending order.
  *
  * Changes. A reader sees each change as one store, of one of three kinds:
  *   - A VAD is removed, or takes the place of one with the same first page, or its first commit is about to come: the

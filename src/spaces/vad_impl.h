@@ -139,7 +139,7 @@ static inline struct vad_span vad_child_span(const struct vad_node *node, unsign
 /* Fewest entries of a node that is not the root. */
 static inline unsigned vad_least(const struct vad_tree *tree)
 {
-    return tree->capacity / 4 > 2 ? tree->capacity / 4 : 2;
+    return tree->capacity / 8 > 2 ? tree->capacity / 8 : 2;
 }
 
 static inline uint16_t vad_height(const struct vad_tree *tree)
