@@ -251,16 +251,28 @@ static void root_set(struct change *change, struct vad_node *root)
 /* A node's entries changed: tells its parents, as far as it matters to them. */
 static void spans_update(struct vad_path *path, unsigned level)
 {
+    struct vad_span span = vad_node_span(path->node[level]);
+
     for (; level < path->top; level++) {
-        const struct vad_span span = vad_node_span(path->node[level]);
         struct vad_node *parent = path->node[level + 1];
         const unsigned at = path->at[level + 1];
+        const struct vad_span before = vad_child_span(parent, at);
+        const bool same_bounds = before.first == span.first && before.last == span.last;
 
-        if (parent->first[at] == span.first && parent->last[at] == span.last && parent->gap[at] == span.gap)
+        if (same_bounds && before.gap == span.gap)
             return;
         parent->first[at] = span.first;
         parent->last[at] = span.last;
         parent->gap[at] = span.gap;
+        if (level + 1 == path->top)
+            return;
+        /* A gap inside of a child that grew is all that the parent's own can follow: no need to look at the others. */
+        const uint64_t gap = span.gap;
+        span = vad_child_span(path->node[level + 2], path->at[level + 2]);
+        if (same_bounds && gap >= before.gap)
+            span.gap = vad_max(span.gap, gap);
+        else if (!same_bounds || before.gap == span.gap)
+            span = vad_node_span(parent);
     }
 }
 
