@@ -188,7 +188,6 @@ void region_retire(tide_space *space, struct vad *vad)
         space->retired_last->retired_next = vad;
     space->retired_last = vad;
     space->retired_count++;
-    region_retired_free(space);
 }
 
 /* ---- query ------------------------------------------------------------------------------------------------------ */

@@ -257,6 +257,8 @@ static tide_status release_try(struct region_retry *retry, tide_address base, ui
         goto out;
     }
     __builtin_prefetch(vad);
+    __builtin_prefetch(&vad->lock);
+    region_retired_free(space); /* meanwhile */
     sync_lock(&vad->lock);
     status = free_range(vad, base, bytes, range);
     if (!tide_failed(status))
