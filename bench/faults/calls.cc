@@ -6,7 +6,7 @@
  *   kernel_protect  the kernel's nearest: mprotect() of one page to read and write, and back to none, each thread in a
  *                   mapping of its own
  *   reserve_N       with N regions in the space: release one taken at random, and reserve one of 64 KiB anywhere
- *   query_N         ask for the region at a random address among N
+ *   query_N         ask for the region at a random address among N, which are only reserved
  *   fault_N         touch the first page of each of N regions once, in random order (demand zero, frames at hand)
  *   fault_apart_N   touch 100,000 pages in N regions once, one page in each 64 KiB, in random order: the same pages
  *                   whatever N is
