@@ -26,12 +26,12 @@
 
 #define MIB ((size_t)1048576)
 #define PAGE ((size_t)4096)
-#define CHECK(condition)                                                                            \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-            _exit(1);                                                                               \
-        }                                                                                           \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno);                    \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 static uint64_t next_random(uint64_t *state)
@@ -257,8 +257,8 @@ static void part_mmap(size_t bytes)
 
     /* A hole, and new memory over the old. */
     CHECK(munmap(map + 16 * PAGE, 3 * PAGE) == 0 && faults(map + 17 * PAGE, 0) && is_filled(map, 8 * PAGE, 7));
-    unsigned char *over = mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    unsigned char *over =
+        mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     CHECK(over == map + 20 * PAGE && is_zero(over, 2 * PAGE));
     CHECK(mmap(map, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED);
 
