@@ -1,6 +1,6 @@
 /*
- * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part checks
- * what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
+ * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part
+ * checks what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
  *
  * usage: exercise PART MIB   MIB of data: the parts use about so much
  *
@@ -76,7 +76,7 @@ static int is_zero(const void *memory, size_t bytes)
     return bytes == 0;
 }
 
-/* ---- malloc and its family, by several threads ----------------------------------------------------------------------- */
+/* ---- malloc and its family, by several threads ------------------------------------------------------------------- */
 
 enum { SLOTS = 512, THREADS = 4 };
 
@@ -200,7 +200,7 @@ static void part_malloc(size_t bytes)
     free(text);
 }
 
-/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------------- */
+/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------- */
 
 static sigjmp_buf back;
 static void *volatile fault_address;
@@ -279,7 +279,7 @@ static void part_mmap(size_t bytes)
     CHECK(shared != MAP_FAILED && munmap(shared, MIB) == 0);
 }
 
-/* ---- fork() and other ways to have children ----------------------------------------------------------------------------- */
+/* ---- fork() and other ways to have children ---------------------------------------------------------------------- */
 
 static int wait_for(pid_t child)
 {
@@ -408,7 +408,7 @@ static void part_fork(size_t bytes)
     fclose(f.stream);
 }
 
-/* ---- system calls on memory that is in the page file ------------------------------------------------------------------- */
+/* ---- system calls on memory that is in the page file ------------------------------------------------------------- */
 
 static void part_calls(size_t bytes)
 {
@@ -443,7 +443,7 @@ static void part_calls(size_t bytes)
     fclose(stream);
 }
 
-/* ---- a program that takes descriptors as its own -------------------------------------------------------------------------- */
+/* ---- a program that takes descriptors as its own ----------------------------------------------------------------- */
 
 static void part_descriptors(size_t bytes)
 {
