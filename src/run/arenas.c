@@ -1,13 +1,13 @@
 /*
  * Small blocks: jemalloc, on memory of the space.
  *
- * jemalloc is made for this: an arena takes its memory from a table of functions (extent hooks), and keeps every record of
- * it elsewhere. Blocks are freed, and looked up, without a touch of their page; an allocator that chains free blocks through
- * themselves would read each page back that a program has left behind. It is linked into this library under names of its
- * own (CMakeLists.txt), whatever allocator the program brings.
+ * jemalloc is made for this: an arena takes its memory from a table of functions (extent hooks), and keeps every record
+ * of it elsewhere. Blocks are freed, and looked up, without a touch of their page; an allocator that chains free blocks
+ * through themselves would read each page back that a program has left behind. It is linked into this library under
+ * names of its own (CMakeLists.txt), whatever allocator the program brings.
  *
- * All arenas lie in one region, so that extents can be merged across any border: addresses are handed out from its low end
- * up, and jemalloc keeps for reuse what it no longer needs, decommitted. Threads are bound to arenas in turn.
+ * All arenas lie in one region, so that extents can be merged across any border: addresses are handed out from its low
+ * end up, and jemalloc keeps for reuse what it no longer needs, decommitted. Threads are bound to arenas in turn.
  *
  * In a child of fork() the region is plain memory of the kernel (fork.c), and the hooks speak with the kernel.
  *
@@ -47,7 +47,7 @@ static _Atomic(unsigned) arena_next;
 static _Atomic(uintptr_t) top; /* first address of the region that was not handed out yet */
 static __thread bool bound __attribute__((tls_model("initial-exec")));
 
-/* ---- hooks: false is success ------------------------------------------------------------------------------------------ */
+/* ---- hooks: false is success ------------------------------------------------------------------------------------- */
 
 static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, size_t alignment, bool *zero, bool *commit,
                           unsigned arena)
@@ -154,7 +154,7 @@ static extent_hooks_t extent_hooks = {
     .merge = extent_merge,
 };
 
-/* ---- arenas -------------------------------------------------------------------------------------------------------------- */
+/* ---- arenas ------------------------------------------------------------------------------------------------------ */
 
 bool arenas_open(char *problem, size_t problem_bytes)
 {

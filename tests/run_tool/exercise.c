@@ -1,6 +1,6 @@
 /*
- * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part checks
- * what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
+ * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part
+ * checks what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
  *
  * usage: exercise PART MIB   MIB of data: the parts use about so much
  *
@@ -26,12 +26,12 @@
 
 #define MIB ((size_t)1048576)
 #define PAGE ((size_t)4096)
-#define CHECK(condition)                                                                            \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-            _exit(1);                                                                               \
-        }                                                                                           \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno);                    \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 static uint64_t next_random(uint64_t *state)
@@ -76,7 +76,7 @@ static int is_zero(const void *memory, size_t bytes)
     return bytes == 0;
 }
 
-/* ---- malloc and its family, by several threads ----------------------------------------------------------------------- */
+/* ---- malloc and its family, by several threads ------------------------------------------------------------------- */
 
 enum { SLOTS = 512, THREADS = 4 };
 
@@ -200,7 +200,7 @@ static void part_malloc(size_t bytes)
     free(text);
 }
 
-/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------------- */
+/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------- */
 
 static sigjmp_buf back;
 static void *volatile fault_address;
@@ -257,8 +257,8 @@ static void part_mmap(size_t bytes)
 
     /* A hole, and new memory over the old. */
     CHECK(munmap(map + 16 * PAGE, 3 * PAGE) == 0 && faults(map + 17 * PAGE, 0) && is_filled(map, 8 * PAGE, 7));
-    unsigned char *over = mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    unsigned char *over =
+        mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     CHECK(over == map + 20 * PAGE && is_zero(over, 2 * PAGE));
     CHECK(mmap(map, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED);
 
@@ -279,7 +279,7 @@ static void part_mmap(size_t bytes)
     CHECK(shared != MAP_FAILED && munmap(shared, MIB) == 0);
 }
 
-/* ---- fork() and other ways to have children ----------------------------------------------------------------------------- */
+/* ---- fork() and other ways to have children ---------------------------------------------------------------------- */
 
 static int wait_for(pid_t child)
 {
@@ -408,7 +408,7 @@ static void part_fork(size_t bytes)
     fclose(f.stream);
 }
 
-/* ---- system calls on memory that is in the page file ------------------------------------------------------------------- */
+/* ---- system calls on memory that is in the page file ------------------------------------------------------------- */
 
 static void part_calls(size_t bytes)
 {
@@ -443,7 +443,7 @@ static void part_calls(size_t bytes)
     fclose(stream);
 }
 
-/* ---- a program that takes descriptors as its own -------------------------------------------------------------------------- */
+/* ---- a program that takes descriptors as its own ----------------------------------------------------------------- */
 
 static void part_descriptors(size_t bytes)
 {
