@@ -38,6 +38,7 @@
 #include <unistd.h>
 
 #define WINDOW_DEFAULT_BYTES (1ull << 40)
+#define WINDOW_DEFAULT_LEAST (1ull << 34) /* where the process has not so many addresses left (ulimit -v, sanitizers) */
 #define WINDOW_UNIT_BYTES (2ull << 20)
 #define WINDOW_MOST_BYTES (1ull << 46)
 #define PAGE_FAULT_WRITE_BIT 2 /* of the error code that x86-64 has in the context of a fault */
@@ -315,7 +316,10 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
         status = memory_faults_begin(resolve);
     if (tide_failed(status))
         return status;
-    status = engine_space_create(engine, &settled, &space);
+    do
+        status = engine_space_create(engine, &settled, &space);
+    while (status == TIDE_INSUFFICIENT_RESOURCES && (options == NULL || options->window_bytes == 0) &&
+           settled.window_bytes > WINDOW_DEFAULT_LEAST && (settled.window_bytes /= 4) != 0);
     if (tide_failed(status)) {
         if (by_signal)
             memory_faults_end();
