@@ -358,6 +358,10 @@ void op_peek(struct stress_thread *thread)
     unsigned count = 0;
     if (!place_get(thread, &place, PLACE_SHARED, 1))
         return;
+    if (place.holder->mapped) { /* there a pointer is good no longer than its page: op_pointer_peek() */
+        place_put(&place);
+        return;
+    }
     pthread_rwlock_unlock(&place.window->lock); /* so that the window may be released under us */
     thread->unlocked = true;
     tide_access access;

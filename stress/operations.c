@@ -5,11 +5,13 @@
  */
 #include "operations.h"
 
-static const struct {
+struct operation {
     const char *name;
     unsigned weight;
     void (*run)(struct stress_thread *thread);
-} operations[] = {
+};
+
+static const struct operation operations[] = {
     { "write", 180, op_write },
     { "write stamps", 40, op_write_stamps },
     { "read", 200, op_read },
@@ -42,17 +44,37 @@ static const struct {
     { "poison", 2, op_poison },
 };
 
+/* Drawn too when spaces are mapped. */
+static const struct operation pointer_operations[] = {
+    { "pointer write", 180, op_pointer_write },
+    { "pointer read", 200, op_pointer_read },
+    { "pointer violation", 15, op_pointer_violation },
+    { "pointer peek", 120, op_pointer_peek },
+    { "system call", 20, op_system_call },
+};
+
+enum {
+    OPERATIONS = sizeof(operations) / sizeof(operations[0]),
+    POINTER_OPERATIONS = sizeof(pointer_operations) / sizeof(pointer_operations[0])
+};
+
+static const struct operation *operation_at(unsigned index)
+{
+    return index < OPERATIONS ? &operations[index] : &pointer_operations[index - OPERATIONS];
+}
+
 void stress_operation(struct stress_thread *thread)
 {
+    const unsigned count = OPERATIONS + (thread->run->options.mapped != STRESS_SOFT ? POINTER_OPERATIONS : 0);
     unsigned total = 0, index = 0;
-    for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++)
-        total += operations[i].weight;
+    for (unsigned i = 0; i < count; i++)
+        total += operation_at(i)->weight;
     uint64_t drawn = draw(thread, total);
-    while (drawn >= operations[index].weight)
-        drawn -= operations[index++].weight;
-    atomic_store_explicit(&thread->op, operations[index].name, memory_order_relaxed);
+    while (drawn >= operation_at(index)->weight)
+        drawn -= operation_at(index++)->weight;
+    atomic_store_explicit(&thread->op, operation_at(index)->name, memory_order_relaxed);
     thread->own_lost = thread->saw_lost = false;
-    operations[index].run(thread);
+    operation_at(index)->run(thread);
     if (thread->inject_off) {
         atomic_fetch_sub(&thread->run->inject_off, 1);
         thread->inject_off = false;
@@ -112,6 +134,8 @@ void stress_check_space(struct stress_thread *thread, unsigned space_index)
             expect_access(thread, &place, status, accessible_count(&place, TIDE_ACCESS_READ), 0, "tide_read");
             if (status == TIDE_SUCCESS)
                 check_image(thread, &place, 0, thread->buffer, "final check");
+            if (status == TIDE_SUCCESS && holder->mapped)
+                check_pointer(thread, &place, 0, "final check by pointer");
             committed += window->pages[i].committed;
             atomic_fetch_add_explicit(&thread->ops, 1, memory_order_relaxed);
         }

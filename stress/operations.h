@@ -48,6 +48,15 @@ void op_contents(struct stress_thread *thread);
 void op_stack(struct stress_thread *thread);
 void op_priority(struct stress_thread *thread);
 
+/* mapped_operations.c */
+void op_pointer_write(struct stress_thread *thread);
+void op_pointer_read(struct stress_thread *thread);
+void op_pointer_violation(struct stress_thread *thread);
+void op_pointer_peek(struct stress_thread *thread);
+void op_system_call(struct stress_thread *thread);
+/* Compares page `i` of a run whose lock is held by loads. */
+void check_pointer(struct stress_thread *thread, const struct place *place, unsigned i, const char *how);
+
 /* node_operations.c */
 void op_migrate(struct stress_thread *thread);
 void op_dry_node(struct stress_thread *thread);

@@ -11,8 +11,6 @@
 
 enum { STRICT_PAGES = 48, PAGE = TIDE_PAGE_BYTES };
 
-static const tide_address own_lowest = 1ull << 46; /* above all windows: see region_operations.c */
-
 static tide_placement_fallback draw_fallback(struct stress_thread *thread)
 {
     return (tide_placement_fallback)draw(thread, 4);
@@ -112,7 +110,7 @@ static void strict_region(struct stress_thread *thread)
         return;
     pthread_rwlock_unlock(&place.window->lock);
     tide_alloc_parameters parameters = { .struct_bytes = sizeof(parameters),
-                                         .lowest_address = own_lowest,
+                                         .lowest_address = place.holder->own_lowest,
                                          .node = (uint32_t)draw(thread, thread->run->node_count),
                                          .policy = TIDE_PLACEMENT_STRICT,
                                          .fallback = draw_fallback(thread) };

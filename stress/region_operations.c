@@ -11,8 +11,6 @@
 
 enum { OWN_PAGES = 64, PAGE = TIDE_PAGE_BYTES, UNIT_PAGES = TIDE_ALLOCATION_GRANULARITY_BYTES / TIDE_PAGE_BYTES };
 
-static const tide_address own_lowest = 1ull << 46;
-
 /* Refusals that commits may meet when memory is short. */
 static bool refused(struct stress_thread *thread, tide_status status)
 {
@@ -63,10 +61,14 @@ static tide_address own_new(struct stress_thread *thread, tide_space *space, uin
                             uint64_t bytes)
 {
     const tide_alloc_parameters above = { .struct_bytes = sizeof(above),
-                                          .lowest_address = own_lowest,
+                                          .lowest_address = thread->holder->own_lowest,
                                           .node = TIDE_NO_PREFERRED_NODE };
     tide_address base = 0;
     const tide_status status = tide_virtual_alloc2(space, &base, &bytes, type, protection, &above);
+    if ((type & TIDE_MEM_LARGE_PAGES) && thread->holder->mapped) {
+        expect(thread, status, TIDE_NOT_SUPPORTED, "large pages in a mapped space", 0);
+        return 0;
+    }
     if (refused(thread, status))
         return 0;
     expect(thread, status, TIDE_SUCCESS, "tide_virtual_alloc2", 0);

@@ -60,9 +60,8 @@ unsigned image_compare(const void *data, uint64_t identity, tide_address page_ad
     return word;
 }
 
-static bool window_create(struct shadow_window *window, tide_address base, unsigned page_count)
+static bool window_create(struct shadow_window *window, unsigned page_count)
 {
-    window->base = base;
     window->page_count = page_count;
     window->exact_count = page_count - page_count / 4;
     window->pages = calloc(page_count, sizeof(*window->pages));
@@ -74,6 +73,12 @@ static bool window_create(struct shadow_window *window, tide_address base, unsig
         atomic_init(&window->pages[i].floor, SHADOW_NOT_COMMITTED);
     }
     return true;
+}
+
+void shadow_space_place(struct shadow_space *space, tide_address border)
+{
+    for (unsigned w = 0; w < SHADOW_WINDOWS; w++)
+        space->windows[w].base = border - space->below + w * space->stride;
 }
 
 bool shadow_create(struct shadow *shadow, unsigned space_count, unsigned window_pages)
@@ -93,10 +98,12 @@ bool shadow_create(struct shadow *shadow, unsigned space_count, unsigned window_
          * Even spaces straddle a 1 GiB border (two page directories), odd ones a 512 GiB border (two of the next
          * level).
          */
-        const tide_address border = s % 2 == 0 ? 64ull << 30 : 512ull << 30;
-        const uint64_t below = stride * SHADOW_WINDOWS / 2 + (uint64_t)(s % 3) * TIDE_ALLOCATION_GRANULARITY_BYTES;
+        space->stride = stride;
+        space->below = stride * SHADOW_WINDOWS / 2 + (uint64_t)(s % 3) * TIDE_ALLOCATION_GRANULARITY_BYTES;
+        space->own_lowest = 1ull << 46;
+        shadow_space_place(space, s % 2 == 0 ? 64ull << 30 : 512ull << 30);
         for (unsigned w = 0; w < SHADOW_WINDOWS; w++) {
-            if (!window_create(&space->windows[w], border - below + w * stride, window_pages)) {
+            if (!window_create(&space->windows[w], window_pages)) {
                 shadow_destroy(shadow);
                 return false;
             }

@@ -8,7 +8,8 @@
  * numbers of a page never repeat in a run, and a space that is destroyed and created again gets a new identity: stale
  * data never looks right.
  *
- * Space layout. Each space has a few windows at fixed addresses. A window is one reservation, sometimes released.
+ * Space layout. Each space has a few windows at fixed addresses; in a mapped space the addresses follow from where the
+ * system put it, and change when it is created again. A window is one reservation, sometimes released.
  * Windows lie next to each other and across the borders of page tables, so that neighbours share tables. The lowest
  * addresses stay free for regions that the engine places itself.
  *
@@ -25,6 +26,7 @@
 #ifndef STRESS_SHADOW_H
 #define STRESS_SHADOW_H
 
+#include <pagetide/mapped.h>
 #include <pagetide/pagetide.h>
 
 #include <pthread.h>
@@ -52,7 +54,7 @@ struct shadow_page {
 struct shadow_window {
     pthread_rwlock_t lock;     /* held for reading by all that rely on `reserved` */
     bool reserved;             /* [L:lock] */
-    tide_address base;         /* [I] */
+    tide_address base;         /* [L:lock of the space] */
     unsigned page_count;       /* [I] */
     unsigned exact_count;      /* [I] pages below this index are exact, the others shared */
     struct shadow_page *pages; /* [I] */
@@ -62,6 +64,10 @@ struct shadow_space {
     pthread_rwlock_t lock;     /* held for reading by all that use `space` */
     tide_space *space;         /* [L:lock] NULL while it could not be created */
     _Atomic uint64_t identity; /* [A] changes under the write lock */
+    bool mapped;               /* [I] */
+    bool by_threads;           /* [I] a mapped one whose faults threads resolve */
+    tide_address own_lowest;   /* [L:lock] above all windows: for regions that one thread alone knows */
+    uint64_t stride, below;    /* [I] from window to window, and from the first one to the border */
     struct shadow_window windows[SHADOW_WINDOWS];
 };
 
@@ -98,6 +104,9 @@ unsigned image_compare(const void *data, uint64_t identity, tide_address page_ad
  */
 bool shadow_create(struct shadow *shadow, unsigned space_count, unsigned window_pages);
 void shadow_destroy(struct shadow *shadow);
+
+/* Puts the windows of a space round an address, some below it and some above. */
+void shadow_space_place(struct shadow_space *space, tide_address border);
 
 /* Says whose stamp a foreign word is, for a failure message. Reads without locks: for a run that is lost anyway. */
 void shadow_identify(const struct shadow *shadow, uint64_t word, char *text, size_t text_bytes);

@@ -236,12 +236,32 @@ void op_private_region(struct stress_thread *thread)
 
 /* ---- spaces ----------------------------------------------------------------------------------------------------- */
 
+/* Windows lie round a border of 1 GiB; below them and above them there is room for regions that the engine places. */
+static tide_status mapped_space_create(struct stress_thread *thread, struct shadow_space *holder)
+{
+    const uint64_t gigabyte = 1ull << 30, windows = SHADOW_WINDOWS * holder->stride;
+    tide_mapped_options options;
+    tide_address lowest, highest;
+    tide_mapped_options_init(&options);
+    options.window_bytes = (8 * gigabyte + 4 * windows) / TIDE_LARGE_PAGE_BYTES * TIDE_LARGE_PAGE_BYTES;
+    options.delivery = holder->by_threads ? TIDE_DELIVERY_THREADS : TIDE_DELIVERY_SIGNAL;
+    const tide_status status = tide_mapped_space_create(thread->run->engine, &options, &holder->space);
+    if (status != TIDE_SUCCESS)
+        return status;
+    expect(thread, tide_space_range(holder->space, &lowest, &highest), TIDE_SUCCESS, "tide_space_range", 0);
+    const tide_address border = (lowest + windows + 2 * gigabyte) / gigabyte * gigabyte;
+    shadow_space_place(holder, border);
+    holder->own_lowest = border + windows;
+    return TIDE_SUCCESS;
+}
+
 bool stress_space_create(struct stress_thread *thread, unsigned space_index)
 {
     struct shadow *shadow = &thread->run->shadow;
     struct shadow_space *holder = &shadow->spaces[space_index];
     if (holder->space == NULL) {
-        const tide_status status = tide_space_create(thread->run->engine, &holder->space);
+        const tide_status status = holder->mapped ? mapped_space_create(thread, holder)
+                                                  : tide_space_create(thread->run->engine, &holder->space);
         if (commit_refused(thread, status)) {
             holder->space = NULL;
             return false;

@@ -17,6 +17,15 @@ enum {
     STRESS_COMMIT_MAX = 48 /* pages of one commit; ThreadSanitizer allows 64 locks at once */
 };
 
+/* Which spaces are mapped, and how their faults are delivered. */
+enum stress_mapped {
+    STRESS_SOFT,
+    STRESS_MAPPED_SIGNAL,
+    STRESS_MAPPED_THREADS,
+    STRESS_MAPPED_BOTH, /* a space of each kind and a soft one, in turns */
+    STRESS_MAPPED_KINDS
+};
+
 struct stress_options {
     uint64_t seed;
     uint64_t seconds; /* 0: no bound */
@@ -31,7 +40,8 @@ struct stress_options {
     uint64_t memory_factor;  /* committed pages wanted, as a multiple of the frames */
     uint64_t bad_frames;     /* frames taken out of use during the run */
     uint64_t poison;         /* of these, so many more by the kernel: real poisoned memory */
-    bool core;               /* abort() on failure, for a core file */
+    enum stress_mapped mapped;
+    bool core; /* abort() on failure, for a core file */
 };
 
 struct stress_run {
@@ -74,6 +84,7 @@ struct stress_thread {
     bool unlocked;               /* [T] the operation has no lock of the pages that it looks at */
     bool saw_lost;               /* [T] it met one that was lost */
     bool too_long;               /* [T] ... and it could not be written anew with this section open */
+    uint64_t violations;         /* [T] accesses to mapped memory that were refused, as they had to be */
     bool own_lost;               /* [T] a page of the thread's own region was lost, and is zeros */
     pthread_t thread;
 };
@@ -82,6 +93,11 @@ uint64_t stress_now_ns(void);
 
 /* Can the kernel poison memory for this program? Installs the handler that op_poison() needs. False with errno set. */
 bool stress_poison_prepare(void);
+
+/* Installs the handlers of SIGSEGV and SIGBUS: a signal that is not expected ends the run. Before any mapped space. */
+void stress_signals_prepare(struct stress_run *run);
+/* The calling thread is this one of the run. */
+void stress_signals_thread(struct stress_thread *thread);
 
 /* Runs one operation drawn at random. */
 void stress_operation(struct stress_thread *thread);

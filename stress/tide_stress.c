@@ -111,6 +111,9 @@ static void usage(FILE *to, const char *program)
         "  --faults N           fail N of 1000 page-file reads, and some writes, and delay others [0]\n"
         "  --bad-frames N       take N frames out of use during the run, as bad memory [0]\n"
         "  --poison N           let the kernel poison N frames more (MADV_HWPOISON): needs CAP_SYS_ADMIN [0]\n"
+        "  --mapped KIND        mapped spaces, whose threads use plain pointers too; faults come by \"signal\", by "
+        "\"threads\", or\n"
+        "                       \"both\": a space of each kind, and a soft one, in turns\n"
         "  --core               abort on failure, for a core file\n"
         "  --help\n",
         program);
@@ -129,6 +132,17 @@ static uint64_t parse_number(const char *program, const char *name, const char *
     return value;
 }
 
+static const char *const mapped_names[STRESS_MAPPED_KINDS] = { "none", "signal", "threads", "both" };
+
+static enum stress_mapped parse_mapped(const char *program, const char *text)
+{
+    for (int kind = 0; kind < STRESS_MAPPED_KINDS; kind++)
+        if (strcmp(text, mapped_names[kind]) == 0)
+            return (enum stress_mapped)kind;
+    fprintf(stderr, "%s: --mapped is none, signal, threads or both, and not \"%s\"\n", program, text);
+    exit(EXIT_FAIL);
+}
+
 static struct stress_options parse_options(int argc, char **argv)
 {
     static const struct option names[] = {
@@ -145,6 +159,7 @@ static struct stress_options parse_options(int argc, char **argv)
         { "faults", required_argument, NULL, 'e' },
         { "bad-frames", required_argument, NULL, 'B' },
         { "poison", required_argument, NULL, 'P' },
+        { "mapped", required_argument, NULL, 'M' },
         { "core", no_argument, NULL, 'c' },
         { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
@@ -202,6 +217,9 @@ static struct stress_options parse_options(int argc, char **argv)
         case 'P':
             options.poison = parse_number(program, "poison", optarg, 0, 1ull << 32);
             break;
+        case 'M':
+            options.mapped = parse_mapped(program, optarg);
+            break;
         case 'c':
             options.core = true;
             break;
@@ -222,6 +240,10 @@ static struct stress_options parse_options(int argc, char **argv)
                 program, (unsigned long long)(options.bad_frames + options.poison), (unsigned long long)options.frames);
         exit(EXIT_FAIL);
     }
+    if (options.mapped != STRESS_SOFT && options.bad_frames + options.poison > 0) {
+        fprintf(stderr, "%s: --mapped does not go with --bad-frames and --poison\n", program);
+        exit(EXIT_FAIL);
+    }
     const char *seconds = getenv("TIDE_TEST_SECONDS");
     if (seconds != NULL && *seconds != '\0')
         options.seconds = parse_number(program, "seconds", seconds, 1, 86400 * 365);
@@ -236,13 +258,14 @@ static struct stress_options parse_options(int argc, char **argv)
 static void write_command(struct stress_run *run, const char *program)
 {
     const struct stress_options *o = &run->options;
-    int n = snprintf(run->command, sizeof(run->command),
-                     "%s --seed %llu --seconds %llu --ops %llu --threads %u --frames %llu --spaces %u "
-                     "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --bad-frames %llu --poison %llu",
-                     program, (unsigned long long)o->seed, (unsigned long long)o->seconds, (unsigned long long)o->ops,
-                     o->threads, (unsigned long long)o->frames, o->spaces, (unsigned long long)o->pagefile_bytes,
-                     (unsigned long long)o->memory_factor, o->nodes, o->faults, (unsigned long long)o->bad_frames,
-                     (unsigned long long)o->poison);
+    int n =
+        snprintf(run->command, sizeof(run->command),
+                 "%s --seed %llu --seconds %llu --ops %llu --threads %u --frames %llu --spaces %u "
+                 "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --bad-frames %llu --poison %llu --mapped %s",
+                 program, (unsigned long long)o->seed, (unsigned long long)o->seconds, (unsigned long long)o->ops,
+                 o->threads, (unsigned long long)o->frames, o->spaces, (unsigned long long)o->pagefile_bytes,
+                 (unsigned long long)o->memory_factor, o->nodes, o->faults, (unsigned long long)o->bad_frames,
+                 (unsigned long long)o->poison, mapped_names[o->mapped]);
     if (o->pagefile != NULL && n > 0 && (size_t)n < sizeof(run->command))
         snprintf(run->command + n, sizeof(run->command) - (size_t)n, " --pagefile %s", o->pagefile);
 }
@@ -312,6 +335,7 @@ static int open_engine(struct stress_run *run)
     config.page_files = &file;
     config.page_file_count = options->pagefile_bytes > 0;
     config.handle_memory_errors = options->bad_frames + options->poison > 0;
+    config.memory_on_demand = options->mapped != STRESS_SOFT;
     config.page_file_growth_pages = 128;
     config.page_file_shrink_delay_ms = 50;
     /* Each failed write may cost a slot, and one of a cluster costs a write for each of its pages. */
@@ -356,6 +380,7 @@ static void *thread_main(void *argument)
 {
     struct stress_thread *thread = argument;
     const struct stress_run *run = thread->run;
+    stress_signals_thread(thread);
     const uint64_t most =
         run->options.ops == 0 ? UINT64_MAX : (run->options.ops + run->options.threads - 1) / run->options.threads;
     while (atomic_load_explicit(&thread->ops, memory_order_relaxed) < most && !atomic_load(&run->stop)) {
@@ -525,19 +550,46 @@ static void create_threads(struct stress_run *run)
 
 static void print_summary(const struct stress_run *run)
 {
-    uint64_t too_long = 0, refused = 0, repeated = 0;
+    uint64_t too_long = 0, refused = 0, repeated = 0, violations = 0;
     for (unsigned i = 0; i < run->options.threads; i++) {
         too_long += all_threads[i].sections_too_long;
         refused += all_threads[i].commit_refused;
         repeated += all_threads[i].repeated;
+        violations += all_threads[i].violations;
     }
     printf("PASS: %llu operations; %llu commits refused at the limit, %llu sections begun again, "
            "%llu read and %llu write errors injected, %llu accesses repeated, %llu frames bad, %llu poisoned, %llu "
-           "pages written anew\n",
+           "pages written anew, %llu accesses refused with SIGSEGV\n",
            (unsigned long long)ops_total(run), (unsigned long long)refused, (unsigned long long)too_long,
            (unsigned long long)atomic_load(&run->read_errors), (unsigned long long)atomic_load(&run->write_errors),
            (unsigned long long)repeated, (unsigned long long)atomic_load(&run->retired),
-           (unsigned long long)atomic_load(&run->poisoned), (unsigned long long)atomic_load(&run->restored));
+           (unsigned long long)atomic_load(&run->poisoned), (unsigned long long)atomic_load(&run->restored),
+           (unsigned long long)violations);
+}
+
+/* Can the deliveries that the run asks for be had? */
+static bool mapped_prepare(struct stress_run *run)
+{
+    const enum stress_mapped mapped = run->options.mapped;
+    if (mapped == STRESS_SOFT)
+        return true;
+    if ((mapped != STRESS_MAPPED_THREADS && tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS) ||
+        (mapped != STRESS_MAPPED_SIGNAL && tide_mapped_check(TIDE_DELIVERY_THREADS) != TIDE_SUCCESS)) {
+        printf("SKIPPED: %s\n", tide_last_error()->message);
+        return false;
+    }
+    stress_signals_prepare(run);
+    return true;
+}
+
+static void mapped_choose(struct stress_run *run)
+{
+    const enum stress_mapped mapped = run->options.mapped;
+    for (unsigned s = 0; s < run->options.spaces; s++) {
+        struct shadow_space *space = &run->shadow.spaces[s];
+        space->mapped = mapped != STRESS_SOFT && !(mapped == STRESS_MAPPED_BOTH && s % 3 == 2);
+        space->by_threads = mapped == STRESS_MAPPED_THREADS || (mapped == STRESS_MAPPED_BOTH && s % 3 == 1);
+    }
 }
 
 int main(int argc, char **argv)
@@ -553,6 +605,8 @@ int main(int argc, char **argv)
                strerror(errno));
         return EXIT_SKIPPED;
     }
+    if (!mapped_prepare(&run))
+        return EXIT_SKIPPED;
     const int opened = open_engine(&run);
     if (opened != EXIT_PASS) {
         remove_files(&run);
@@ -567,6 +621,8 @@ int main(int argc, char **argv)
     if (!shadow_create(&run.shadow, run.options.spaces, window_pages < 16 ? 16 : (unsigned)window_pages))
         stress_fail(&run, NULL, "out of memory");
     create_threads(&run);
+    stress_signals_thread(&all_threads[0]);
+    mapped_choose(&run);
     for (unsigned s = 0; s < run.options.spaces; s++)
         (void)stress_space_create(&all_threads[0], s);
 

@@ -134,11 +134,11 @@ RivalFile &rival_file()
 {
     if (!g_rival_file) {
         auto random = std::make_shared<Random>(7);
-        g_rival_file = std::make_unique<RivalFile>("tide-bench.rival", options().disk_bytes,
-                                                   [random](uint64_t, uint64_t *words) {
-                                                       for (uint64_t i = 0; i < kPageBytes / 8; i++)
-                                                           words[i] = random->next();
-                                                   });
+        g_rival_file =
+            std::make_unique<RivalFile>("tide-bench.rival", options().disk_bytes, [random](uint64_t, uint64_t *words) {
+                for (uint64_t i = 0; i < kPageBytes / 8; i++)
+                    words[i] = random->next();
+            });
     }
     return *g_rival_file;
 }

@@ -84,7 +84,8 @@ std::string group_root(bool version_2)
         std::istringstream words(line);
         std::string device, folder, type, options;
         words >> device >> folder >> type >> options;
-        if (version_2 ? type == "cgroup2" : type == "cgroup" && ("," + options + ",").find(",memory,") != std::string::npos)
+        if (version_2 ? type == "cgroup2"
+                      : type == "cgroup" && ("," + options + ",").find(",memory,") != std::string::npos)
             return folder;
     }
     return "";
@@ -114,7 +115,8 @@ std::string group_parent()
 std::string group_create()
 {
     static unsigned number;
-    const std::string path = group_parent() + "/tide-bench-" + std::to_string(getpid()) + "-" + std::to_string(number++);
+    const std::string path =
+        group_parent() + "/tide-bench-" + std::to_string(getpid()) + "-" + std::to_string(number++);
     if (mkdir(path.c_str(), 0755) != 0)
         throw system_error("cannot make the control group " + path);
     return path;
@@ -331,8 +333,11 @@ void child_pass(char *base, uint64_t pages, const std::string &request)
     std::istringstream(request) >> threads >> write_percent >> duration_ns >> seed;
     Team team(threads);
     const uint64_t before = major_faults();
-    Pass pass = team.run([&](Lane &lane) { roam(lane, { base, pages, write_percent, duration_ns, seed }); }, true,
-                         kSamples);
+    Pass pass = team.run(
+        [&](Lane &lane) {
+            roam(lane, { base, pages, write_percent, duration_ns, seed });
+        },
+        true, kSamples);
     const double reads = static_cast<double>(major_faults() - before);
     std::sort(pass.samples.begin(), pass.samples.end());
     auto percentile = [&](double share) {

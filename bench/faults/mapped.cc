@@ -220,9 +220,8 @@ void touch_passes(benchmark::State &state, const Case &which, const std::functio
 
 void fresh_passes(benchmark::State &state, const Case &which, bool random, bool by_threads)
 {
-    MappedMemory &mapped =
-        memory(by_threads ? g_fresh_threads : g_fresh, memory_engine(), options().mapped_bytes,
-               by_threads ? TIDE_DELIVERY_THREADS : TIDE_DELIVERY_SIGNAL);
+    MappedMemory &mapped = memory(by_threads ? g_fresh_threads : g_fresh, memory_engine(), options().mapped_bytes,
+                                  by_threads ? TIDE_DELIVERY_THREADS : TIDE_DELIVERY_SIGNAL);
     uint64_t filled = 0;
     touch_passes(
         state, which,
@@ -408,14 +407,19 @@ void roam_passes(benchmark::State &state, const Case &which, unsigned write_perc
     auto pass_of = [&](uint64_t duration_ns) {
         const uint64_t seed = roam_seed();
         return team.run(
-            [&](Lane &lane) { roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed }); }, true);
+            [&](Lane &lane) {
+                roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed });
+            },
+            true);
     };
     static unsigned settled = 100;
     if (settled != write_percent)
         settle([&](uint64_t duration_ns) {
             Team many(kMostThreads);
             const uint64_t seed = roam_seed();
-            many.run([&](Lane &lane) { roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed }); });
+            many.run([&](Lane &lane) {
+                roam(lane, { g_roam->base(), g_roam->pages(), write_percent, duration_ns, seed });
+            });
         });
     settled = write_percent;
     Result result;
@@ -461,8 +465,8 @@ void rival_passes(benchmark::State &state, const Case &which, LimitedRival &riva
 void file_rival_passes(benchmark::State &state, const Case &which, unsigned write_percent)
 {
     if (!g_map_rival)
-        g_map_rival = std::make_unique<LimitedRival>(data_file(g_map_file, "tide-bench.mapped.file").path(), data_bytes(),
-                                                     options().budget_bytes);
+        g_map_rival = std::make_unique<LimitedRival>(data_file(g_map_file, "tide-bench.mapped.file").path(),
+                                                     data_bytes(), options().budget_bytes);
     rival_passes(state, which, *g_map_rival, write_percent);
 }
 
@@ -470,7 +474,8 @@ void file_rival_passes(benchmark::State &state, const Case &which, unsigned writ
 struct SwapRival {
     Swap swap;
     LimitedRival rival;
-    explicit SwapRival(Swap::Kind kind) : swap(kind, data_bytes() + 64 * kMiB), rival("", data_bytes(), options().budget_bytes)
+    explicit SwapRival(Swap::Kind kind)
+        : swap(kind, data_bytes() + 64 * kMiB), rival("", data_bytes(), options().budget_bytes)
     {
     }
 };
@@ -614,9 +619,8 @@ void resident_passes(benchmark::State &state, const Case &which, Resident kind)
         result.add(pass);
     }
     if (kind == Resident::kMapped)
-        result.set("faults_per_million",
-                   1e6 * static_cast<double>(g_resident->statistics().faults - faults) /
-                       static_cast<double>(result.operations()));
+        result.set("faults_per_million", 1e6 * static_cast<double>(g_resident->statistics().faults - faults) /
+                                             static_cast<double>(result.operations()));
     if (which.round == 0)
         for (unsigned i = 0; i < which.threads; i++)
             require(sums[i] == random_sum(i, words, count, word_content), which, "the words are not what was written");
@@ -652,7 +656,8 @@ std::vector<Entry> memory_entries()
         { "anonymous_fresh", "mapped_fresh mapped_fresh_threads", passes,
           [](auto &s, auto &c) { plain_passes(s, c, false, false); } },
         { "mapped_fresh_random", "", passes, [](auto &s, auto &c) { fresh_passes(s, c, true, false); } },
-        { "anonymous_random", "mapped_fresh_random", passes, [](auto &s, auto &c) { plain_passes(s, c, false, true); } },
+        { "anonymous_random", "mapped_fresh_random", passes,
+          [](auto &s, auto &c) { plain_passes(s, c, false, true); } },
         { "mapped_soft", "", passes, [](auto &s, auto &c) { soft_passes(s, c, false); } },
         { "memfd_soft", "mapped_soft", passes, [](auto &s, auto &c) { plain_passes(s, c, true, false); } },
         { "mapped_soft_random", "", passes, [](auto &s, auto &c) { soft_passes(s, c, true); } },
@@ -760,7 +765,8 @@ void add_mapped_cases()
     std::vector<std::vector<Entry>> parts = { memory_entries(), disk_entries(), mixed_entries() };
     if (!why_no_limit().empty())
         for (std::vector<Entry> &part : parts)
-            while (!part.empty() && strncmp(part.back().name, "file_", 5) == 0 && strcmp(part.back().name, "file_hard") != 0) {
+            while (!part.empty() && strncmp(part.back().name, "file_", 5) == 0 &&
+                   strcmp(part.back().name, "file_hard") != 0) {
                 if (entry_wanted(part.back()))
                     skip(part.back().name, why_no_limit());
                 part.pop_back();

@@ -24,7 +24,8 @@ std::vector<std::vector<uint32_t>> part_orders(unsigned threads, uint64_t pages_
     return orders;
 }
 
-Pass touch_parts(Team &team, char *base, uint64_t bytes, const std::vector<std::vector<uint32_t>> &orders, bool sampling)
+Pass touch_parts(Team &team, char *base, uint64_t bytes, const std::vector<std::vector<uint32_t>> &orders,
+                 bool sampling)
 {
     const uint64_t pages = bytes / kPageBytes / team.threads();
     return team.run(

@@ -15,7 +15,8 @@ namespace bench {
 std::vector<std::vector<uint32_t>> part_orders(unsigned threads, uint64_t pages_per_part, bool random);
 
 /** Each thread writes one byte of each page of its part. Parts follow each other from `base`. */
-Pass touch_parts(Team &team, char *base, uint64_t bytes, const std::vector<std::vector<uint32_t>> &orders, bool sampling);
+Pass touch_parts(Team &team, char *base, uint64_t bytes, const std::vector<std::vector<uint32_t>> &orders,
+                 bool sampling);
 
 /** What a page of memory that is roamed over holds: half of it compresses to nothing, and the second word is its stamp. */
 void roam_page_fill(uint64_t page, uint64_t *words);

@@ -162,6 +162,24 @@ tide_status tide_write(tide_space *space, tide_address address, const void *buff
 
 /* ---- access sections -------------------------------------------------------------------------------------------- */
 
+/*
+ * A pointer into a mapped space follows its page, so there a section holds nothing back. It must not: when the page is gone
+ * at the pointer's next use, that is a fault, which may wait for a frame; so the thread would wait for its own section, by
+ * handler threads without anybody knowing.
+ */
+static bool section_open(struct grace_thread *thread, const tide_space *space)
+{
+    return space->mapping != NULL ? grace_space_use(thread, space) : grace_section_begin(thread, space);
+}
+
+static void section_close(struct grace_thread *thread, const tide_space *space)
+{
+    if (space->mapping != NULL)
+        grace_space_leave(thread, space);
+    else
+        grace_section_end(thread, space);
+}
+
 tide_status tide_access_begin(tide_space *space, tide_access *access)
 {
     const tide_status status = space_check(space);
@@ -173,7 +191,7 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    if (!grace_section_begin(thread, space))
+    if (!section_open(thread, space))
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
                          "%u access sections are open in this thread; that is the most", GRACE_SPACES_MAX);
     *access = (tide_access){ .space = space,
@@ -201,7 +219,7 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
     grace_enter(thread);
     access->status = fault_resolve(access->space, thread, address, kind, &valid);
     grace_leave(thread);
-    thread->pointers |= !tide_failed(access->status);
+    thread->pointers |= !tide_failed(access->status) && access->space->mapping == NULL;
     return tide_failed(access->status) ? NULL : pointer_of(access->space, valid, address);
 }
 
@@ -392,7 +410,7 @@ void tide_access_end(tide_access *access)
     if (access == NULL || access->thread == NULL)
         return;
     struct grace_thread *thread = access->thread;
-    grace_section_end(thread, access->space);
+    section_close(thread, access->space);
     if (access->status == TIDE_ACCESS_SECTION_TOO_LONG)
         (void)grace_advance(thread->grace); /* what it held back should be free when it begins again */
     access->thread = NULL;

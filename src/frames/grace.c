@@ -138,26 +138,19 @@ void grace_signals_unblock(struct grace_thread *thread)
     (void)pthread_sigmask(SIG_SETMASK, &thread->signals, NULL);
 }
 
-bool grace_section_begin(struct grace_thread *thread, const void *space)
+bool grace_space_use(struct grace_thread *thread, const void *space)
 {
     for (unsigned i = 0; i < GRACE_SPACES_MAX; i++) {
-        if (thread->spaces[i] != NULL)
-            continue;
-        sync_store_ptr(&thread->spaces[i], space);
-        if (thread->sections == 0)
-            thread->pointers = 0;
-        sync_store_relaxed_32(&thread->sections, thread->sections + 1);
-        ck_epoch_begin(&thread->epoch, NULL);
-        return true;
+        if (thread->spaces[i] == NULL) {
+            sync_store_ptr(&thread->spaces[i], space);
+            return true;
+        }
     }
     return false;
 }
 
-void grace_section_end(struct grace_thread *thread, const void *space)
+void grace_space_leave(struct grace_thread *thread, const void *space)
 {
-    GRACE_TSAN_RELEASE(thread->grace);
-    ck_epoch_end(&thread->epoch, NULL);
-    sync_store_relaxed_32(&thread->sections, thread->sections - 1);
     for (unsigned i = 0; i < GRACE_SPACES_MAX; i++) {
         if (thread->spaces[i] == space) {
             sync_store_ptr(&thread->spaces[i], NULL);
@@ -165,6 +158,25 @@ void grace_section_end(struct grace_thread *thread, const void *space)
         }
     }
     ASSERT_ALWAYS(!"an access section is ended by the thread that began it");
+}
+
+bool grace_section_begin(struct grace_thread *thread, const void *space)
+{
+    if (!grace_space_use(thread, space))
+        return false;
+    if (thread->sections == 0)
+        thread->pointers = 0;
+    sync_store_relaxed_32(&thread->sections, thread->sections + 1);
+    ck_epoch_begin(&thread->epoch, NULL);
+    return true;
+}
+
+void grace_section_end(struct grace_thread *thread, const void *space)
+{
+    GRACE_TSAN_RELEASE(thread->grace);
+    ck_epoch_end(&thread->epoch, NULL);
+    sync_store_relaxed_32(&thread->sections, thread->sections - 1);
+    grace_space_leave(thread, space);
 }
 
 bool grace_space_in_use(struct grace *grace, const void *space)

@@ -253,9 +253,13 @@ static inline bool grace_section_is_stale(const struct grace_thread *thread)
     return thread->sections != 0 && thread->epoch.epoch != ck_epoch_value(&thread->grace->epoch);
 }
 
+/* The thread uses a space, or does no more: it must not be destroyed meanwhile. False: it uses GRACE_SPACES_MAX already. */
+bool grace_space_use(struct grace_thread *thread, const void *space);
+void grace_space_leave(struct grace_thread *thread, const void *space);
+
 /*
- * Opens or ends an access section on a space; outside any engine call. False if more than GRACE_SPACES_MAX spaces are
- * open.
+ * Opens or ends an access section on a space, which the thread uses meanwhile; outside any engine call. False if more than
+ * GRACE_SPACES_MAX spaces are open.
  */
 bool grace_section_begin(struct grace_thread *thread, const void *space);
 void grace_section_end(struct grace_thread *thread, const void *space);

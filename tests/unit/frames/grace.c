@@ -317,6 +317,20 @@ static void test_most_sections(void **state)
     grace_pass(frames);
 }
 
+static void test_use_of_a_space_holds_nothing_back(void **state)
+{
+    const uint16_t stamp = grace_now(&frames->grace);
+
+    (void)state;
+    assert_true(grace_space_use(self, &space));
+    assert_true(grace_space_in_use(&frames->grace, &space));
+    assert_false(grace_section_is_stale(self));
+    grace_pass(frames);
+    assert_true(grace_passed(&frames->grace, stamp));
+    grace_space_leave(self, &space);
+    assert_false(grace_space_in_use(&frames->grace, &space));
+}
+
 /* Records are used again; a thread that ended with a section open holds nothing. */
 static void test_records(void **state)
 {
@@ -419,6 +433,8 @@ int main(void)
         TEST(test_frame_survives_the_wrap),
         TEST(test_report),
         TEST(test_most_sections),
+        TEST(test_use_of_a_space_holds_nothing_back),
+        TEST(test_use_of_a_space_holds_nothing_back),
         TEST(test_records),
         TEST(test_world_stops),
     };
