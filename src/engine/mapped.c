@@ -6,8 +6,8 @@
  * asks resolve() here. The whole fault path runs in that handler, so it is safe in one:
  *   - the handler blocks all signals but those of faults, and every call into an engine with such a space does the same
  *     (grace_enter()), so no thread is interrupted with a lock or a claim of the engine in its hands and then faults;
- *   - on the way there is no malloc, no stdio, no lock of libc's: records of threads are mapped, errors have no sentence, and
- *     the workers' steps, which allocate, are left to their threads;
+ *   - on the way there is no malloc, no stdio, no lock of libc's, in the workers' steps neither: records of threads are
+ *     mapped, and errors have no sentence;
  *   - errno and the thread's last error are as they were.
  *
  * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the space

@@ -258,7 +258,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
         space_count(space, SPACE_IN_PAGE_ERRORS, 1);
         return error_set(TIDE_IN_PAGE_ERROR, error, fault->address,
                          "reading slot %u of page file %u for address 0x%lx: %s", slot.slot, slot.file, fault->address,
-                         strerror(error));
+                         strerrordesc_np(error)); /* safe in a handler */
     }
     faulting_settle(fault, &cluster, place.node);
     return fault->result = TIDE_PAGE_FAULT_PAGING_FILE;

@@ -19,7 +19,6 @@
  */
 #include "workers/workers_impl.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static bool page_files_full(struct partition *partition)
@@ -56,25 +55,50 @@ struct trimmer_candidate {
     bool background;
 };
 
-static int candidate_compare(const void *a, const void *b)
+/* Does `x` give before `y`? */
+static bool candidate_before(const struct trimmer_candidate *x, const struct trimmer_candidate *y)
 {
-    const struct trimmer_candidate *x = a, *y = b;
-
-    if (x->background != y->background)
-        return x->background ? -1 : 1;
-    return x->claim > y->claim ? -1 : x->claim < y->claim;
+    return x->background != y->background ? x->background : x->claim > y->claim;
 }
 
-/* Room for so many candidates; without memory for it the trimmer makes do with what it has. */
+/* Shell's sort: in place, and without a memory of its own as qsort() may take it. */
+static void candidates_sort(struct trimmer_candidate *candidates, unsigned count)
+{
+    unsigned gap = 1;
+
+    while (gap < count / 3)
+        gap = 3 * gap + 1;
+    for (; gap != 0; gap /= 3) {
+        for (unsigned i = gap; i < count; i++) {
+            const struct trimmer_candidate one = candidates[i];
+            unsigned at = i;
+
+            for (; at >= gap && candidate_before(&one, &candidates[at - gap]); at -= gap)
+                candidates[at] = candidates[at - gap];
+            candidates[at] = one;
+        }
+    }
+}
+
+/*
+ * Room for so many candidates; without memory for it the trimmer makes do with what it has. Not by malloc(): a fault of a
+ * mapped space may do the trimmer's step in a signal handler.
+ */
 static void candidates_reserve(struct worker *worker, uint64_t spaces)
 {
     if (spaces <= worker->candidate_capacity)
         return;
-    struct trimmer_candidate *more = realloc(worker->candidates, 2 * spaces * sizeof *more);
+    struct trimmer_candidate *more = os_memory_reserve(2 * spaces * sizeof *more, TIDE_PAGE_BYTES);
     if (more == NULL)
         return;
+    trimmer_candidates_free(worker);
     worker->candidates = more;
     worker->candidate_capacity = 2 * spaces;
+}
+
+void trimmer_candidates_free(struct worker *worker)
+{
+    os_memory_free(worker->candidates, worker->candidate_capacity * sizeof *worker->candidates);
 }
 
 /* Ages all spaces, with the list of spaces locked. */
@@ -102,7 +126,7 @@ static unsigned candidates_gather(struct worker *worker, struct working_set_rank
                 (struct trimmer_candidate){ space, claim, sync_load_relaxed_32(&space->background) != 0 };
     }
     if (count > 1)
-        qsort(worker->candidates, count, sizeof *worker->candidates, candidate_compare);
+        candidates_sort(worker->candidates, count);
     return count;
 }
 

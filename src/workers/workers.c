@@ -184,8 +184,7 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struc
     struct partition *partition = workers->partition;
     bool done = false;
 
-    /* In a handler of signals the workers' steps, which allocate, are for their threads. */
-    if ((place.flags & FRAMES_STRICT) && !(thread->signals_off && workers->mode == TIDE_WORKERS_THREADS))
+    if (place.flags & FRAMES_STRICT)
         return node_reclaim(workers, thread, place.node);
     if (workers->mode == TIDE_WORKERS_THREADS) {
         for (unsigned n = 0; n < workers->node_count; n++) {
@@ -326,7 +325,7 @@ void workers_destroy(struct workers *workers)
         idle_end(worker->idle);
         stores_queue_destroy(worker->queue);
         os_memory_free(worker->copies, WRITER_COPIES_BYTES);
-        free(worker->candidates);
+        trimmer_candidates_free(worker);
     }
     free(workers->workers);
     free(workers);

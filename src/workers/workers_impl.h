@@ -20,6 +20,7 @@ bool extender_due(const struct worker *worker);
 
 uint64_t zero_page_step(struct worker *worker, uint64_t budget);
 uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error);
+void trimmer_candidates_free(struct worker *worker);
 uint64_t trimmer_step(struct worker *worker, uint64_t budget);
 uint64_t extender_step(struct worker *worker, struct grace_thread *thread, uint64_t budget);
 
