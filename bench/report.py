@@ -44,6 +44,7 @@ RIVAL = {
     "mapped_mixed": "file_mixed", "file_mixed": "file_mixed", "swap_mixed": "file_mixed", "zram_mixed": "file_mixed",
     "mapped_resident": "malloc_4k", "malloc_4k": "malloc_4k", "malloc_huge": "malloc_4k",
     "reserve_100000": "reserve_1000", "query_100000": "query_1000", "fault_100000": "fault_1000",
+    "fault_apart_100000": "fault_apart_1000", "fault_asked_100000": "fault_asked_1000",
 }
 CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kernel_fresh", "demand_zero_256MiB",
            "demand_zero_16GiB", "hard", "fio", "kernel_file", "collided", "kernel_collided", "access_pointer",
@@ -54,6 +55,7 @@ CLASSES = ["demand_zero", "soft_standby", "soft_modified", "kernel_again", "kern
            "mapped_read", "file_read", "swap_read", "zram_read", "mapped_mixed", "file_mixed", "swap_mixed",
            "zram_mixed", "mapped_resident", "malloc_4k", "malloc_huge", "commit", "kernel_protect", "processor",
            "reserve_1000", "reserve_100000", "query_1000", "query_100000", "fault_1000", "fault_100000",
+           "fault_apart_1000", "fault_apart_100000", "fault_asked_1000", "fault_asked_100000",
            "numa_spread", "numa_packed", "numa_spill"]
 MAPPED = ["mapped_fresh", "mapped_fresh_random", "mapped_soft", "mapped_soft_random", "mapped_hard", "mapped_read",
           "mapped_mixed"]
@@ -270,7 +272,7 @@ def make_targets(rows, replay, cpus):
             "%.1f")
     at_most("overhead of the engine, tables aside: share of memory", 1.2,
             max((100 * row["overhead_share"] for row in engines), default=None), "%.3f", " %")
-    for name in ("reserve", "query", "fault"):
+    for name in ("reserve", "query", "fault", "fault_apart", "fault_asked"):
         at_most("%s: cost with 100,000 regions over that with 1,000" % name, 2,
                 quotient(rate(name + "_1000", "private", 1), rate(name + "_100000", "private", 1)))
     spread = [row for row in rows if row["class"] == "numa_spread"]

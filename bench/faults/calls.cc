@@ -6,9 +6,16 @@
  *   kernel_protect  the kernel's nearest: mprotect() of one page to read and write, and back to none, each thread in a
  *                   mapping of its own
  *   reserve_N       with N regions in the space: release one taken at random, and reserve one of 64 KiB anywhere
- *   query_N         ask for the region at a random address among N
+ *   query_N         ask for the region at a random address among N, which are only reserved
  *   fault_N         touch the first page of each of N regions once, in random order (demand zero, frames at hand)
- * The last three for N of 1,000 and of 100,000, on one thread. One operation is what a line above says, both halves.
+ *   fault_apart_N   touch 100,000 pages in N regions once, one page in each 64 KiB, in random order: the same pages
+ *                   whatever N is
+ *   fault_asked_N   the same in a space with a placement, so that each fault asks its region
+ * The last five for N of 1,000 and of 100,000, on one thread. One operation is what a line above says, both halves.
+ *
+ * fault_N takes 100 times as many pages, 6 GiB apart instead of 60 MiB, for 100,000 regions, so that the line of each PTE
+ * is fetched from memory; and as the pages are committed one by one, their PTEs tell all and no region is asked.
+ * fault_apart_1000 says what these pages cost without the regions, fault_asked_N what the regions cost.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -135,23 +142,27 @@ void commit_page(tide_space *space, tide_address page)
     check(tide_virtual_alloc(space, &page, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE), "tide_virtual_alloc");
 }
 
-/* A space with a number of regions, at addresses that the engine chose and the order of which is shuffled. */
+/*
+ * A space with a number of regions at addresses that the engine chose, and the address of every 64 KiB in them, shuffled.
+ */
 class Regions {
   public:
-    Regions(Engine &engine, uint64_t count) : owner_(engine), bases_(count)
+    Regions(Engine &engine, uint64_t count, uint64_t bases) : owner_(engine)
     {
-        for (tide_address &base : bases_)
-            base = reserve();
-        const std::vector<uint32_t> order = random_order(count, 7);
-        std::vector<tide_address> shuffled(count);
-        for (uint64_t i = 0; i < count; i++)
+        for (uint64_t i = 0; i < count; i++) {
+            const tide_address base = reserve(bases / count * kRegionBytes);
+            for (uint64_t n = 0; n < bases / count; n++)
+                bases_.push_back(base + n * kRegionBytes);
+        }
+        const std::vector<uint32_t> order = random_order(bases, 7);
+        std::vector<tide_address> shuffled(bases);
+        for (uint64_t i = 0; i < bases; i++)
             shuffled[i] = bases_[order[i]];
         bases_.swap(shuffled);
     }
-    tide_address reserve() const
+    tide_address reserve(uint64_t bytes = kRegionBytes) const
     {
         tide_address base = 0;
-        uint64_t bytes = kRegionBytes;
         check(tide_virtual_alloc(space(), &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), "tide_virtual_alloc");
         return base;
     }
@@ -169,19 +180,27 @@ class Regions {
     std::vector<tide_address> bases_;
 };
 
-enum class Call { kReserve, kQuery, kFault };
+enum class Call { kReserve, kQuery, kFault, kApart, kAsked };
+
+bool is_fault(Call call)
+{
+    return call != Call::kReserve && call != Call::kQuery;
+}
 
 Pass region_pass(Engine &engine, Team &team, Regions &regions, Call call, uint64_t round, bool sampling)
 {
     std::vector<tide_address> &bases = regions.bases();
     tide_space *const space = regions.space();
     const uint64_t operations = kMany;
-    if (call != Call::kFault)
+    if (!is_fault(call))
         return team.run(
             [&](Lane &lane) {
                 Random random(round);
+                uint64_t next = random.next() % bases.size();
                 repeat(lane, operations, [&](uint64_t) {
-                    tide_address &base = bases[random.next() % bases.size()];
+                    tide_address &base = bases[next];
+                    next = random.next() % bases.size();
+                    __builtin_prefetch(&bases[next]); /* the list of addresses is no part of what is measured */
                     if (call == Call::kQuery) {
                         tide_region region;
                         check(tide_virtual_query(space, base, &region), "tide_virtual_query");
@@ -208,11 +227,18 @@ void region_passes(benchmark::State &state, const Case &which, Call call, uint64
     Engine &engine = calls_engine();
     Team team(1);
     Result result;
-    std::unique_ptr<Regions> regions = std::make_unique<Regions>(engine, count);
+    const uint64_t bases = call == Call::kApart || call == Call::kAsked ? kMany : count;
+    std::unique_ptr<Regions> regions = std::make_unique<Regions>(engine, count, bases);
     uint64_t round = 0;
+    if (call == Call::kAsked) {
+        tide_placement placement = {};
+        placement.struct_bytes = sizeof placement;
+        placement.policy = TIDE_PLACEMENT_PREFERRED;
+        check(tide_space_set_placement(regions->space(), &placement), "tide_space_set_placement");
+    }
     auto pass = [&](bool sampling) {
         /* A page faults for the first time once, so it is decommitted after each pass. */
-        if (call == Call::kFault)
+        if (is_fault(call))
             for (tide_address base : regions->bases()) {
                 if (round != 0)
                     check(tide_virtual_free(regions->space(), base, kPageBytes, TIDE_MEM_DECOMMIT),
@@ -265,7 +291,8 @@ void add_calls_cases()
         which.threads = 1;
         which.space = Space::kPrivate;
         for (auto [name, call] : { std::make_pair("reserve", Call::kReserve), std::make_pair("query", Call::kQuery),
-                                   std::make_pair("fault", Call::kFault) })
+                                   std::make_pair("fault", Call::kFault), std::make_pair("fault_apart", Call::kApart),
+                                   std::make_pair("fault_asked", Call::kAsked) })
             for (uint64_t count : { kFew, kMany }) {
                 const std::string full = std::string(name) + "_" + std::to_string(count);
                 const Call what = call;

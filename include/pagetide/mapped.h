@@ -41,7 +41,8 @@ typedef enum tide_delivery {
 /** What a mapped space is made of. Fill with tide_mapped_options_init(). */
 typedef struct tide_mapped_options {
     size_t struct_bytes;      /**< set by tide_mapped_options_init() */
-    uint64_t window_bytes;    /**< addresses, a multiple of 2 MiB; they cost nothing until used [1 TiB] */
+    uint64_t window_bytes;    /**< addresses, a multiple of 2 MiB; they cost nothing until used [1 TiB; or 256, 64
+                                   or 16 GiB if the process has no more left] */
     tide_delivery delivery;   /**< [TIDE_DELIVERY_SIGNAL] */
     unsigned handler_threads; /**< of TIDE_DELIVERY_THREADS, 1 to 64 [one for each CPU, 8 at most] */
     unsigned cluster_pages;   /**< most pages that one fault of a sequential toucher shows, 1 to 64 [64] */

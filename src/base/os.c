@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -106,6 +107,13 @@ void os_thread_idle_priority(void)
     const struct sched_param parameters = { .sched_priority = 0 };
 
     (void)sched_setscheduler(0, SCHED_IDLE, &parameters);
+}
+
+void os_thread_raise(void)
+{
+    enum { NICE = -10 };
+
+    (void)setpriority(PRIO_PROCESS, (id_t)os_thread_id(), NICE);
 }
 
 void os_thread_name(const char *name)

@@ -33,6 +33,7 @@ uint64_t os_thread_cpu_ns(void); /* CPU time of the calling thread */
 int os_thread_id(void);
 uint64_t os_random(void);           /* from the operating system's generator */
 void os_thread_idle_priority(void); /* SCHED_IDLE for the calling thread; a wish */
+void os_thread_raise(void);         /* ahead of ordinary threads, for the calling one; a wish, which takes privilege */
 void os_thread_name(const char *name);
 /* A figure in KiB behind a name in a file of /proc or /sys, in bytes; `otherwise` if it is not there. */
 uint64_t os_kib_read(const char *path, const char *name, uint64_t otherwise);

@@ -79,6 +79,15 @@ static void thread_key_create(void)
     ASSERT_ALWAYS(pthread_key_create(&thread_key, thread_exit) == 0);
 }
 
+/*
+ * When the library is loaded, so that the key is one of the first: a thread's values of the first 32 keys lie in its own
+ * record of libc's, and those of later ones in memory that pthread_setspecific() allocates, which a fault must not do.
+ */
+__attribute__((constructor)) static void thread_key_create_early(void)
+{
+    pthread_once(&thread_once, thread_key_create);
+}
+
 struct grace_thread *engine_thread_slow(tide_engine *engine)
 {
     struct thread_entry *entry = thread_entries;

@@ -38,6 +38,7 @@
 #include <unistd.h>
 
 #define WINDOW_DEFAULT_BYTES (1ull << 40)
+#define WINDOW_DEFAULT_LEAST (1ull << 34) /* where the process has not so many addresses left (ulimit -v, sanitizers) */
 #define WINDOW_UNIT_BYTES (2ull << 20)
 #define WINDOW_MOST_BYTES (1ull << 46)
 #define PAGE_FAULT_WRITE_BIT 2 /* of the error code that x86-64 has in the context of a fault */
@@ -86,6 +87,12 @@ static void violation_send(void *address, ucontext_t *context)
     info.si_signo = SIGSEGV;
     info.si_code = SEGV_ACCERR;
     info.si_addr = address;
+    sigset_t segv;
+
+    /* It waits until this handler has returned: it is to find the thread at the access, and not in here. */
+    sigemptyset(&segv);
+    sigaddset(&segv, SIGSEGV);
+    (void)pthread_sigmask(SIG_BLOCK, &segv, NULL);
     if (sigismember(&context->uc_sigmask, SIGSEGV) == 1 ||
         (sigaction(SIGSEGV, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_IGN)) {
         const struct sigaction ends = { .sa_handler = SIG_DFL };
@@ -126,6 +133,29 @@ struct delivery {
     pthread_t threads[HANDLERS_MAX];
 };
 
+/* Are these the page's rights, whatever happened to the access just now? */
+static bool is_allowed(tide_space *space, tide_address address, tide_access_kind kind)
+{
+    tide_page_info info;
+
+    return tide_page_query(space, address, &info) == TIDE_SUCCESS &&
+           (info.protection == TIDE_PAGE_READWRITE ||
+            (kind == TIDE_ACCESS_READ && info.protection == TIDE_PAGE_READONLY));
+}
+
+/*
+ * A page that may be read stays so. Who gives rights takes fences away afterwards, and may have done both before there was
+ * this one: then it is of no use any more.
+ */
+static void fence(struct mapping *mapping, tide_address address, tide_access_kind kind, tide_status status)
+{
+    const uint64_t page = address / TIDE_PAGE_BYTES;
+
+    mapping_fence(mapping, page, is_allowed(mapping->owner, address, TIDE_ACCESS_READ));
+    if (status == TIDE_ACCESS_VIOLATION && is_allowed(mapping->owner, address, kind))
+        mapping_unfence(mapping, page, 1);
+}
+
 static void message_take(struct mapping *mapping, const struct uffd_msg *message)
 {
     const uint64_t address = message->arg.pagefault.address;
@@ -136,7 +166,7 @@ static void message_take(struct mapping *mapping, const struct uffd_msg *message
         status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
     while (status == TIDE_GUARD_PAGE_VIOLATION);
     if (is_violation(status))
-        mapping_fence(mapping, address / TIDE_PAGE_BYTES);
+        fence(mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ, status);
     else if (tide_failed(status))
         mapping_poison(mapping, address / TIDE_PAGE_BYTES);
     /* Who came second finds the page there and wakes nobody. */
@@ -286,7 +316,10 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
         status = memory_faults_begin(resolve);
     if (tide_failed(status))
         return status;
-    status = engine_space_create(engine, &settled, &space);
+    do
+        status = engine_space_create(engine, &settled, &space);
+    while (status == TIDE_INSUFFICIENT_RESOURCES && (options == NULL || options->window_bytes == 0) &&
+           settled.window_bytes > WINDOW_DEFAULT_LEAST && (settled.window_bytes /= 4) != 0);
     if (tide_failed(status)) {
         if (by_signal)
             memory_faults_end();

@@ -1,13 +1,13 @@
 /*
  * Small blocks: jemalloc, on memory of the space.
  *
- * jemalloc is made for this: an arena takes its memory from a table of functions (extent hooks), and keeps every record of
- * it elsewhere. Blocks are freed, and looked up, without a touch of their page; an allocator that chains free blocks through
- * themselves would read each page back that a program has left behind. It is linked into this library under names of its
- * own (CMakeLists.txt), whatever allocator the program brings.
+ * jemalloc is made for this: an arena takes its memory from a table of functions (extent hooks), and keeps every record
+ * of it elsewhere. Blocks are freed, and looked up, without a touch of their page; an allocator that chains free blocks
+ * through themselves would read each page back that a program has left behind. It is linked into this library under
+ * names of its own (CMakeLists.txt), whatever allocator the program brings.
  *
- * All arenas lie in one region, so that extents can be merged across any border: addresses are handed out from its low end
- * up, and jemalloc keeps for reuse what it no longer needs, decommitted. Threads are bound to arenas in turn.
+ * All arenas lie in one region, so that extents can be merged across any border: addresses are handed out from its low
+ * end up, and jemalloc keeps for reuse what it no longer needs, decommitted. Threads are bound to arenas in turn.
  *
  * In a child of fork() the region is plain memory of the kernel (fork.c), and the hooks speak with the kernel.
  *
@@ -20,6 +20,7 @@
 #include <stdalign.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -47,7 +48,7 @@ static _Atomic(unsigned) arena_next;
 static _Atomic(uintptr_t) top; /* first address of the region that was not handed out yet */
 static __thread bool bound __attribute__((tls_model("initial-exec")));
 
-/* ---- hooks: false is success ------------------------------------------------------------------------------------------ */
+/* ---- hooks: false is success ------------------------------------------------------------------------------------- */
 
 static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, size_t alignment, bool *zero, bool *commit,
                           unsigned arena)
@@ -154,7 +155,7 @@ static extent_hooks_t extent_hooks = {
     .merge = extent_merge,
 };
 
-/* ---- arenas -------------------------------------------------------------------------------------------------------------- */
+/* ---- arenas ------------------------------------------------------------------------------------------------------ */
 
 bool arenas_open(char *problem, size_t problem_bytes)
 {
@@ -193,18 +194,14 @@ static void bind(void)
 }
 
 /*
- * A thread that allocates while it ends, after jemalloc's destructor, has lost its arena: jemalloc takes memory of its
- * own, which free() would not know. The thread is bound once more, and the block moved.
+ * A thread that allocates while it ends, after jemalloc's destructor, has lost its arena, and gets memory of jemalloc's
+ * own even from an arena that it names. free() would not know that memory, so the C library's takes its place.
  */
-static void *moved_into_arenas(void *block, size_t bytes, size_t alignment)
+static void *moved_out(void *block, size_t bytes, size_t alignment)
 {
-    bind();
-    void *moved = jemalloc_aligned_alloc(alignment, bytes);
-    if (moved != NULL && !run_in_arenas(moved)) {
-        jemalloc_free(moved);
-        moved = NULL;
-        errno = ENOMEM;
-    }
+    run_enter();
+    void *const moved = aligned_alloc(alignment, bytes);
+    run_leave();
     if (moved != NULL)
         memcpy(moved, block, bytes);
     jemalloc_free(block);
@@ -213,7 +210,7 @@ static void *moved_into_arenas(void *block, size_t bytes, size_t alignment)
 
 static inline void *checked(void *block, size_t bytes, size_t alignment)
 {
-    return block == NULL || run_in_arenas(block) ? block : moved_into_arenas(block, bytes, alignment);
+    return block == NULL || run_in_arenas(block) ? block : moved_out(block, bytes, alignment);
 }
 
 /* The smallest blocks of the C library are aligned as all others, and programs count on that; jemalloc's are not. */
@@ -226,28 +223,28 @@ void *arenas_allocate(size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_malloc(raised(bytes)), bytes, alignof(max_align_t));
+    return checked(jemalloc_malloc(raised(bytes)), raised(bytes), alignof(max_align_t));
 }
 
 void *arenas_allocate_zero(size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_calloc(1, raised(bytes)), bytes, alignof(max_align_t));
+    return checked(jemalloc_calloc(1, raised(bytes)), raised(bytes), alignof(max_align_t));
 }
 
 void *arenas_allocate_aligned(size_t bytes, size_t alignment)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_aligned_alloc(alignment, bytes), bytes, alignment);
+    return checked(jemalloc_aligned_alloc(alignment, raised(bytes)), raised(bytes), alignment);
 }
 
 void *arenas_resize(void *block, size_t bytes)
 {
     if (!bound)
         bind();
-    return checked(jemalloc_realloc(block, raised(bytes)), bytes, alignof(max_align_t));
+    return checked(jemalloc_realloc(block, raised(bytes)), raised(bytes), alignof(max_align_t));
 }
 
 void arenas_free(void *block)

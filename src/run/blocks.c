@@ -2,8 +2,8 @@
  * Large blocks of malloc: each a region of the space.
  *
  * A block that has been resized once may be again, so its new region reserves twice the addresses that it needs, and
- * grows there by committing. A list of Python that grows by an eighth at a time is copied at each doubling and not at each
- * step; with memory that is paged, a copy reads and writes the whole block.
+ * grows there by committing. A list of Python that grows by an eighth at a time is copied at each doubling and not at
+ * each step; with memory that is paged, a copy reads and writes the whole block.
  *
  * The blocks are known by a tree of the C library (tsearch()), outside the space: free() and realloc() need not bring a
  * page in. Lock: `lock`, taken before the space's.

@@ -3,16 +3,16 @@
  *
  * The kernel does not give a child the space's window, and the engine's threads do not exist in it. So the parent sends
  * what its regions hold through a socket, and the child puts it at the same addresses, in plain memory of the kernel,
- * before fork() returns in it: what runs in the child finds its data. The child has no budget; what it maps and releases
- * is between it and the kernel. The copy has the size of what the parent has touched: fork() of a large process is slow, and
- * its child as large. Children by vfork(), posix_spawn(), system() and popen() share the parent's memory until they execute a
- * program, and need no copy.
+ * before fork() returns in it: what runs in the child finds its data. The child has no budget; what it maps and
+ * releases is between it and the kernel. The copy has the size of what the parent has touched: fork() of a large
+ * process is slow, and its child as large. Children by vfork(), posix_spawn(), system() and popen() share the parent's
+ * memory until they execute a program, and need no copy.
  *
  * The handlers of pthread_atfork() run in the order that all ways to fork in the C library take (fork(), daemon(),
- * forkpty()), except _Fork(), whose child has no access to what was captured. Ours are registered first: the others' handlers
- * in the child may use their data, and jemalloc's locks are taken before ours. From the moment of the fork until all is
- * sent, space_freeze() keeps regions where they are; other threads may still write, as between any two instructions of a
- * fork, and the content that the child gets of such a page is the one or the other.
+ * forkpty()), except _Fork(), whose child has no access to what was captured. Ours are registered first: the others'
+ * handlers in the child may use their data, and jemalloc's locks are taken before ours. From the moment of the fork
+ * until all is sent, space_freeze() keeps regions where they are; other threads may still write, as between any two
+ * instructions of a fork, and the content that the child gets of such a page is the one or the other.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -42,7 +42,7 @@ struct fork_counters run_forks;
 static int ends[2]; /* between prepare and the two handlers after it; space_freeze() excludes others */
 static __thread bool prepared __attribute__((tls_model("initial-exec")));
 
-/* ---- the parent ---------------------------------------------------------------------------------------------------------- */
+/* ---- the parent -------------------------------------------------------------------------------------------------- */
 
 static bool send_all(const void *data, size_t bytes)
 {
@@ -153,7 +153,7 @@ static bool send_space(void)
     return send_all(&end, sizeof end);
 }
 
-/* ---- the child ------------------------------------------------------------------------------------------------------------- */
+/* ---- the child --------------------------------------------------------------------------------------------------- */
 
 static _Noreturn void child_fails(const char *what)
 {
@@ -209,7 +209,7 @@ static void receive_space(void)
     }
 }
 
-/* ---- handlers ------------------------------------------------------------------------------------------------------------- */
+/* ---- handlers ---------------------------------------------------------------------------------------------------- */
 
 static void prepare(void)
 {

@@ -1,5 +1,6 @@
 /*
- * The kernel's memory calls, past the functions of the same name in mappings.c. jemalloc's own memory comes by these too.
+ * The kernel's memory calls, past the functions of the same name in mappings.c. jemalloc's own memory comes by these
+ * too.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -3,9 +3,9 @@
  *
  * Each block belongs to one of three: the C library, jemalloc in the space, or the blocks with a region of their own. A
  * new block goes by its size and by who asks; an old one by its address. What the C library itself and the loader ask
- * for stays with the C library while it is small: streams, locales, thread-local storage. fork() walks the streams before
- * any handler runs, and the loader's data is read in threads of the engine. strdup() and strndup() are the program's
- * data, and come from here, so that they are captured too.
+ * for stays with the C library while it is small: streams, locales, thread-local storage. fork() walks the streams
+ * before any handler runs, and the loader's data is read in threads of the engine. strdup() and strndup() are the
+ * program's data, and come from here, so that they are captured too.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -38,7 +38,7 @@ RUN_EXPORT size_t malloc_usable_size(void *block);
 RUN_EXPORT char *strdup(const char *text);
 RUN_EXPORT char *strndup(const char *text, size_t bytes);
 
-/* The usable size by the library that __libc_malloc() is from. Another may come first by the name: a program's jemalloc. */
+/* The usable size by the library that __libc_malloc() is from. Another can be first by the name: a program's own. */
 static size_t libc_size(void *block)
 {
     static _Atomic(size_t(*)(void *)) function;
@@ -96,7 +96,7 @@ static bool is_power_of_two(size_t value)
     return value != 0 && (value & (value - 1)) == 0;
 }
 
-/* ---- the calls --------------------------------------------------------------------------------------------------------- */
+/* ---- the calls --------------------------------------------------------------------------------------------------- */
 
 void *malloc(size_t bytes)
 {

@@ -2,9 +2,10 @@
  * mmap() and what belongs to it, in place of the C library's.
  *
  * Captured is what a program maps to have memory: private, anonymous, readable and writable, at no given address, from
- * the threshold on. Not captured: files and shared memory; stacks; memory that is mapped without access or to be executed
- * (reservations of Java and JavaScript engines, which they cut up with MAP_FIXED), without a charge (MAP_NORESERVE), locked,
- * or of huge pages. Calls on addresses outside the space go to the kernel as they are; in a child of fork(), all do.
+ * the threshold on. Not captured: files and shared memory; stacks; memory that is mapped without access or to be
+ * executed (reservations of Java and JavaScript engines, which they cut up with MAP_FIXED), without a charge
+ * (MAP_NORESERVE), locked, or of huge pages. Calls on addresses outside the space go to the kernel as they are; in a
+ * child of fork(), all do.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -186,8 +187,8 @@ int posix_madvise(void *address, size_t bytes, int advice)
 }
 
 /*
- * A lock of the kernel's would keep the engine from taking the page, so memory of the space is locked by the engine, within
- * the minimum working set. mlockall() would lock all of it.
+ * A lock of the kernel's would keep the engine from taking the page, so memory of the space is locked by the engine,
+ * within the minimum working set. mlockall() would lock all of it.
  */
 int mlock2(const void *address, size_t bytes, unsigned flags)
 {

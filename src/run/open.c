@@ -1,11 +1,11 @@
 /*
  * The phases of a process: counting what it allocates, opening the engine, and the end.
  *
- * The engine opens in the middle of a program's malloc() or mmap(), on the thread that reaches the start. Others wait for it,
- * or a process that allocates with many threads would have more than its budget before there is one; but not for long, for
- * they may hold a lock of the loader that the opening needs. Signals are blocked, so that the engine's threads never run a program's handler. Its descriptors
- * are pushed up to numbers that programs do not use by name (dup2() to 3, select()), and calls that close whole ranges, as
- * daemons do, pass them by.
+ * The engine opens in the middle of a program's malloc() or mmap(), on the thread that reaches the start. Others wait
+ * for it, or a process that allocates with many threads would have more than its budget before there is one; but not
+ * for long, for they may hold a lock of the loader that the opening needs. Signals are blocked, so that the engine's
+ * threads never run a program's handler. Its descriptors are pushed up to numbers that programs do not use by name
+ * (dup2() to 3, select()), and calls that close whole ranges, as daemons do, pass them by.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -60,7 +60,7 @@ static unsigned code_range_count;
 static int descriptors[DESCRIPTORS_MAX];
 static unsigned descriptor_count;
 
-/* ---- messages --------------------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 void run_say(const char *format, ...)
 {
@@ -127,7 +127,7 @@ void run_message(const char *path, const char *text, size_t bytes)
         (void)syscall(SYS_close, file);
 }
 
-/* ---- what the C library gives ------------------------------------------------------------------------------------------- */
+/* ---- what the C library gives ------------------------------------------------------------------------------------ */
 
 bool run_is_libc(const void *code)
 {
@@ -168,7 +168,7 @@ void run_count_returned(size_t bytes)
     atomic_fetch_sub_explicit(&counted_bytes, (int64_t)bytes, memory_order_relaxed);
 }
 
-/* ---- descriptors ------------------------------------------------------------------------------------------------------------ */
+/* ---- descriptors ------------------------------------------------------------------------------------------------- */
 
 /* Occupies the low numbers. Returns how many in `fillers`, whose numbers are all below `base`. */
 static int fill_descriptors(int base, int fillers[DESCRIPTOR_BASE])
@@ -252,7 +252,7 @@ void closefrom(int first)
     (void)close_range(first < 0 ? 0 : (unsigned)first, ~0u, 0);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------------ */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void space_open(void)
 {
@@ -351,7 +351,7 @@ bool run_captures(size_t bytes)
     return true;
 }
 
-/* ---- threads ------------------------------------------------------------------------------------------------------------------ */
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 struct engine_thread {
     void *(*start)(void *);
@@ -390,7 +390,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
     return error;
 }
 
-/* ---- begin and end of the process --------------------------------------------------------------------------------------------- */
+/* ---- begin and end of the process -------------------------------------------------------------------------------- */
 
 /* Before jemalloc's constructor: the order of the handlers at fork() matters (fork.c). */
 __attribute__((constructor(101))) static void begin(void)

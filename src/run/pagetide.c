@@ -1,9 +1,9 @@
 /*
  * pagetide: the command. Its one subcommand, run, starts a program with the preload library.
  *
- * Everything that can be known beforehand is checked here, where a message reaches the user: the options, the program, and
- * whether an engine of this size and a mapped space can be had, by opening them once. Then the program takes the place of
- * this process: signals, status and terminal are its own.
+ * Everything that can be known beforehand is checked here, where a message reaches the user: the options, the program,
+ * and whether an engine of this size and a mapped space can be had, by opening them once. Then the program takes the
+ * place of this process: signals, status and terminal are its own.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -90,7 +90,7 @@ __attribute__((format(printf, 2, 3))) static _Noreturn void fail(int status, con
     exit(status);
 }
 
-/* ---- options ------------------------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t size_parse(const char *option, const char *text, uint64_t least, uint64_t most)
 {
@@ -186,7 +186,7 @@ static void options_parse(int argc, char **argv, struct settings *s)
         fail(EXIT_FAILED, "no program is given; see pagetide --help");
 }
 
-/* ---- what can be known beforehand ---------------------------------------------------------------------------------------------- */
+/* ---- what can be known beforehand -------------------------------------------------------------------------------- */
 
 /* An absolute path, so that the program may change its folder. */
 static void path_complete(const char *option, char path[PATH_MAX])
@@ -307,7 +307,7 @@ static void program_check(const char *name)
     (void)close(file);
 }
 
-/* ---- starting ------------------------------------------------------------------------------------------------------------------ */
+/* ---- starting ---------------------------------------------------------------------------------------------------- */
 
 /* The preload library lies beside this program in a build, and in the library folder in an installation. */
 static void preload_find(char path[PATH_MAX])

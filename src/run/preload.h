@@ -3,7 +3,7 @@
  *
  * It stands between the program and the C library. Allocations go to a mapped space by three ways:
  *   large blocks of malloc (blocks.c)  each a region of the space, which can grow in place
- *   small blocks (arenas.c)            jemalloc, on memory that it gets from one big region; its own records lie outside
+ *   small blocks (arenas.c)            jemalloc, on memory of one big region; its own records lie outside
  *   private anonymous mmap (mappings.c) each a region
  * What the program asked for before its process was worth an engine, what the C library and the loader allocate for
  * themselves, and what the engine allocates, stays with the C library. Whose a block is shows by its address.
@@ -16,8 +16,8 @@
  *              destructors that run later, still use the memory. The kernel cleans up: the page file has no name.
  *   CHILD      after fork(): a copy in plain memory at the same addresses (fork.c). The engine is never called.
  *
- * The engine's own threads, and a program's thread while it is in the engine, are `inside`: what they allocate and map is
- * the C library's and the kernel's. Without that, a fault on the engine's own memory would wait for itself.
+ * The engine's own threads, and a program's thread while it is in the engine, are `inside`: what they allocate and map
+ * is the C library's and the kernel's. Without that, a fault on the engine's own memory would wait for itself.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -114,11 +114,11 @@ struct fork_counters {
 };
 extern struct fork_counters run_forks;
 
-/* ---- space.c: the mapped space, as the kernel's calls see memory --------------------------------------------------- */
+/* ---- space.c: the mapped space, as the kernel's calls see memory ------------------------------------------------- */
 
 /*
- * All keep `errno` unless they fail; lengths are rounded up to pages. Calls that take memory away hold off a fork() that is
- * being copied, and the other way round.
+ * All keep `errno` unless they fail; lengths are rounded up to pages. Calls that take memory away hold off a fork()
+ * that is being copied, and the other way round.
  */
 
 /* A new region. `reserve_bytes` are addresses, of which the first `bytes` are committed. NULL: refused. */
@@ -138,7 +138,7 @@ bool space_protect(void *base, size_t bytes, int protection);
 void space_freeze(void);
 void space_thaw(void);
 
-/* ---- blocks.c: large blocks of malloc ------------------------------------------------------------------------------ */
+/* ---- blocks.c: large blocks of malloc ---------------------------------------------------------------------------- */
 
 void *blocks_allocate(size_t bytes, size_t alignment);
 /* Is this the address of a living block? Then its usable size, else 0. */
@@ -150,7 +150,7 @@ void blocks_lock(void);
 void blocks_unlock(void);
 void blocks_child(void);
 
-/* ---- arenas.c: small blocks ----------------------------------------------------------------------------------------- */
+/* ---- arenas.c: small blocks -------------------------------------------------------------------------------------- */
 
 /* After the space is there. False with a message: jemalloc refuses. */
 bool arenas_open(char *problem, size_t problem_bytes);
@@ -161,13 +161,13 @@ void *arenas_resize(void *block, size_t bytes);
 void arenas_free(void *block);
 size_t arenas_size(void *block);
 
-/* ---- fork.c, report.c ------------------------------------------------------------------------------------------------- */
+/* ---- fork.c, report.c -------------------------------------------------------------------------------------------- */
 
 void fork_open(void);
 /* Writes the report, once in the process that opened the engine. */
 void report_write(void);
 
-/* ---- the kernel's calls, past our own ----------------------------------------------------------------------------------- */
+/* ---- the kernel's calls, past our own ---------------------------------------------------------------------------- */
 
 void *kernel_mmap(void *address, size_t bytes, int protection, int flags, int descriptor, off_t offset);
 int kernel_munmap(void *address, size_t bytes);

@@ -1,12 +1,12 @@
 /*
  * The mapped space, as malloc and the kernel's calls see memory.
  *
- * Regions are made of 64 KiB of addresses and pages of 4 KiB. The space knows them all, so nothing is kept here: a range
- * that spans several regions is walked by tide_virtual_query().
+ * Regions are made of 64 KiB of addresses and pages of 4 KiB. The space knows them all, so nothing is kept here: a
+ * range that spans several regions is walked by tide_virtual_query().
  *
- * Freezing: a fork() copies all regions to the child after the kernel has made it. `frozen` is a lock that the copy holds
- * for writing, and each call that allocates or takes memory away for reading, so that what is copied stays there. It is the
- * innermost lock of this library.
+ * Freezing: a fork() copies all regions to the child after the kernel has made it. `frozen` is a lock that the copy
+ * holds for writing, and each call that allocates or takes memory away for reading, so that what is copied stays there.
+ * It is the innermost lock of this library.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -94,7 +94,7 @@ bool space_decommit(void *base, size_t bytes)
     return leave(error, tide_virtual_free(run.space, (uintptr_t)base, pages_round(bytes), TIDE_MEM_DECOMMIT));
 }
 
-/* ---- ranges that may span regions --------------------------------------------------------------------------------------- */
+/* ---- ranges that may span regions -------------------------------------------------------------------------------- */
 
 /* What is done with a stretch of pages of one region that are alike. */
 typedef tide_status stretch_work(tide_address base, uint64_t bytes, const tide_region *region, void *argument);

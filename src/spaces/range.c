@@ -178,6 +178,7 @@ tide_status range_commit(struct region_retry *retry, struct vad *vad, struct ran
     struct protect_walk walk = { .vad = vad, .protection = protection };
     tide_status status = offered_check(space, range);
 
+    ASSERT_ALWAYS(!vad->reserved_only);
     if (tide_failed(status))
         return status;
     if (vad->commit_state == 0 && vad->committed_pages == 0 && is_whole(vad, range)) {

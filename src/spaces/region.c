@@ -11,6 +11,9 @@
  * A fault that found a VAD before it was replaced reads commit_state again before it shows a page (range.c has that
  * argument) and starts anew. Pages of the part that is let go are deleted after the mark was set.
  *
+ * A query in a region that nothing was ever committed in is answered by the tree alone. So the first commit in a region
+ * makes that known to the tree, under the space's lock, before it changes anything (region_lock_to_commit()).
+ *
  * Placeholders are regions that nothing can be committed in. All that can fail is done before the tree changes.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -44,7 +47,7 @@ struct vad *region_lock(tide_space *space, uint64_t page)
 
         if (vad == NULL)
             return NULL;
-        __builtin_prefetch(vad); /* its lock has a line of its own */
+        __builtin_prefetch(vad); /* its lock is in the other line */
         sync_lock(&vad->lock);
         if ((sync_load_32(&vad->commit_state) & VAD_GONE) == 0)
             return vad;
@@ -69,6 +72,22 @@ struct vad *region_lock_range(tide_space *space, struct range range)
         sync_unlock(&vad->lock);
     (void)range_conflict(range);
     return NULL;
+}
+
+struct vad *region_lock_to_commit(tide_space *space, struct range range)
+{
+    struct vad *vad = region_lock_range(space, range);
+
+    if (vad == NULL || !vad->reserved_only || vad->kind == VAD_PLACEHOLDER)
+        return vad;
+    /* The first commit: the tree has to know. The space's lock comes first. */
+    sync_unlock(&vad->lock);
+    sync_lock(&space->lock);
+    vad = region_lock_range(space, range);
+    if (vad != NULL && vad->reserved_only && vad->kind != VAD_PLACEHOLDER)
+        vad_committing(&space->vads, vad);
+    sync_unlock(&space->lock);
+    return vad;
 }
 
 void region_retry_begin(struct region_retry *retry, tide_space *space, struct grace_thread *thread)
@@ -116,6 +135,7 @@ struct vad *region_vad_create(tide_space *space, struct range range, const struc
         vad->kind = like->kind;
         vad->watch = like->watch;
         vad->was_placeholder = like->was_placeholder;
+        vad->reserved_only = like->reserved_only;
     }
     sync_lock_init(&vad->lock, SYNC_RANK_region);
     return vad;
@@ -168,7 +188,6 @@ void region_retire(tide_space *space, struct vad *vad)
         space->retired_last->retired_next = vad;
     space->retired_last = vad;
     space->retired_count++;
-    region_retired_free(space);
 }
 
 /* ---- query ------------------------------------------------------------------------------------------------------ */
@@ -197,19 +216,23 @@ static void query_region(tide_space *space, const struct vad *vad, uint64_t page
 }
 
 /*
- * A region that nothing is committed in is told without its lock. Commit state first: whoever takes pages away sets it
- * first, so that if both were 0, however far apart, they were so together at some moment.
+ * Is nothing committed any more in a region that once had committed pages? Without its lock: commit state first, since
+ * whoever takes pages away sets it first, so that if both were 0, however far apart, they were so together at some
+ * moment.
  */
-static bool query_reserved(const struct vad *vad, uint64_t page, tide_region *region)
+static bool is_reserved_again(const struct vad *vad)
 {
-    if (sync_load_32(&vad->commit_state) != 0 || sync_load_relaxed_64(&vad->committed_pages) != 0)
-        return false;
-    region->allocation_base = vad->first_page * TIDE_PAGE_BYTES;
-    region->allocation_protection = vad->protection;
+    return sync_load_32(&vad->commit_state) == 0 && sync_load_relaxed_64(&vad->committed_pages) == 0;
+}
+
+/* What a query says of a page in a region that nothing is committed in. */
+static void query_reserved(const struct vad_summary *summary, uint32_t protection, uint64_t page, tide_region *region)
+{
+    region->allocation_base = summary->first_page * TIDE_PAGE_BYTES;
+    region->allocation_protection = protection;
     region->type = TIDE_MEM_PRIVATE;
     region->state = TIDE_MEM_RESERVE;
-    region->bytes = (vad->last_page + 1 - page) * TIDE_PAGE_BYTES;
-    return true;
+    region->bytes = (summary->last_page + 1 - page) * TIDE_PAGE_BYTES;
 }
 
 tide_status region_query(tide_space *space, tide_address address, tide_region *region)
@@ -221,9 +244,12 @@ tide_status region_query(tide_space *space, tide_address address, tide_region *r
                          "address 0x%lx lies outside of the space's addresses, 0x%lx to 0x%lx", address,
                          space->lowest_page * TIDE_PAGE_BYTES, (space->highest_page + 1) * TIDE_PAGE_BYTES - 1);
     *region = (tide_region){ .base = page * TIDE_PAGE_BYTES };
-    struct vad *vad = vad_find(&space->vads, page);
-    if (vad != NULL && query_reserved(vad, page, region))
+    struct vad_summary summary;
+    struct vad *vad = vad_find_summary(&space->vads, page, &summary);
+    if (vad != NULL && (summary.protection != 0 || is_reserved_again(vad))) {
+        query_reserved(&summary, summary.protection != 0 ? summary.protection : vad->protection, page, region);
         return TIDE_SUCCESS;
+    }
     vad = region_lock(space, page);
     while (vad == NULL) {
         /* Up to where it is free is a matter of all regions. */

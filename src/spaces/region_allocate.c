@@ -117,7 +117,7 @@ static tide_status commit(struct region_retry *retry, struct range range, uint32
     tide_status status;
 
     do {
-        struct vad *vad = region_lock_range(retry->space, range);
+        struct vad *vad = region_lock_to_commit(retry->space, range);
         if (vad == NULL)
             return TIDE_CONFLICTING_ADDRESSES;
         if (vad->kind == VAD_PLACEHOLDER || vad->kind == VAD_LARGE_PAGES)

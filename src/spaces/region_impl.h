@@ -31,6 +31,8 @@ struct vad *region_lock(tide_space *space, uint64_t page);
 
 /* The same for a range that must lie in it; NULL with the last error set to TIDE_CONFLICTING_ADDRESSES. */
 struct vad *region_lock_range(tide_space *space, struct range range);
+/* The same, for range_commit(). The first time for a region it takes the space's lock for a moment. */
+struct vad *region_lock_to_commit(tide_space *space, struct range range);
 
 /*
  * Can a call that failed with `status`, holding nothing now, be tried again? It waited for a frame (TIDE_NO_MEMORY), or
@@ -114,6 +116,7 @@ void range_clear(tide_space *space, struct range range);
 void region_clear(tide_space *space, struct vad *vad, uint32_t state);
 /* Makes all leaf tables of a range, which somebody has paid for. TIDE_NO_MEMORY: there was no frame. */
 TIDE_MUST_CHECK tide_status leaves_make(tide_space *space, struct range range, unsigned node);
+/* The region was locked by region_lock_to_commit(), or has committed pages. */
 TIDE_MUST_CHECK tide_status range_commit(struct region_retry *retry, struct vad *vad, struct range range,
                                          unsigned protection);
 TIDE_MUST_CHECK tide_status range_decommit(struct region_retry *retry, struct vad *vad, struct range range);

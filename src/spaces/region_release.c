@@ -132,6 +132,7 @@ static tide_status placeholder_restore(tide_space *space, struct vad *vad)
     }
     placeholder->kind = VAD_PLACEHOLDER;
     placeholder->protection = TIDE_PAGE_NOACCESS;
+    placeholder->reserved_only = true;
     vad_replace(&space->vads, &vad, 1, &placeholder, 1);
     region_clear(space, vad, VAD_REPLACED);
     vad->table_charge = 0;
@@ -179,6 +180,7 @@ static tide_status placeholders_join(tide_space *space, struct range range)
         goto out;
     fresh->kind = VAD_PLACEHOLDER;
     fresh->protection = TIDE_PAGE_NOACCESS;
+    fresh->reserved_only = true;
     vad_replace(&space->vads, old, count, &fresh, 1);
     fresh = NULL;
     for (uint64_t i = 0; i < count; i++) {
@@ -255,6 +257,8 @@ static tide_status release_try(struct region_retry *retry, tide_address base, ui
         goto out;
     }
     __builtin_prefetch(vad);
+    __builtin_prefetch(&vad->lock);
+    region_retired_free(space); /* meanwhile */
     sync_lock(&vad->lock);
     status = free_range(vad, base, bytes, range);
     if (!tide_failed(status))

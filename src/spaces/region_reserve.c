@@ -112,6 +112,7 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
     vad->placement = want->placement;
     vad->kind = (uint16_t)want->kind;
     vad->was_placeholder = placeholder != NULL;
+    vad->reserved_only = (want->type & TIDE_MEM_COMMIT) == 0;
     vad->watch = want->watch;
     if (want->watch != NULL)
         want->watch->first_page = vad->first_page;

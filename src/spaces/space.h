@@ -21,6 +21,7 @@ struct working_set {
     uint32_t flags;        /* [A] TIDE_WORKING_SET_HARD_* */
     uint32_t passed;       /* [A] with everything locked a page was let past the hard maximum; until it fits again */
     uint64_t hand;         /* [L:working_set] page at which the next trim begins */
+    uint64_t sample_hand;  /* [L:working_set] page from which on a table is sampled next, in a mapped space */
     uint64_t peak;         /* [A] highest size seen: looked at before each removal and at each query */
     /* At a hard maximum only. Admission is in working_set.c. */
     uint64_t bound;         /* [L:working_set] the set and `coming` together are no more than this */
@@ -259,9 +260,10 @@ void working_set_init(tide_space *space);
 /*
  * One pass of ageing over the space's pages on `node` (TIDE_NO_PREFERRED_NODE: on all): accessed pages become younger
  * and unaccessed again, others older. If `ranks` is not NULL, adds them to it. Returns the sum of the ages of these
- * pages, one more for each: the space's claim to be trimmed, large if the set is large and long idle.
+ * pages, one more for each: the space's claim to be trimmed, large if the set is large and long idle. In a mapped space
+ * only a few accessed pages are looked at unless pages are short.
  */
-uint64_t working_set_age(tide_space *space, unsigned node, struct working_set_ranks *ranks);
+uint64_t working_set_age(tide_space *space, unsigned node, bool pages_are_short, struct working_set_ranks *ranks);
 /* The same figures, of pages not accessed since the last pass, and no page becomes older or younger. */
 uint64_t working_set_look(tide_space *space, unsigned node, struct working_set_ranks *ranks);
 /* The highest rank such that the pages of it and above are at least `need`; 0 if all are fewer. */

@@ -7,17 +7,19 @@
  *
  * Why a B+-tree. What a lookup costs in a large space is the cache misses that wait for each other. A binary tree of
  * 100,000 regions makes its readers wait for about 20, a B+-tree with 32 entries a node for two a level and four levels,
- * the upper ones of which stay in the cache. Bounds of regions stand in the leaves, so that a walk touches no VAD but
- * the one it is after, or that lies below the page if none holds it.
+ * the upper ones of which stay in the cache. The VADs of 100,000 regions are 12 MB, more than the cache that a program
+ * has to itself; the leaves, 2 MB, are not. So a leaf tells all that most lookups want: where each region ends, and the
+ * answer of a query in a region that nothing was ever committed in (vad_impl.h). A lookup touches no VAD, unless that of
+ * a long region.
  *
- * Nodes. All leaves have the same depth. A node has between a quarter and the whole of its capacity of entries; the root
+ * Nodes. All leaves have the same depth. A node has between an eighth and the whole of its capacity of entries; the root
  * may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries from it.
- * Appending fills nodes to three quarters (leaf_split()), since programs reserve in ascending order.
+ * Appending leaves seven eighths of each node full, since programs reserve in ascending order.
  *
  * Changes. A reader sees each change as one store, of one of three kinds:
- *   - A VAD is removed, or takes the place of one with the same bounds: the store of its entry in the leaf. The entry of
- *     a removed VAD holds NULL, "no region here", until its leaf is rewritten, or a region with just these bounds comes
- *     back, which programs often do. So a removal needs no memory and cannot fail.
+ *   - A VAD is removed, or takes the place of one with the same first page, or its first commit is about to come: the
+ *     store of its entry in the leaf. The entry of a removed VAD holds 0, "no region here", until its leaf is rewritten,
+ *     or a region that begins there comes back, which programs often do. So a removal needs no memory and cannot fail.
  *   - Everything else writes new nodes instead of those whose keys or entries change, up to the first node in which one
  *     entry changes to one: the store of that entry, or of the root, puts them into the tree. The nodes that they
  *     replace are left alone from then on and are used again after a grace period.
@@ -29,13 +31,13 @@
  * that a walk for page p reaches was, at some moment of the call, in the tree as the node of its level for p. The root
  * was. Let inner node N have been so at moment t of the call, and let the reader then load N's entry for p, child C. If
  * N was still in the tree then, C was N's child at that moment. If N had been replaced, at a moment r after t, N's
- * entries have not changed since, so C was the node for p just before r. In a leaf the keys and bounds stand; if the
- * leaf was still in the tree when the reader loaded the entry for p, that was the answer at that moment, else the
- * answer just before the leaf was replaced. So the answer, a VAD or NULL, was true at a moment of the call, and the
- * reader neither waits nor looks twice. "Moment" is the order of the writers' stores, which the lock makes total; a
- * reader's loads see it monotonically, on x86 because loads keep their order and so do stores, under C11 because each
- * entry is stored with release and loaded with acquire. A removal may be followed by a rewriting of nodes; it changes
- * no answer.
+ * entries have not changed since, so C was the node for p just before r. In a leaf the keys stand, and an entry is one
+ * word: VAD, length and whether anything was ever committed belong together. If the leaf was still in the tree when the
+ * reader loaded the entry for p, that was the answer at that moment, else the answer just before the leaf was replaced.
+ * So the answer, a VAD or NULL, was true at a moment of the call, and the reader neither waits nor looks twice. "Moment"
+ * is the order of the writers' stores, which the lock makes total; a reader's loads see it monotonically, on x86 because
+ * loads keep their order and so do stores, under C11 because each entry is stored with release and loaded with acquire. A
+ * removal may be followed by a rewriting of nodes; it changes no answer.
  *
  * Separators. A key of an inner node says where one child ends and the next begins. No VAD may lie across a key, or the
  * pages behind the key would not find it. A new VAD may, if keys were left behind by VADs that are gone: then these keys
@@ -48,6 +50,12 @@
  * lookup knows that the VAD is still in the tree, or leaves it just now and is not freed before the section of this
  * look ends (fault_vad()).
  *
+ * The first commit. That nothing was ever committed in a region is said by its entry, and so goes there before the first
+ * page is committed (vad_committing()): under the space's lock, so that no rewriting of the leaf brings back what the
+ * old one said, and under the region's, whose holder commits right after. It does not come back when the pages are
+ * decommitted; then the VAD is asked. So a region pays once in its life, and threads that commit and decommit in regions
+ * of their own still write no common line.
+ *
  * Gaps. Space is given out in units of 16 pages (64 KiB): a unit that any VAD touches is taken whole. An inner node
  * knows of each child the bounds of its VADs and the longest run of free units between two of them. The search goes into
  * a child only if a run that is long enough lies in it. Such a child can then disappoint only when it straddles one end
@@ -57,7 +65,7 @@
  * for each level two, for a join of several more. A removal that finds no memory to join a node with its neighbour lets
  * it have too few entries and counts that in `missed`; nothing but the height bound suffers.
  *
- * Invariants, all checked by vad_tree_check() (vad_search.c): VADs disjoint, sorted, with the bounds of their entries,
+ * Invariants, all checked by vad_tree_check() (vad_search.c): VADs disjoint, sorted, told truly by their entries,
  * between the separators of their leaf; fill, order of keys, one depth; bounds and gaps of each child follow from it;
  * count and pages are the sums; each node is in the tree, free or retired.
  *
@@ -78,7 +86,7 @@ struct change {
 struct item {
     uint64_t key;
     union {
-        struct vad *vad;
+        uint64_t entry;
         struct vad_node *child;
     };
     struct vad_span span;
@@ -94,11 +102,12 @@ static void node_prefetch(const struct vad_node *node)
 {
     for (unsigned i = 0; i < VAD_FANOUT; i += VAD_KEYS_A_LINE) {
         __builtin_prefetch(&node->key[i]);
-        __builtin_prefetch(&node->vad[i]);
+        __builtin_prefetch(&node->child[i]);
     }
 }
 
-struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
+/* The leaf for a page, at *at the entry that begins at or last before it; NULL if there is none. */
+static inline const struct vad_node *leaf_find(const struct vad_tree *tree, uint64_t page, unsigned *at)
 {
     const struct vad_node *node = sync_load_ptr(&tree->root);
 
@@ -109,16 +118,61 @@ struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
         node_prefetch(node);
     }
     const unsigned after = vad_rank(node, page);
-    struct vad *vad = after > 0 ? sync_load_ptr(&node->vad[after - 1]) : NULL;
-    /* Its own bound, which its user is about to read too, and not the leaf's: a cache miss less to wait for. */
-    return vad != NULL && page <= vad->last_page ? vad : NULL;
+    *at = after - 1;
+    return after > 0 ? node : NULL;
+}
+
+struct vad *vad_find(const struct vad_tree *tree, uint64_t page)
+{
+    unsigned at;
+    const struct vad_node *leaf = leaf_find(tree, page, &at);
+    const uint64_t entry = leaf != NULL ? sync_load_64(&leaf->entry[at]) : 0;
+    struct vad *vad = vad_entry_vad(entry);
+
+    return vad != NULL && page <= vad_entry_last(leaf->key[at], entry) ? vad : NULL;
+}
+
+struct vad *vad_find_summary(const struct vad_tree *tree, uint64_t page, struct vad_summary *summary)
+{
+    unsigned at;
+    const struct vad_node *leaf = leaf_find(tree, page, &at);
+    const uint64_t entry = leaf != NULL ? sync_load_64(&leaf->entry[at]) : 0;
+    struct vad *vad = vad_entry_vad(entry);
+
+    if (vad == NULL)
+        return NULL;
+    const unsigned access = entry >> 1 & 7, modifier = entry >> 4 & 3;
+    summary->first_page = leaf->key[at];
+    summary->last_page = vad_entry_last(leaf->key[at], entry);
+    summary->protection =
+        (entry & VAD_ENTRY_RESERVED) == 0 ? 0 : 1u << access | (modifier == 0 ? 0 : TIDE_PAGE_GUARD << (modifier - 1));
+    return page <= summary->last_page ? vad : NULL;
+}
+
+/* ---- entries ---------------------------------------------------------------------------------------------------- */
+
+uint64_t vad_entry_make(const struct vad *vad)
+{
+    const uint64_t address = (uint64_t)(uintptr_t)vad, pages = vad->last_page - vad->first_page + 1;
+    uint64_t entry = address;
+
+    ASSERT_ALWAYS((address & ~VAD_ENTRY_ADDRESS) == 0);
+    if (pages <= VAD_ENTRY_PAGES_MAX)
+        entry |= pages << VAD_ENTRY_PAGES_SHIFT;
+    /* The access is one bit of the lowest eight, the modifier none or one of the next three. */
+    if (vad->reserved_only)
+        entry |= 1 | (uint64_t)__builtin_ctz(vad->protection) << 1 |
+                 (uint64_t)__builtin_ffs((int)(vad->protection / TIDE_PAGE_GUARD)) << 4;
+    return entry;
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------ */
 
 static struct item vad_item(struct vad *vad)
 {
-    return (struct item){ .key = vad->first_page, .vad = vad, .span = { vad->first_page, vad->last_page, 0 } };
+    return (struct item){ .key = vad->first_page,
+                          .entry = vad_entry_make(vad),
+                          .span = { vad->first_page, vad->last_page, 0 } };
 }
 
 static struct item node_item(struct vad_node *node, uint64_t key)
@@ -130,10 +184,12 @@ static struct item node_item(struct vad_node *node, uint64_t key)
 static unsigned gather(const struct vad_node *node, unsigned from, unsigned to, struct item *items, unsigned count)
 {
     for (unsigned i = from; i < to; i++) {
-        if (node->level == 0 && node->vad[i] == NULL)
+        if (node->level == 0 && vad_entry_vad(node->entry[i]) == NULL)
             continue;
         if (node->level == 0)
-            items[count] = vad_item(node->vad[i]);
+            items[count] = (struct item){ .key = node->key[i],
+                                          .entry = node->entry[i],
+                                          .span = { node->key[i], vad_leaf_last(node, i), 0 } };
         else
             items[count] =
                 (struct item){ .key = node->key[i], .child = node->child[i], .span = vad_child_span(node, i) };
@@ -152,13 +208,13 @@ static struct vad_node *node_make(struct vad_tree *tree, unsigned level, const s
     node->born = tree->sequence;
     for (unsigned i = 0; i < count; i++) {
         sync_store_relaxed_64(&node->key[i], items[i].key);
-        node->last[i] = items[i].span.last;
         if (level == 0) {
-            sync_store_ptr(&node->vad[i], items[i].vad);
+            sync_store_64(&node->entry[i], items[i].entry);
             continue;
         }
         sync_store_ptr(&node->child[i], items[i].child);
         node->first[i] = items[i].span.first;
+        node->last[i] = items[i].span.last;
         node->gap[i] = items[i].span.gap;
     }
     for (unsigned i = count; i < VAD_FANOUT; i++)
@@ -195,16 +251,28 @@ static void root_set(struct change *change, struct vad_node *root)
 /* A node's entries changed: tells its parents, as far as it matters to them. */
 static void spans_update(struct vad_path *path, unsigned level)
 {
+    struct vad_span span = vad_node_span(path->node[level]);
+
     for (; level < path->top; level++) {
-        const struct vad_span span = vad_node_span(path->node[level]);
         struct vad_node *parent = path->node[level + 1];
         const unsigned at = path->at[level + 1];
+        const struct vad_span before = vad_child_span(parent, at);
+        const bool same_bounds = before.first == span.first && before.last == span.last;
 
-        if (parent->first[at] == span.first && parent->last[at] == span.last && parent->gap[at] == span.gap)
+        if (same_bounds && before.gap == span.gap)
             return;
         parent->first[at] = span.first;
         parent->last[at] = span.last;
         parent->gap[at] = span.gap;
+        if (level + 1 == path->top)
+            return;
+        /* A gap inside of a child that grew is all that the parent's own can follow: no need to look at the others. */
+        const uint64_t gap = span.gap;
+        span = vad_child_span(path->node[level + 2], path->at[level + 2]);
+        if (same_bounds && gap >= before.gap)
+            span.gap = vad_max(span.gap, gap);
+        else if (!same_bounds || before.gap == span.gap)
+            span = vad_node_span(parent);
     }
 }
 
@@ -355,7 +423,7 @@ static void descend_to(struct vad_node *root, const struct vad *vad, struct vad_
 {
     ASSERT_ALWAYS(root != NULL);
     vad_descend(root, vad->first_page, path);
-    ASSERT_ALWAYS(path->at[0] > 0 && path->node[0]->vad[path->at[0] - 1] == vad);
+    ASSERT_ALWAYS(path->at[0] > 0 && vad_entry_vad(path->node[0]->entry[path->at[0] - 1]) == vad);
     path->at[0]--;
 }
 
@@ -363,12 +431,23 @@ static void descend_to(struct vad_node *root, const struct vad *vad, struct vad_
 static void entry_set(struct vad_path *path, struct vad *vad)
 {
     struct vad_node *leaf = path->node[0];
-    struct vad **entry = &leaf->vad[path->at[0]];
+    uint64_t *entry = &leaf->entry[path->at[0]];
 
-    leaf->live = (uint16_t)(leaf->live + (vad != NULL) - (*entry != NULL));
+    leaf->live = (uint16_t)(leaf->live + (vad != NULL) - (vad_entry_vad(*entry) != NULL));
     /* Release: pairs with the load of the entry in vad_find(). */
-    sync_store_ptr(entry, vad);
+    sync_store_64(entry, vad != NULL ? vad_entry_make(vad) : 0);
     spans_update(path, 0);
+}
+
+void vad_committing(struct vad_tree *tree, struct vad *vad)
+{
+    struct vad_path path;
+
+    descend_to(tree->root, vad, &path);
+    vad->reserved_only = false;
+    uint64_t *entry = &path.node[0]->entry[path.at[0]];
+    /* Release: pairs with the load of the entry in vad_find_summary(). */
+    sync_store_64(entry, *entry & ~VAD_ENTRY_RESERVED);
 }
 
 static void insert_changing(struct change *change, struct vad *vad)
@@ -385,12 +464,14 @@ static void insert_changing(struct change *change, struct vad *vad)
     }
     vad_descend(change->root, vad->first_page, &path);
     struct vad_path walk = path;
-    const struct vad *next = vad_from(&walk, vad->first_page);
-    ASSERT_ALWAYS(next == NULL || next->first_page > vad->last_page);
+    unsigned next;
+    const struct vad_node *next_leaf = vad_from(&walk, vad->first_page, &next);
+    ASSERT_ALWAYS(next_leaf == NULL || next_leaf->key[next] > vad->last_page);
     raise(&path, vad);
     const struct vad_node *leaf = path.node[0];
     const unsigned at = path.at[0];
-    if (at > 0 && leaf->key[at - 1] == vad->first_page && leaf->last[at - 1] == vad->last_page) {
+    /* It may not reach past a key, though that be of a VAD that was removed: the pages behind it are asked there. */
+    if (at > 0 && leaf->key[at - 1] == vad->first_page && (at == leaf->count || leaf->key[at] > vad->last_page)) {
         path.at[0] = at - 1;
         entry_set(&path, vad);
         return;
@@ -429,8 +510,7 @@ static void replace_changing(struct change *change, struct vad *old, struct vad 
     descend_to(change->root, old, &path);
     const struct vad_node *leaf = path.node[0];
     const unsigned at = path.at[0];
-    if (fresh_count == 1 && !change->whole && fresh[0]->first_page == old->first_page &&
-        fresh[0]->last_page == old->last_page) {
+    if (fresh_count == 1 && !change->whole && fresh[0]->first_page == old->first_page) {
         entry_set(&path, fresh[0]);
         return;
     }

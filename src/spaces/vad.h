@@ -54,6 +54,8 @@ struct vad {
     struct write_watch *watch;  /* [I] VAD_WRITE_WATCH */
     uint16_t kind;              /* [I] enum vad_kind */
     bool was_placeholder;       /* [I] it replaced one */
+    bool reserved_only;         /* [L:space] and [L:region] to write, either to read; nothing was ever committed in it.
+                                   Its entry in the tree says so too */
     uint16_t retired_epoch;     /* [L:space] */
     /* What writers alone touch. */
     struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank region: commit, decommit, protect, and the end of the region */
@@ -92,7 +94,8 @@ TIDE_MUST_CHECK tide_status vad_prepare(struct vad_tree *tree, uint64_t old_coun
 
 /*
  * Under the space's lock, after vad_prepare(). Inserts a VAD whose range is known to be free (asserted in every build).
- * The caller has set the [I] fields. A VAD is inserted once in its life.
+ * The caller has set the [I] fields and reserved_only. A VAD lies at a multiple of 64 bytes, and is inserted once in its
+ * life.
  */
 void vad_insert(struct vad_tree *tree, struct vad *vad);
 /*
@@ -116,6 +119,23 @@ void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_cou
  * call, which waits for nobody. Also right under the space's lock.
  */
 struct vad *vad_find(const struct vad_tree *tree, uint64_t page);
+
+/* What the tree itself knows of a region. */
+struct vad_summary {
+    uint64_t first_page, last_page;
+    uint32_t protection; /* TIDE_PAGE_ value at reserve time, if nothing was ever committed in it; else 0 */
+};
+/*
+ * The same as vad_find(), and tells what the tree knows, all of one moment. The VAD itself is touched only if its region
+ * is longer than VAD_ENTRY_PAGES_MAX pages.
+ */
+enum { VAD_ENTRY_PAGES_MAX = UINT16_MAX };
+struct vad *vad_find_summary(const struct vad_tree *tree, uint64_t page, struct vad_summary *summary);
+/*
+ * Under the locks of the space and of the region: clears reserved_only of a VAD of this tree, before the first commit.
+ */
+void vad_committing(struct vad_tree *tree, struct vad *vad);
+
 /* Under the space's lock: the first VAD that overlaps [first, last], else the first one after it; NULL if none. */
 struct vad *vad_find_first(const struct vad_tree *tree, uint64_t first, uint64_t last);
 

@@ -34,16 +34,51 @@ struct vad_node {
     /* What readers search: UINT64_MAX past the last entry. */
     uint64_t key[VAD_FANOUT] SYNC_CACHE_ALIGNED; /* leaf: [I] first pages. Inner: [A] raised under L:space */
     union {
-        struct vad *vad[VAD_FANOUT];        /* [A] [E] NULL if it was removed: store release, load acquire */
+        uint64_t entry[VAD_FANOUT];         /* [A] [E] leaf, see below: store release, load acquire */
         struct vad_node *child[VAD_FANOUT]; /* [A] [E] store release, load acquire */
     };
-    uint64_t last[VAD_FANOUT]; /* leaf: [I] last pages. Inner: [L:space] span of each child, with the next two */
-    /* Inner nodes only; the memory of a leaf ends here. */
+    /* Inner nodes only, the span of each child; the memory of a leaf ends here. */
     uint64_t first[VAD_FANOUT]; /* [L:space] */
+    uint64_t last[VAD_FANOUT];  /* [L:space] */
     uint64_t gap[VAD_FANOUT];   /* [L:space] */
 };
 _Static_assert(VAD_FANOUT % VAD_KEYS_A_LINE == 0 && VAD_KEYS_A_LINE * sizeof(uint64_t) == SYNC_CACHE_LINE_BYTES,
                "keys fill their lines");
+
+/*
+ * An entry of a leaf is one word, which readers load at once: 0 if the VAD was removed, else its address, and in the
+ * bits that no address uses what most readers want of it, so that they need not wait for its cache line too.
+ *   63..48  its length in pages; 0: too long, and it is the VAD's to tell
+ *   47..6   address of the VAD
+ *   5..0    what a query says if nothing was ever committed: 1 | bit number of the access << 1 | modifier << 4; else 0
+ */
+#define VAD_ENTRY_PAGES_SHIFT 48
+#define VAD_ENTRY_RESERVED 0x3Full
+#define VAD_ENTRY_ADDRESS (((1ull << VAD_ENTRY_PAGES_SHIFT) - 1) & ~VAD_ENTRY_RESERVED)
+
+static inline struct vad *vad_entry_vad(uint64_t entry)
+{
+    return (struct vad *)(uintptr_t)(entry & VAD_ENTRY_ADDRESS); /* NOLINT(performance-no-int-to-ptr) */
+}
+
+/* The last page of an entry with the key `first`; `first` if it holds no VAD. */
+static inline uint64_t vad_entry_last(uint64_t first, uint64_t entry)
+{
+    const uint64_t pages = entry >> VAD_ENTRY_PAGES_SHIFT;
+    const struct vad *vad = vad_entry_vad(entry);
+
+    if (__builtin_expect(pages != 0, 1))
+        return first + pages - 1;
+    return vad != NULL ? vad->last_page : first;
+}
+
+static inline uint64_t vad_leaf_last(const struct vad_node *leaf, unsigned i)
+{
+    return vad_entry_last(leaf->key[i], leaf->entry[i]);
+}
+
+/* The entry for a VAD. */
+uint64_t vad_entry_make(const struct vad *vad);
 
 /* The way from the root to a leaf: at[level] is the entry taken in node[level]; in the leaf, the one after the page. */
 struct vad_path {
@@ -55,6 +90,11 @@ struct vad_path {
 static inline uint64_t vad_max(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
+}
+
+static inline uint64_t vad_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
 }
 
 static inline uint64_t vad_unit(uint64_t page)
@@ -99,7 +139,7 @@ static inline struct vad_span vad_child_span(const struct vad_node *node, unsign
 /* Fewest entries of a node that is not the root. */
 static inline unsigned vad_least(const struct vad_tree *tree)
 {
-    return tree->capacity / 4 > 2 ? tree->capacity / 4 : 2;
+    return tree->capacity / 8 > 2 ? tree->capacity / 8 : 2;
 }
 
 static inline uint16_t vad_height(const struct vad_tree *tree)
@@ -111,8 +151,11 @@ static inline uint16_t vad_height(const struct vad_tree *tree)
 
 /* The way to where a page is or would be, from a root that is not NULL. */
 void vad_descend(struct vad_node *root, uint64_t page, struct vad_path *path);
-/* The first VAD whose last page is not below `page`, the way to which is given; it is lost. */
-struct vad *vad_from(struct vad_path *path, uint64_t page);
+/*
+ * The leaf with the first VAD whose last page is not below `page`, the way to which is given, and is lost; *at is its
+ * entry. NULL if there is none.
+ */
+const struct vad_node *vad_from(struct vad_path *path, uint64_t page, unsigned *at);
 /* What a parent must know of a node, from its entries. */
 struct vad_span vad_node_span(const struct vad_node *node);
 

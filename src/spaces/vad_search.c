@@ -30,12 +30,12 @@ void vad_descend(struct vad_node *root, uint64_t page, struct vad_path *path)
     path->at[0] = vad_rank(node, page);
 }
 
-/* The first VAD of a leaf from an entry on, or NULL. */
-static struct vad *leaf_from(const struct vad_node *leaf, unsigned i)
+/* The first entry of a leaf from *i on that has a VAD. */
+static bool leaf_from(const struct vad_node *leaf, unsigned *i)
 {
-    while (i < leaf->count && leaf->vad[i] == NULL)
-        i++;
-    return i < leaf->count ? leaf->vad[i] : NULL;
+    while (*i < leaf->count && vad_entry_vad(leaf->entry[*i]) == NULL)
+        ++*i;
+    return *i < leaf->count;
 }
 
 /* Goes on to the next child that has VADs, at the lowest level where there is one. Returns the level, 0 if none. */
@@ -51,38 +51,40 @@ static unsigned next_child(struct vad_path *path)
     return 0;
 }
 
-struct vad *vad_from(struct vad_path *path, uint64_t page)
+const struct vad_node *vad_from(struct vad_path *path, uint64_t page, unsigned *at)
 {
     const struct vad_node *leaf = path->node[0];
-    unsigned i = path->at[0];
 
-    if (i > 0 && leaf->last[i - 1] >= page)
-        i--;
-    struct vad *vad = leaf_from(leaf, i);
-    if (vad != NULL)
-        return vad;
+    *at = path->at[0];
+    if (*at > 0 && vad_leaf_last(leaf, *at - 1) >= page)
+        --*at;
+    if (leaf_from(leaf, at))
+        return leaf;
     unsigned level = next_child(path);
     if (level == 0)
         return NULL;
     struct vad_node *node = path->node[level]->child[path->at[level]];
     while (node->level > 0) {
-        i = 0;
+        unsigned i = 0;
         while (vad_span_is_empty(vad_child_span(node, i)))
             i++;
         node = node->child[i];
     }
-    return leaf_from(node, 0);
+    *at = 0;
+    return leaf_from(node, at) ? node : NULL;
 }
 
 struct vad *vad_find_first(const struct vad_tree *tree, uint64_t first, uint64_t last)
 {
     struct vad_path path;
+    unsigned at;
 
     ASSERT_DEBUG(first <= last);
     if (tree->root == NULL)
         return NULL;
     vad_descend(tree->root, first, &path);
-    return vad_from(&path, first);
+    const struct vad_node *leaf = vad_from(&path, first, &at);
+    return leaf == NULL ? NULL : vad_entry_vad(leaf->entry[at]);
 }
 
 struct vad *vad_first(const struct vad_tree *tree)
@@ -97,15 +99,40 @@ struct vad *vad_next(const struct vad_tree *tree, const struct vad *vad)
 
 /* ---- gaps ------------------------------------------------------------------------------------------------------- */
 
+static struct vad_span entry_span(const struct vad_node *node, unsigned i)
+{
+    if (node->level > 0)
+        return vad_child_span(node, i);
+    return vad_entry_vad(node->entry[i]) == NULL ? NO_SPAN
+                                                 : (struct vad_span){ node->key[i], vad_leaf_last(node, i), 0 };
+}
+
+static struct vad_span leaf_span(const struct vad_node *leaf)
+{
+    struct vad_span all = NO_SPAN;
+    uint64_t after = UINT64_MAX; /* unit after the entry before */
+
+    for (unsigned i = 0; i < leaf->count; i++) {
+        if (vad_entry_vad(leaf->entry[i]) == NULL)
+            continue;
+        all.gap = vad_max(all.gap, vad_gap_length(after, vad_unit(leaf->key[i])));
+        all.first = vad_min(all.first, leaf->key[i]);
+        all.last = vad_leaf_last(leaf, i);
+        after = vad_unit(all.last) + 1;
+    }
+    return all;
+}
+
 struct vad_span vad_node_span(const struct vad_node *node)
 {
     struct vad_span all = NO_SPAN;
 
+    if (node->level == 0)
+        return leaf_span(node);
     for (unsigned i = 0; i < node->count; i++) {
-        if (node->level == 0 ? node->vad[i] == NULL : vad_span_is_empty(vad_child_span(node, i)))
+        const struct vad_span one = vad_child_span(node, i);
+        if (vad_span_is_empty(one))
             continue;
-        const struct vad_span one =
-            node->level == 0 ? (struct vad_span){ node->key[i], node->last[i], 0 } : vad_child_span(node, i);
         if (vad_span_is_empty(all))
             all.first = one.first;
         else
@@ -136,13 +163,6 @@ static bool gap_fit(const struct gap_request *request, uint64_t start, uint64_t 
         return false;
     *base = request->top_down ? high : low;
     return true;
-}
-
-static struct vad_span entry_span(const struct vad_node *node, unsigned i)
-{
-    if (node->level > 0)
-        return vad_child_span(node, i);
-    return node->vad[i] == NULL ? NO_SPAN : (struct vad_span){ node->key[i], node->last[i], 0 };
 }
 
 /*
@@ -239,18 +259,23 @@ static bool check_leaf(struct check *check, const struct vad_node *leaf, uint64_
     unsigned live = 0;
 
     for (unsigned i = 0; i < leaf->count; i++) {
-        const struct vad *vad = leaf->vad[i];
+        const struct vad *vad = vad_entry_vad(leaf->entry[i]);
 
-        CHECK(i == 0 || leaf->last[i - 1] < leaf->key[i], NODE_FORMAT ": entry %u overlaps the one before", 0u, lowest,
-              i);
+        CHECK(i == 0 || vad_leaf_last(leaf, i - 1) < leaf->key[i], NODE_FORMAT ": entry %u overlaps the one before", 0u,
+              lowest, i);
         if (vad == NULL)
             continue;
         CHECK(vad->first_page <= vad->last_page, VAD_FORMAT " ends before it begins", VAD_ARGUMENTS(vad));
         CHECK(check->previous == NULL || check->previous->last_page < vad->first_page,
               VAD_FORMAT " does not lie after " VAD_FORMAT, VAD_ARGUMENTS(vad), VAD_ARGUMENTS(check->previous));
-        CHECK(vad->first_page == leaf->key[i] && vad->last_page == leaf->last[i],
+        CHECK(vad->first_page == leaf->key[i] && vad->last_page == vad_leaf_last(leaf, i),
               VAD_FORMAT " lies in an entry for 0x%" PRIx64 "-0x%" PRIx64, VAD_ARGUMENTS(vad), leaf->key[i],
-              leaf->last[i]);
+              vad_leaf_last(leaf, i));
+        CHECK(leaf->entry[i] == vad_entry_make(vad), VAD_FORMAT " lies in an entry 0x%" PRIx64 " that tells otherwise",
+              VAD_ARGUMENTS(vad), leaf->entry[i]);
+        CHECK(!vad->reserved_only || (vad->commit_state == 0 && vad->committed_pages == 0),
+              VAD_FORMAT " has %" PRIu64 " committed pages, but is said never to have had any", VAD_ARGUMENTS(vad),
+              vad->committed_pages);
         CHECK(vad->first_page >= lowest && vad->last_page <= highest,
               VAD_FORMAT " lies in a node for 0x%" PRIx64 "-0x%" PRIx64, VAD_ARGUMENTS(vad), lowest, highest);
         check->previous = vad;

@@ -143,18 +143,24 @@ static pte_t aged(pte_t pte)
 }
 
 /*
- * Does a set that is asked to age do so? That of a soft space always. In a mapped one the accessed bit is that of the PTE
- * too, since the hardware's cannot be read: to take it away is to hide the page, and whoever uses it next takes a fault. So
- * such a set ages only when hardly anything is left that was not accessed since the last time: then ageing is paid for once
- * for as many pages as can be trimmed by it.
+ * Which accessed pages are asked again whether they are used? In a soft space all. In a mapped one the accessed bit is that of
+ * the PTE too, since the hardware's cannot be read: to take it away is to hide the page, and whoever uses it next takes a
+ * fault. So when pages are short all are asked once hardly any is left that was not accessed since the last time, and it is
+ * paid for once for as many pages as can be trimmed by it. When they are not, a pass asks those of one table, one table after
+ * the other: some hundred faults a second at most, and what is idle for long is known when it is needed. Pages that were not
+ * accessed grow older in any case.
  */
-static bool ageing_is_due(tide_space *space)
+enum sampling { SAMPLE_NONE, SAMPLE_TABLE, SAMPLE_ALL };
+
+static enum sampling sampling_of(tide_space *space, bool pages_are_short)
 {
     uint64_t page = 0, pages = 0, unaccessed = 0;
     uint64_t *leaf;
 
     if (space->mapping == NULL)
-        return true;
+        return SAMPLE_ALL;
+    if (!pages_are_short)
+        return SAMPLE_TABLE;
     while ((leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE)) != NULL) {
         for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
             const pte_t pte = pte_load(&leaf[i]);
@@ -165,11 +171,26 @@ static bool ageing_is_due(tide_space *space)
         }
         page += TABLE_ENTRIES;
     }
-    return unaccessed <= pages / MAPPED_UNACCESSED_SHARE;
+    return unaccessed <= pages / MAPPED_UNACCESSED_SHARE ? SAMPLE_ALL : SAMPLE_NONE;
+}
+
+/* The table whose turn it is: the first from the hand on, around. */
+static const uint64_t *table_to_sample(tide_space *space)
+{
+    uint64_t page = space->working_set.sample_hand;
+    const uint64_t *leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE);
+
+    if (leaf == NULL) {
+        page = 0;
+        leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE);
+    }
+    space->working_set.sample_hand = page + TABLE_ENTRIES;
+    return leaf;
 }
 
 /* One pass over the set, with its lock held, which ages or only looks. */
-static uint64_t age_locked(tide_space *space, unsigned node, bool age, struct working_set_ranks *ranks)
+static uint64_t age_locked(tide_space *space, unsigned node, bool age, bool pages_are_short,
+                           struct working_set_ranks *ranks)
 {
     const struct frames *frames = space_frames(space);
     struct mapped_hiding hiding;
@@ -177,19 +198,21 @@ static uint64_t age_locked(tide_space *space, unsigned node, bool age, struct wo
     uint64_t page = 0, claim = 0;
     uint64_t *leaf;
 
-    age = age && ageing_is_due(space);
+    const enum sampling sampling = age ? sampling_of(space, pages_are_short) : SAMPLE_NONE;
+    const uint64_t *const sampled = sampling == SAMPLE_TABLE ? table_to_sample(space) : NULL;
     batch_begin(&batch, space);
     while ((leaf = page_table_next_leaf(&space->table, &page, LAST_PAGE)) != NULL) {
         mapped_hiding_begin(&hiding, space, leaf, page);
         for (unsigned i = 0; i < TABLE_ENTRIES; i++) {
             const pte_t pte = pte_load(&leaf[i]);
-            const pte_t next = age ? aged(pte) : pte;
+            const bool ages = age && (sampling == SAMPLE_ALL || leaf == sampled || !(pte.bits & PTE_ACCESSED));
+            const pte_t next = ages ? aged(pte) : pte;
 
             if (!pte_is_valid(pte) || pte_is_fixed(pte) || !on_node(frames, pte, node))
                 continue;
             if (space->mapping != NULL && mapped_page_is_held(space, pte))
                 continue;
-            if (age ? !pte_cas(&leaf[i], pte, next) : (pte.bits & PTE_ACCESSED) != 0)
+            if (ages ? !pte_cas(&leaf[i], pte, next) : (pte.bits & PTE_ACCESSED) != 0)
                 continue;
             if (space->mapping != NULL && ((pte.bits ^ next.bits) & PTE_ACCESSED) != 0)
                 mapped_hiding_add(&hiding, i);
@@ -203,10 +226,10 @@ static uint64_t age_locked(tide_space *space, unsigned node, bool age, struct wo
     return claim;
 }
 
-uint64_t working_set_age(tide_space *space, unsigned node, struct working_set_ranks *ranks)
+uint64_t working_set_age(tide_space *space, unsigned node, bool pages_are_short, struct working_set_ranks *ranks)
 {
     sync_lock(&space->working_set.lock);
-    const uint64_t claim = age_locked(space, node, true, ranks);
+    const uint64_t claim = age_locked(space, node, true, pages_are_short, ranks);
     sync_unlock(&space->working_set.lock);
     return claim;
 }
@@ -214,7 +237,7 @@ uint64_t working_set_age(tide_space *space, unsigned node, struct working_set_ra
 uint64_t working_set_look(tide_space *space, unsigned node, struct working_set_ranks *ranks)
 {
     sync_lock(&space->working_set.lock);
-    const uint64_t claim = age_locked(space, node, false, ranks);
+    const uint64_t claim = age_locked(space, node, false, false, ranks);
     sync_unlock(&space->working_set.lock);
     return claim;
 }
@@ -337,7 +360,7 @@ static uint64_t trim_oldest_locked(tide_space *space, uint64_t budget)
     uint64_t done = 0;
 
     batch_begin(&batch, space);
-    (void)age_locked(space, TIDE_NO_PREFERRED_NODE, true, &ranks);
+    (void)age_locked(space, TIDE_NO_PREFERRED_NODE, true, true, &ranks);
     choice.rank = working_set_rank_for(&ranks, budget);
     /* Those above that rank, and as many of just that rank as are missing; then accessed ones. */
     choice.rank++;

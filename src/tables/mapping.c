@@ -6,7 +6,7 @@
  *   UFFDIO_COPY          allocates the file's page, copies into it, maps it. One call for many pages
  *   UFFDIO_CONTINUE      maps a page that is in the file
  *   UFFDIO_WRITEPROTECT  without its mode bit: lets a mapped page be written again
- *   MADV_DONTNEED        unmaps; the page stays in the file
+ *   MADV_DONTNEED_LOCKED unmaps; the page stays in the file
  *   FALLOC_FL_PUNCH_HOLE frees pages of the file
  * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A page
  * mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
@@ -46,6 +46,9 @@
 #endif
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -403,30 +406,42 @@ static bool again(int error, unsigned *tries)
     return true;
 }
 
+/*
+ * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one goes
+ * page by page; an only page is one that the program has unmapped.
+ */
+static bool crosses_fence(int error, uint64_t *most)
+{
+    if (error != ENOENT || *most == TIDE_PAGE_BYTES)
+        return false;
+    *most = TIDE_PAGE_BYTES;
+    return true;
+}
+
 int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const void *from, bool writable)
 {
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0;
+    uint64_t done = 0, most = bytes;
     unsigned tries = 0;
 
     while (done < bytes) {
         struct uffdio_copy copy = { .dst = address_of(mapping, page) + done,
                                     .src = (uintptr_t)from + done,
-                                    .len = bytes - done,
+                                    .len = bytes - done < most ? bytes - done : most,
                                     .mode = writable ? 0 : UFFDIO_COPY_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_COPY, &copy);
         const int error = errno;
 
-        if (result == 0)
-            break;
         if (copy.copy > 0)
             done += (uint64_t)copy.copy;
-        if (copy.copy <= 0 && error == EEXIST) {
+        if (result != 0 && copy.copy <= 0 && crosses_fence(error, &most))
+            continue;
+        if (result != 0 && copy.copy <= 0 && error == EEXIST) {
             /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
             const uint64_t at = page + done / TIDE_PAGE_BYTES;
 
             mapping_drop(mapping, at, 1);
-        } else if (copy.copy <= 0 && !again(error, &tries)) {
+        } else if (result != 0 && copy.copy <= 0 && !again(error, &tries)) {
             mapping_drop(mapping, page, pages);
             return error;
         }
@@ -469,19 +484,20 @@ static void let_write(struct mapping *mapping, uint64_t page)
 int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
 {
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0;
+    uint64_t done = 0, most = bytes;
     unsigned tries = 0;
 
     while (done < bytes) {
-        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, bytes - done },
+        const uint64_t part = bytes - done < most ? bytes - done : most;
+        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, part },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
-        if (result == 0)
-            break;
         if (want.mapped > 0) {
             done += (uint64_t)want.mapped;
+        } else if (result != 0 && crosses_fence(error, &most)) {
+            continue;
         } else if (error == EEXIST) {
             if (writable)
                 let_write(mapping, page + done / TIDE_PAGE_BYTES);
@@ -522,8 +538,8 @@ void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED) != 0) {
-        /* EINVAL: the program has locked it with mlock(), or unmapped it. It must not be hidden half. */
+    /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
+    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
         ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
         if (errno == ENOMEM)
             break; /* a part is not mapped any more: nothing is shown there */
@@ -570,15 +586,16 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return 0;
 }
 
-void mapping_fence(struct mapping *mapping, uint64_t page)
+void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
     (void)sync_swap_32(&mapping->fences, 1);
-    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, PROT_NONE);
+    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, readable ? PROT_READ : PROT_NONE);
 }
 
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    if (sync_load_32(&mapping->fences) != 0)
+    /* With a barrier: the rights that were just given are seen by who fences from now on. */
+    if (sync_add_32(&mapping->fences, 0) != 0)
         (void)mprotect((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, PROT_READ | PROT_WRITE);
 }
 
@@ -591,7 +608,7 @@ void mapping_poison(struct mapping *mapping, uint64_t page)
     } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
 
     if (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
-        mapping_fence(mapping, page); /* before Linux 6.6 */
+        mapping_fence(mapping, page, false); /* before Linux 6.6 */
 }
 
 void mapping_wake(struct mapping *mapping, uint64_t page)

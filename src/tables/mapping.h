@@ -98,8 +98,11 @@ void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t count);
 TIDE_MUST_CHECK int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes);
 TIDE_MUST_CHECK int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes);
 
-/* Accesses to the page are SIGSEGV, until mapping_unfence(); or SIGBUS, until it gets content. For handler threads. */
-void mapping_fence(struct mapping *mapping, uint64_t page);
+/*
+ * For handler threads. Accesses to the page are SIGSEGV, those that write at least, until mapping_unfence(); or SIGBUS, until
+ * it gets content.
+ */
+void mapping_fence(struct mapping *mapping, uint64_t page, bool readable);
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t count);
 void mapping_poison(struct mapping *mapping, uint64_t page);
 

@@ -77,15 +77,11 @@ static void candidates_reserve(struct worker *worker, uint64_t spaces)
     worker->candidate_capacity = 2 * spaces;
 }
 
-/*
- * Ages all spaces, with the list of spaces locked. A mapped one only when pages are short: there ageing takes pages away from
- * the program, which costs it a fault each to have back.
- */
-static void age_all(struct worker *worker, bool short_of_pages)
+/* Ages all spaces, with the list of spaces locked. */
+static void age_all(struct worker *worker, bool pages_are_short)
 {
     for (tide_space *space = worker->workers->partition->spaces; space != NULL; space = space->next)
-        if (short_of_pages || space->mapping == NULL)
-            (void)working_set_age(space, worker->node, NULL);
+        (void)working_set_age(space, worker->node, pages_are_short, NULL);
     worker->last_ageing_ns = workers_clock_ns(worker->workers);
     worker->trimmed_since_ageing = 0;
 }

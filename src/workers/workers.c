@@ -236,6 +236,10 @@ static void *thread_main(void *context)
     thread->signals_off = true;
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
+    /* As in NT, where both run above the program's threads: with 64 of these short of frames, a writer or a trimmer that
+     * gets one turn in 65 keeps all of them waiting. */
+    if (worker->kind == TIDE_WORKER_MODIFIED_WRITER || worker->kind == TIDE_WORKER_TRIMMER)
+        os_thread_raise();
     if (worker->kind != TIDE_WORKER_EXTENDER)
         topology_bind_thread(workers->partition->topology, worker->node);
     if (worker->kind == TIDE_WORKER_TRIMMER && workers->partition->frames->bad.guarded)

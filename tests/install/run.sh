@@ -2,7 +2,8 @@
 # usage: run.sh CMAKE SOURCE-FOLDER BUILD-FOLDER C-COMPILER GENERATOR
 #
 # Installs a build into a temporary folder, and there builds and runs docs/example as a stranger would: by find_package
-# and by pkg-config, with the shared and with the static library. Looks at what the shared library exports.
+# and by pkg-config, with the shared and with the static library. Looks at what the shared library exports. Runs a program
+# under the installed `pagetide run`, where the build has it.
 #
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -79,3 +80,16 @@ needs_pagetide "$folder/hello" || fail "hello is not linked with the shared libr
 run "$folder/hello" "$libraries"
 run "$folder/hello_static" ""
 step "done"
+
+if [ -x "$prefix/bin/pagetide" ]; then
+    step "pagetide run"
+    status=0
+    output=$("$prefix/bin/pagetide" run --memory 16M --start 0 --page-folder "$folder/run" -- sh -c 'exit 3' 2>&1) ||
+        status=$?
+    case $status:$output in
+        3:*"pagetide run: sh, process"*) echo "the installed command finds its library" ;;
+        125:*userfaultfd*) echo "left out: $output" ;;
+        *) fail "pagetide run of the installation: status $status: $output" ;;
+    esac
+    [ -z "$(ls -A "$folder/run")" ] || fail "pagetide run left behind: $(ls -A "$folder/run")"
+fi

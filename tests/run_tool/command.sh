@@ -117,7 +117,8 @@ check "wrong settings are taken" grep -q 'PAGETIDE_RUN_MEMORY is "many"' <<<"$ou
 
 # A user without rights is told the remedy, and can choose the other delivery.
 if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null && [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ]; then
-    cp "$(dirname "$pagetide")"/{pagetide,libpagetide-run.so} "$folder/" && chmod 755 "$folder" "$folder"/{pagetide,*.so}
+    cp "$(dirname "$pagetide")"/{pagetide,libpagetide-run.so} "$folder/"
+    chmod 755 "$folder" "$folder"/{pagetide,*.so}
     output=$(setpriv --reuid=65534 --regid=65534 --clear-groups "$folder/pagetide" run -m 16M -- true 2>&1)
     check "the remedy is not told: $output" grep -qE 'userfaultfd.*--delivery signal' <<<"$output"
     output=$(setpriv --reuid=65534 --regid=65534 --clear-groups "$folder/pagetide" run -m 16M --start 0 \

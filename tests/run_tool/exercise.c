@@ -1,6 +1,6 @@
 /*
- * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part checks
- * what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
+ * A program that knows nothing of pagetide, and uses memory in all ways that `pagetide run` stands in for. Each part
+ * checks what the C library and the kernel promise; it passes without pagetide too. Nothing is printed but a failure.
  *
  * usage: exercise PART MIB   MIB of data: the parts use about so much
  *
@@ -26,12 +26,12 @@
 
 #define MIB ((size_t)1048576)
 #define PAGE ((size_t)4096)
-#define CHECK(condition)                                                                            \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-            _exit(1);                                                                               \
-        }                                                                                           \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "FAIL: %s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno);                    \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 static uint64_t next_random(uint64_t *state)
@@ -76,7 +76,7 @@ static int is_zero(const void *memory, size_t bytes)
     return bytes == 0;
 }
 
-/* ---- malloc and its family, by several threads ----------------------------------------------------------------------- */
+/* ---- malloc and its family, by several threads ------------------------------------------------------------------- */
 
 enum { SLOTS = 512, THREADS = 4 };
 
@@ -121,6 +121,20 @@ static void slot_allocate(struct slot *slot, uint64_t *state)
     fill(block, bytes, slot->seed);
 }
 
+/* Allocates while its thread ends, after the allocator has been told that it does. */
+static pthread_key_t last_key;
+
+static void last_words(void *value)
+{
+    unsigned char *block = malloc(100);
+
+    CHECK(block != NULL && is_filled(value, 50, 21));
+    fill(block, 100, 21);
+    free(value);
+    if (block[99] % 2 == 0 || pthread_setspecific(last_key, block) != 0)
+        free(block);
+}
+
 static void *malloc_thread(void *argument)
 {
     const size_t goal = *(size_t *)argument / THREADS;
@@ -158,6 +172,9 @@ static void *malloc_thread(void *argument)
         free(slots[i].block);
     }
     free(slots);
+    unsigned char *last = malloc(50);
+    CHECK(last != NULL && pthread_setspecific(last_key, last) == 0);
+    fill(last, 50, 21);
     return NULL;
 }
 
@@ -165,6 +182,7 @@ static void part_malloc(size_t bytes)
 {
     pthread_t threads[THREADS];
 
+    CHECK(pthread_key_create(&last_key, last_words) == 0);
     for (unsigned i = 0; i < THREADS; i++)
         CHECK(pthread_create(&threads[i], NULL, malloc_thread, &bytes) == 0);
     for (unsigned i = 0; i < THREADS; i++)
@@ -200,7 +218,7 @@ static void part_malloc(size_t bytes)
     free(text);
 }
 
-/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------------- */
+/* ---- mmap() and what belongs to it ------------------------------------------------------------------------------- */
 
 static sigjmp_buf back;
 static void *volatile fault_address;
@@ -257,15 +275,15 @@ static void part_mmap(size_t bytes)
 
     /* A hole, and new memory over the old. */
     CHECK(munmap(map + 16 * PAGE, 3 * PAGE) == 0 && faults(map + 17 * PAGE, 0) && is_filled(map, 8 * PAGE, 7));
-    unsigned char *over = mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    unsigned char *over =
+        mmap(map + 20 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     CHECK(over == map + 20 * PAGE && is_zero(over, 2 * PAGE));
     CHECK(mmap(map, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED);
 
     /* Smaller, larger elsewhere, and away; a range over several regions and a hole. */
     fill(map + 24 * PAGE, half - 24 * PAGE, 9);
     CHECK(mremap(map, bytes, half, 0) == map && faults(map + half, 0));
-    CHECK(munmap(map, 24 * PAGE) == 0);
+    CHECK(munmap(map, 24 * PAGE) == 0 && faults(map, 0) && faults(map + 23 * PAGE, 0));
     unsigned char *moved = mremap(map + 24 * PAGE, half - 24 * PAGE, half + 4 * MIB, MREMAP_MAYMOVE);
     CHECK(moved != MAP_FAILED && is_filled(moved, half - 24 * PAGE, 9) && is_zero(moved + half, 4 * MIB));
     CHECK(munmap(moved, half + 4 * MIB) == 0 && faults(moved, 0));
@@ -279,7 +297,7 @@ static void part_mmap(size_t bytes)
     CHECK(shared != MAP_FAILED && munmap(shared, MIB) == 0);
 }
 
-/* ---- fork() and other ways to have children ----------------------------------------------------------------------------- */
+/* ---- fork() and other ways to have children ---------------------------------------------------------------------- */
 
 static int wait_for(pid_t child)
 {
@@ -369,7 +387,9 @@ static void part_fork(size_t bytes)
         f.small[i] = malloc(1000);
         fill(f.small[i], 1000, i);
     }
-    CHECK(pthread_create(&thread, NULL, busy_thread, (void *)&stop) == 0);
+    /* A stream that is opened late: fork() walks them all in the child, before any handler runs there. */
+    FILE *late = fopen("/dev/null", "r");
+    CHECK(late != NULL && pthread_create(&thread, NULL, busy_thread, (void *)&stop) == 0);
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
@@ -402,10 +422,11 @@ static void part_fork(size_t bytes)
         CHECK(setrlimit(RLIMIT_NPROC, &old) == 0);
     }
     family_check(&f);
+    fclose(late);
     fclose(f.stream);
 }
 
-/* ---- system calls on memory that is in the page file ------------------------------------------------------------------- */
+/* ---- system calls on memory that is in the page file ------------------------------------------------------------- */
 
 static void part_calls(size_t bytes)
 {
@@ -440,7 +461,7 @@ static void part_calls(size_t bytes)
     fclose(stream);
 }
 
-/* ---- a program that takes descriptors as its own -------------------------------------------------------------------------- */
+/* ---- a program that takes descriptors as its own ----------------------------------------------------------------- */
 
 static void part_descriptors(size_t bytes)
 {

@@ -1,8 +1,8 @@
 #!/bin/bash
 # usage: exercise.sh PAGETIDE EXERCISE PART
 #
-# Runs one part of the exercise on data of three times the budget: without pagetide first, so that it is right in itself;
-# then with it.
+# Runs one part of the exercise on data of three times the budget: without pagetide first, so that it is right in
+# itself; then with it.
 #
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail

@@ -1,10 +1,10 @@
 #!/bin/bash
 # usage: programs.sh PAGETIDE PROGRAM [BUDGET-MIB]
 #
-# Runs a program of the system, which knows nothing of pagetide, on data of more than three times the budget: once without
-# and once under `pagetide run`. What it puts out must be the same byte for byte, the report must show that the data was in
-# the budget and the rest in the page file, and nothing may be left behind.
-# PROGRAM is sort, python3, sqlite3 or redis-server. Exit status 77: it, or a mapped space, cannot be had here.
+# Runs a program of the system, which knows nothing of pagetide, on data of more than three times the budget: once
+# without and once under `pagetide run`. What it puts out must be the same byte for byte, the report must show that the
+# data was in the budget and the rest in the page file, and nothing may be left behind. PROGRAM is sort, python3,
+# sqlite3 or redis-server. Exit status 77: it, or a mapped space, cannot be had here.
 #
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -154,5 +154,6 @@ figure() {
 [ "$(figure hard)" -gt 0 ] || fail "nothing was read back"
 [ "$(figure read_errors)$(figure write_errors)" = 00 ] || fail "I/O errors"
 # All else that a process has, its code and libraries too, is not data: the allowance is for that.
-[ "$(figure peak_resident_bytes)" -le $(((budget + 32) << 20)) ] || fail "the process was larger than its budget and 32 MiB"
+[ "$(figure peak_resident_bytes)" -le $(((budget + 32) << 20)) ] ||
+    fail "the process was larger than its budget and 32 MiB"
 [ -z "$(ls -A "$folder/pages")" ] || fail "a page file was left behind"

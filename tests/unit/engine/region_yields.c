@@ -288,6 +288,74 @@ static void a_reset_reports_every_write_once_at_least(void **state)
     crew_run(&crew, watch_member, watch_change, watch_end);
 }
 
+/* ---- query ------------------------------------------------------------------------------------------------------ */
+
+enum { PHASE_FREE = 0, PHASE_RESERVED = 2, PHASE_COMMITTED = 4, PHASE_RESERVED_AGAIN = 6, PHASE_COUNT = 8 };
+
+static uint64_t phase; /* [A] of the region that is queried; odd while it changes */
+
+/* One reserves and releases neighbours, so that leaves are rewritten; the others query. */
+static void *query_member(void *context)
+{
+    struct crew *crew = context;
+    const unsigned index = member_begin(crew);
+    uint64_t random = index;
+
+    while (sync_load_32(&crew->stop) == 0 && sync_load_32(&crew->failed) == 0) {
+        if (index == 0) {
+            const tide_address at = crew->base + (1 + random_below(&random, 60)) * TIDE_ALLOCATION_GRANULARITY_BYTES;
+            tide_address base = at;
+            uint64_t bytes = (1 + random_below(&random, CUT)) * PG;
+
+            if (tide_failed(tide_virtual_alloc(crew->space, &base, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READONLY)))
+                expect(crew, tide_virtual_free(crew->space, at, 0, TIDE_MEM_RELEASE), TIDE_SUCCESS, "neighbour");
+            continue;
+        }
+        tide_region region;
+        const uint64_t before = sync_load_64(&phase);
+        expect(crew, tide_virtual_query(crew->space, crew->base, &region), TIDE_SUCCESS, "query");
+        if (sync_load_64(&phase) != before || before % 2 != 0)
+            continue;
+        const uint64_t is = before % PHASE_COUNT;
+        const uint32_t state = is == PHASE_FREE        ? TIDE_MEM_FREE
+                               : is == PHASE_COMMITTED ? TIDE_MEM_COMMIT
+                                                       : TIDE_MEM_RESERVE;
+        if (region.state != state || (is != PHASE_FREE && region.bytes != (is == PHASE_COMMITTED ? 1 : CUT) * PG))
+            crew_fail(crew, "a query told what was not", TIDE_SUCCESS);
+    }
+    return NULL;
+}
+
+static void query_change(struct crew *crew, unsigned round)
+{
+    (void)round;
+    (void)sync_add_64(&phase, 1);
+    expect(crew, allocate(crew, 0, CUT, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE), TIDE_SUCCESS, "reserve");
+    (void)sync_add_64(&phase, 1);
+    sched_yield();
+    (void)sync_add_64(&phase, 1);
+    expect(crew, allocate(crew, 0, 1, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE), TIDE_SUCCESS, "first commit");
+    (void)sync_add_64(&phase, 1);
+    sched_yield();
+    (void)sync_add_64(&phase, 1);
+    expect(crew, tide_virtual_free(crew->space, crew->base, 0, TIDE_MEM_DECOMMIT), TIDE_SUCCESS, "decommit");
+    (void)sync_add_64(&phase, 1);
+    sched_yield();
+    (void)sync_add_64(&phase, 1);
+    expect(crew, tide_virtual_free(crew->space, crew->base, 0, TIDE_MEM_RELEASE), TIDE_SUCCESS, "release");
+    (void)sync_add_64(&phase, 1);
+}
+
+static void a_query_tells_what_is(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    phase = PHASE_FREE;
+    crew_open(&crew, 0);
+    crew_run(&crew, query_member, query_change, NULL);
+}
+
 /* ---- release ---------------------------------------------------------------------------------------------------- */
 
 /* Commits, decommits and protects in a region that comes and goes; whatever it is told must be one of the answers. */
@@ -361,6 +429,7 @@ int main(void)
         cmocka_unit_test(a_split_takes_nothing_that_stays),
         cmocka_unit_test(no_fault_brings_back_a_right_that_was_taken),
         cmocka_unit_test(a_reset_reports_every_write_once_at_least),
+        cmocka_unit_test(a_query_tells_what_is),
         cmocka_unit_test(a_release_ends_what_is_under_way),
     };
 

@@ -57,9 +57,10 @@ static bool gap_of(const struct vad_tree *tree, uint64_t pages, uint64_t lowest,
 
 static struct vad *vad_new(uint64_t first, uint64_t last)
 {
-    struct vad *vad = calloc(1, sizeof *vad);
+    struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
 
     assert_non_null(vad);
+    memset(vad, 0, sizeof *vad);
     vad->first_page = first;
     vad->last_page = last;
     return vad;
@@ -353,8 +354,8 @@ static void a_hundred_thousand_regions_stay_balanced(void **state)
         assert_int_equal(tree.count, MANY);
         assert_tree_sound(&tree);
         assert_in_range(vad_height(&tree), 4, height_bound(&tree));
-        if (order == ASCENDING) /* three quarters full */
-            assert_in_range(tree.leaves.total - tree.leaves.free_count, MANY / VAD_FANOUT, MANY / 24 + 100);
+        if (order == ASCENDING) /* seven eighths full */
+            assert_in_range(tree.leaves.total - tree.leaves.free_count, MANY / VAD_FANOUT, MANY / 28 + 100);
 
         /* Half away, every second one first, then a run in the middle. */
         for (uint64_t i = 0; i < MANY; i++) {
@@ -371,6 +372,83 @@ static void a_hundred_thousand_regions_stay_balanced(void **state)
             assert_true((vad_find(&tree, 48 * i) != NULL) == !(i % 2 == 0 || (i > MANY / 3 && i < MANY / 2)));
         tree_free(&tree);
     }
+}
+
+/* ---- what leaves tell ------------------------------------------------------------------------------------------- */
+
+static void assert_summary(const struct vad_tree *tree, struct vad *vad, uint32_t protection)
+{
+    const uint64_t pages[] = { vad->first_page, vad->first_page + (vad->last_page - vad->first_page) / 2,
+                               vad->last_page };
+    struct vad_summary summary;
+
+    for (unsigned i = 0; i < 3; i++) {
+        assert_ptr_equal(vad_find(tree, pages[i]), vad);
+        assert_ptr_equal(vad_find_summary(tree, pages[i], &summary), vad);
+        assert_int_equal(summary.first_page, vad->first_page);
+        assert_int_equal(summary.last_page, vad->last_page);
+        assert_int_equal(summary.protection, protection);
+    }
+    assert_null(vad_find_summary(tree, vad->last_page + 1, &summary));
+    assert_null(vad_find(tree, vad->last_page + 1));
+}
+
+/*
+ * Regions of each protection and of lengths around the longest that an entry holds: what a lookup tells, before and after
+ * the first commit, when leaves were rewritten, and when a region comes back to its place.
+ */
+static void a_lookup_tells_length_and_protection(void **state)
+{
+    static const uint64_t lengths[] = { 1,
+                                        2,
+                                        VAD_ENTRY_PAGES_MAX - 1,
+                                        VAD_ENTRY_PAGES_MAX,
+                                        VAD_ENTRY_PAGES_MAX + 1,
+                                        3 * (VAD_ENTRY_PAGES_MAX + 1),
+                                        1ull << 33 };
+    enum { LENGTHS = sizeof lengths / sizeof lengths[0], ACCESSES = 8, MODIFIERS = 4 };
+    static const uint32_t modifiers[MODIFIERS] = { 0, TIDE_PAGE_GUARD, TIDE_PAGE_NOCACHE, TIDE_PAGE_WRITECOMBINE };
+    static struct vad *vads[LENGTHS * ACCESSES * MODIFIERS];
+    struct vad_tree tree;
+    uint64_t page = 16;
+    unsigned count = 0;
+
+    (void)state;
+    tree_init(&tree, SMALLEST);
+    for (unsigned m = 0; m < MODIFIERS; m++)
+        for (unsigned a = 0; a < ACCESSES; a++)
+            for (unsigned l = 0; l < LENGTHS; l++) {
+                struct vad *vad = vads[count++] = vad_new(page, page + lengths[l] - 1);
+                vad->protection = 1u << a | modifiers[m];
+                vad->reserved_only = true;
+                insert(&tree, vad);
+                page += lengths[l] + 17;
+            }
+    assert_tree_sound(&tree);
+    for (unsigned i = 0; i < count; i++)
+        assert_summary(&tree, vads[i], vads[i]->protection);
+    for (unsigned i = 0; i < count; i += 2)
+        vad_committing(&tree, vads[i]);
+    assert_tree_sound(&tree);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < count; i++)
+            assert_summary(&tree, vads[i], i % 2 == 0 ? 0 : vads[i]->protection);
+        /* Away and back, one by one and then in runs, in which leaves are rewritten. */
+        const unsigned run = 1 + round * 5;
+        for (unsigned from = 0; from < count; from += run) {
+            const unsigned to = from + run < count ? from + run : count;
+            for (unsigned i = from; i < to; i++) {
+                vad_remove(&tree, vads[i]);
+                assert_null(vad_find(&tree, vads[i]->first_page));
+                assert_null(vad_find(&tree, vads[i]->last_page));
+            }
+            assert_tree_sound(&tree);
+            for (unsigned i = from; i < to; i++)
+                insert(&tree, vads[i]);
+            assert_tree_sound(&tree);
+        }
+    }
+    tree_free(&tree);
 }
 
 /*
@@ -592,9 +670,10 @@ static void *race_writer(void *argument)
         grace_enter(thread);
         sync_lock(&race->lock);
         if (race->vads[slot] == NULL) {
-            struct vad *vad = calloc(1, sizeof *vad);
+            struct vad *vad = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *vad);
             if (vad == NULL)
                 abort();
+            memset(vad, 0, sizeof *vad);
             vad->first_page = first;
             vad->last_page = first + random_below(&random, SLOT_PAGES);
             race->vads[slot] = vad;
@@ -852,7 +931,7 @@ static void replaced_nodes_wait_for_readers(void **state)
     for (unsigned round = 0; round < 20; round++)
         for (unsigned i = 0; i < 64; i++) {
             vad_remove(&tree, vads[i]);
-            vads[i]->last_page ^= 8; /* other bounds: the old entry does not do */
+            vads[i]->first_page ^= 1; /* another key: the old entry does not do */
             insert(&tree, vads[i]);
         }
     assert_tree_sound(&tree);
@@ -862,7 +941,7 @@ static void replaced_nodes_wait_for_readers(void **state)
     for (unsigned round = 0; round < 20; round++)
         for (unsigned i = 0; i < 64; i++) {
             vad_remove(&tree, vads[i]);
-            vads[i]->last_page ^= 8;
+            vads[i]->first_page ^= 1;
             insert(&tree, vads[i]);
         }
     assert_true(tree.retired_count < 200);
@@ -958,8 +1037,12 @@ static void check_finds_each_planted_corruption(void **state)
 
     (void)state;
     tree_init(&tree, SMALLEST);
-    for (uint64_t i = 0; i < 50; i++)
-        insert(&tree, vad_new(100 * i, 100 * i + 20));
+    for (uint64_t i = 0; i < 50; i++) {
+        struct vad *vad = vad_new(100 * i, 100 * i + 20);
+        vad->protection = TIDE_PAGE_READWRITE;
+        vad->reserved_only = true;
+        insert(&tree, vad);
+    }
     assert_tree_sound(&tree);
     for (struct vad *vad = vad_first(&tree); vad != NULL; vad = vad_next(&tree, vad)) {
         struct vad *next = vad_next(&tree, vad);
@@ -974,9 +1057,13 @@ static void check_finds_each_planted_corruption(void **state)
         vad_descend(tree.root, vad->first_page, &path);
         struct vad_node *leaf = path.node[0];
         const unsigned at = path.at[0] - 1;
-        PLANT(leaf->vad[at], NULL, "VADs and counts");
+        PLANT(leaf->entry[at], 0, "VADs and counts");
         PLANT(leaf->key[at], leaf->key[at] + 1, "");
-        PLANT(leaf->last[at], leaf->last[at] + 1, "in an entry for");
+        PLANT(leaf->entry[at], leaf->entry[at] + (1ull << VAD_ENTRY_PAGES_SHIFT), "in an entry for");
+        PLANT(leaf->entry[at], leaf->entry[at] ^ 1, "tells otherwise");
+        PLANT(vad->reserved_only, !vad->reserved_only, "tells otherwise");
+        PLANT(vad->committed_pages, 1, "never to have had any");
+        PLANT(vad->commit_state, 1, "never to have had any");
         PLANT(leaf->key[VAD_FANOUT - 1], 0, "out of order");
         PLANT(leaf->live, (uint16_t)(leaf->live + 1), "VADs and counts");
         PLANT(leaf->live, 1, "the least is");
@@ -1069,6 +1156,7 @@ int main(void)
         cmocka_unit_test(random_operations_match_a_sorted_array),
         cmocka_unit_test(joins_over_many_nodes),
         cmocka_unit_test(regions_at_both_ends_of_the_page_numbers),
+        cmocka_unit_test(a_lookup_tells_length_and_protection),
         cmocka_unit_test(a_hundred_thousand_regions_stay_balanced),
         cmocka_unit_test(a_hundred_thousand_random_regions_never_overlap),
         cmocka_unit_test(gap_search_among_a_hundred_thousand_regions),

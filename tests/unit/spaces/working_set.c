@@ -265,7 +265,7 @@ static void a_look_ages_nothing(void **state)
     assert_int_equal(*pte_at(space, base), before);
     assert_int_equal(*pte_at(space, base + 20 * PAGE), other);
     assert_int_equal(looked.pages[PTE_AGE_MAX * WORKING_SET_PRIORITIES + 2], 10); /* priority 5 */
-    (void)working_set_age(space, TIDE_NO_PREFERRED_NODE, &aged);
+    (void)working_set_age(space, TIDE_NO_PREFERRED_NODE, false, &aged);
     assert_int_equal(aged.pages[PTE_AGE_MAX * WORKING_SET_PRIORITIES + 2], 10);
     assert_int_equal(aged.pages[204 * WORKING_SET_PRIORITIES + 2], PAGES - 10);
     assert_false(*pte_at(space, base + 20 * PAGE) & PTE_ACCESSED);
