@@ -205,10 +205,7 @@ static void refuse_stores(struct stress_thread *thread, const struct place *plac
            "tide_virtual_protect", address);
 }
 
-/*
- * A page that is not committed may not be accessed, and one that may only be read not be written. Where threads resolve
- * faults, the latter is not tried: a page whose write was refused cannot be read either until it gets other rights.
- */
+/* A page that is not committed may not be accessed, and one that may only be read not be written. */
 void op_pointer_violation(struct stress_thread *thread)
 {
     struct place place;
@@ -218,9 +215,9 @@ void op_pointer_violation(struct stress_thread *thread)
     const struct shadow_page *page = page_at(&place, 0);
     if (!page->committed)
         refuse(thread, &place, 0, one_in(thread, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE);
-    else if (page->writable && !place.holder->by_threads)
+    else if (page->writable)
         refuse_stores(thread, &place);
-    else if (!place.holder->by_threads)
+    else
         refuse(thread, &place, 0, TIDE_ACCESS_WRITE);
     pages_unlock(&place);
     place_put(&place);
