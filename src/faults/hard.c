@@ -86,7 +86,12 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const unsigned before = fault_track(fault, leaf, index, -1, limit);
     const unsigned after = before != 0 ? 0 : fault_track(fault, leaf, index, 1, limit);
     const unsigned longest = before != 0 ? before : after;
-    const unsigned wanted = longest * 2 + 1 < limit ? longest * 2 : limit - 1;
+    /*
+     * A neighbour that nobody wanted costs a mapped space more than its transfer: memory, and the calls that give and take
+     * it. Among random accesses one page in memory beside another is chance.
+     */
+    const bool chance = fault->space->mapping != NULL && longest < FAULT_TRACK_LEAST;
+    const unsigned wanted = chance ? 0 : longest * 2 + 1 < limit ? longest * 2 : limit - 1;
     const int direction = before != 0 ? 1 : -1;
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
     frame_t neighbours[STORES_CLUSTER_MAX];

@@ -632,6 +632,7 @@ static void WS_3_the_idle_space_gives_to_8_threads(void **state)
 
 static void WS_3_the_idle_space_gives_to_8_threads_and_workers(void **state)
 {
+    SOFT_SPACES_ONLY(ONLY_AGE);
     ws_3(*state, true);
 }
 
