@@ -176,32 +176,49 @@ static bool probe(_Atomic uint64_t *word, tide_access_kind kind, uint64_t *value
     return good;
 }
 
-/*
- * A page that is not committed may not be accessed, and one that may only be read not be written. Where threads resolve
- * faults, a page whose write was refused is not tried: it can be read no more until it gets other rights.
- */
+/* An access that must be refused, at a random word of page `i`. */
+static void refuse(struct stress_thread *thread, const struct place *place, unsigned i, tide_access_kind kind)
+{
+    char *at = (char *)page_pointer(place, i) + draw(thread, PAGE_WORDS) * 8;
+    uint64_t value = 1;
+    void *address = NULL;
+    if (probe((_Atomic uint64_t *)(void *)at, kind, &value, &address))
+        fail(thread, "%s at %p was not refused, of a page that is %s", kind == TIDE_ACCESS_READ ? "load" : "store",
+             (void *)at, page_at(place, i)->committed ? "read-only" : "not committed");
+    if (address != at)
+        fail(thread, "the access at %p was refused with address %p", (void *)at, address);
+    thread->violations++;
+}
+
+/* A page that the program writes, made read-only and writable again. */
+static void refuse_stores(struct stress_thread *thread, const struct place *place)
+{
+    const tide_address address = page_address(place, place->first);
+    _Atomic uint64_t *const word = (_Atomic uint64_t *)page_pointer(place, 0);
+    uint32_t old;
+    atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed), memory_order_relaxed);
+    expect(thread, tide_virtual_protect(place->space, address, PAGE, TIDE_PAGE_READONLY, &old), TIDE_SUCCESS,
+           "tide_virtual_protect", address);
+    refuse(thread, place, 0, TIDE_ACCESS_WRITE);
+    check_pointer(thread, place, 0, "load after a store that was refused");
+    expect(thread, tide_virtual_protect(place->space, address, PAGE, TIDE_PAGE_READWRITE, &old), TIDE_SUCCESS,
+           "tide_virtual_protect", address);
+}
+
+/* A page that is not committed may not be accessed, and one that may only be read not be written. */
 void op_pointer_violation(struct stress_thread *thread)
 {
     struct place place;
-    if (!mapped_get(thread, &place, PLACE_ANY, 1))
+    if (!mapped_get(thread, &place, PLACE_EXACT, 1))
         return;
     pages_lock(&place);
     const struct shadow_page *page = page_at(&place, 0);
-    const tide_access_kind kind = one_in(thread, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE;
-    const bool read_only = page->committed && !page->writable && kind == TIDE_ACCESS_WRITE && !place.holder->by_threads;
-    if (!page->committed || read_only) {
-        char *at = (char *)page_pointer(&place, 0) + draw(thread, PAGE_WORDS) * 8;
-        uint64_t value = 1;
-        void *address = NULL;
-        if (probe((_Atomic uint64_t *)(void *)at, kind, &value, &address))
-            fail(thread, "%s at %p was not refused, of a page that is %s", kind == TIDE_ACCESS_READ ? "load" : "store",
-                 (void *)at, page->committed ? "read-only" : "not committed");
-        if (address != at)
-            fail(thread, "the access at %p was refused with address %p", (void *)at, address);
-        thread->violations++;
-    }
-    if (read_only)
-        check_pointer(thread, &place, 0, "load after a store that was refused");
+    if (!page->committed)
+        refuse(thread, &place, 0, one_in(thread, 2) ? TIDE_ACCESS_READ : TIDE_ACCESS_WRITE);
+    else if (page->writable)
+        refuse_stores(thread, &place);
+    else
+        refuse(thread, &place, 0, TIDE_ACCESS_WRITE);
     pages_unlock(&place);
     place_put(&place);
 }

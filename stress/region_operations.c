@@ -88,6 +88,10 @@ static uint64_t own_word(tide_address base, unsigned page)
 static void own_write(struct stress_thread *thread, tide_space *space, tide_address base, unsigned page)
 {
     const uint64_t word = own_word(base, page);
+    if (thread->holder->mapped && one_in(thread, 2)) { /* which a watch must see as well */
+        atomic_store((_Atomic uint64_t *)tide_pointer(base + (uint64_t)page * PAGE), word);
+        return;
+    }
     expect(thread, write_bytes(thread, space, base + (uint64_t)page * PAGE, &word, sizeof(word)), TIDE_SUCCESS,
            "write to an own region", base);
 }
@@ -96,8 +100,11 @@ static void own_write(struct stress_thread *thread, tide_space *space, tide_addr
 static void own_check(struct stress_thread *thread, tide_space *space, tide_address base, unsigned page, bool written)
 {
     uint64_t word = 1;
-    expect(thread, read_bytes(thread, space, base + (uint64_t)page * PAGE, &word, sizeof(word)), TIDE_SUCCESS,
-           "read of an own region", base);
+    if (thread->holder->mapped && one_in(thread, 2))
+        word = atomic_load((_Atomic uint64_t *)tide_pointer(base + (uint64_t)page * PAGE));
+    else
+        expect(thread, read_bytes(thread, space, base + (uint64_t)page * PAGE, &word, sizeof(word)), TIDE_SUCCESS,
+               "read of an own region", base);
     if (word != (written ? own_word(base, page) : 0) && !thread->own_lost)
         fail(thread, "page %u of the own region 0x%llx holds 0x%llx", page, (unsigned long long)base,
              (unsigned long long)word);

@@ -52,7 +52,7 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide
 /**
  * An open access section: between begin and end, pointers got from it stay good, whatever the trimmer and the writers
  * do, and the calls cost no shared write. Keep it short: frames that left a working set meanwhile cannot be reused
- * until it ends. Belongs to the thread that began it. Sections nest. The fields are private.
+ * until it ends; in a mapped space, whose pointers follow their pages, it holds nothing. Belongs to the thread that began it. Sections nest. The fields are private.
  */
 typedef struct tide_access {
     tide_space *space;
