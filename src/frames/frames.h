@@ -421,6 +421,16 @@ uint64_t frames_list_count(const struct frames *frames, unsigned node, enum fram
 /* Only `available`. */
 uint64_t frames_available(const struct frames *frames, unsigned node);
 
+/*
+ * Frames of a node that should be unused and at hand, so that a fault of a mapped space need not let go another page first:
+ * the system calls for that take a lock of the file's, on which 64 threads would meet. 0 in an engine without mapped spaces.
+ */
+static inline uint64_t frames_ahead(const struct frames *frames, unsigned node)
+{
+    return sync_load_relaxed_32(&frames->grace.mapped) != 0 ? frames->nodes[node].low : 0;
+}
+/* Zeroed and free frames of a node, on its lists. */
+uint64_t frames_unused(const struct frames *frames, unsigned node);
 /* Compares the node's counts with its thresholds and wakes the workers that have something to do. */
 void frames_check_thresholds(struct frames *frames, unsigned node);
 /* The same for all nodes: at the end of a call that trimmed pages, made them dirty or took frames. */

@@ -320,11 +320,15 @@ uint64_t frames_available(const struct frames *frames, unsigned node)
     return counts.available;
 }
 
+uint64_t frames_unused(const struct frames *frames, unsigned node)
+{
+    return frames_list_count(frames, node, FRAME_LIST_ZEROED) + frames_list_count(frames, node, FRAME_LIST_FREE);
+}
+
 void frames_check_thresholds(struct frames *frames, unsigned n)
 {
     struct frames_node *node = &frames->nodes[n];
-    const uint64_t at_hand =
-        frames_list_count(frames, n, FRAME_LIST_ZEROED) + frames_list_count(frames, n, FRAME_LIST_FREE);
+    const uint64_t at_hand = frames_unused(frames, n), ahead = frames_ahead(frames, n);
     const uint64_t modified = frames_list_count(frames, n, FRAME_LIST_MODIFIED);
     struct frames_counts counts;
 
@@ -332,7 +336,7 @@ void frames_check_thresholds(struct frames *frames, unsigned n)
     if (at_hand >= node->high && modified <= node->modified_trigger)
         return; /* the usual case, without adding up standby */
     frames_counts(frames, n, &counts);
-    if (counts.available < node->low)
+    if (counts.available < node->low + ahead || at_hand < ahead / 2)
         frames_bell_ring(&node->trimmer);
     if (modified > node->modified_trigger || (modified != 0 && counts.available < node->high))
         frames_bell_ring(&node->writer);

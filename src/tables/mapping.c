@@ -36,8 +36,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Of later kernels than the headers of Debian 12. */
+/* Of later kernels than the headers of Debian 12. The first two came together, with Linux 6.4; only the second is told. */
 #define CONTINUE_MODE_WP 2ull
+#define FEATURE_WP_UNPOPULATED (1ull << 13)
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 #define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
 #endif
@@ -116,7 +117,7 @@ static tide_status refused(tide_delivery delivery, int error)
 }
 
 /* Opens, and asks for what is needed. */
-static tide_status faults_get(tide_delivery delivery, int *out)
+static tide_status faults_get(tide_delivery delivery, int *out, uint64_t *features)
 {
     struct uffdio_api api = { .api = UFFD_API };
     const uint64_t wanted = FEATURES | (delivery == TIDE_DELIVERY_SIGNAL ? UFFD_FEATURE_SIGBUS : 0);
@@ -133,6 +134,7 @@ static tide_status faults_get(tide_delivery delivery, int *out)
                          (unsigned long long)api.features, wanted);
     }
     (void)close(faults);
+    *features = api.features;
     faults = faults_open(delivery);
     if (faults < 0)
         return refused(delivery, errno);
@@ -246,7 +248,8 @@ static tide_status window_register(const struct mapping *mapping, uint64_t bytes
 tide_status mapping_check(tide_delivery delivery)
 {
     int faults = -1;
-    const tide_status status = faults_get(delivery, &faults);
+    uint64_t features;
+    const tide_status status = faults_get(delivery, &faults, &features);
 
     if (!tide_failed(status))
         (void)close(faults);
@@ -325,9 +328,11 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
     void *zeroes = mmap(NULL, MAPPING_BATCH * TIDE_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mapping->zeroes = zeroes == MAP_FAILED ? NULL : zeroes;
+    uint64_t features = 0;
     tide_status status = zeroes == MAP_FAILED
                              ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
-                             : faults_get(delivery, &mapping->faults);
+                             : faults_get(delivery, &mapping->faults, &features);
+    mapping->shows_protected = (features & FEATURE_WP_UNPOPULATED) != 0;
     if (!tide_failed(status))
         status = file_open(bytes, &mapping->file, &mapping->large);
     if (!tide_failed(status))
@@ -481,8 +486,35 @@ static void let_write(struct mapping *mapping, uint64_t page)
         continue;
 }
 
+/*
+ * Shows pages without the right to be written where UFFDIO_CONTINUE cannot (before Linux 6.4): each is taken out of the file
+ * and put in anew, for UFFDIO_COPY can. To show it first and protect it then would leave a moment for a write unseen.
+ */
+static int show_anew(struct mapping *mapping, uint64_t page, unsigned pages)
+{
+    char content[TIDE_PAGE_BYTES];
+
+    for (unsigned i = 0; i < pages; i++) {
+        int error = mapping_read(mapping, (page + i) * TIDE_PAGE_BYTES, content, sizeof content);
+
+        if (error != 0)
+            return error;
+        mapping_drop(mapping, page + i, 1);
+        /* The page's own memory has just come free: there is some. */
+        while ((error = mapping_fill(mapping, page + i, 1, content, false)) == ENOMEM)
+            continue;
+        ASSERT_ALWAYS(error == 0);
+        count(&counters_of(mapping)->filled, (uint64_t)-1);
+        count(&counters_of(mapping)->dropped, (uint64_t)-1);
+    }
+    count(&counters_of(mapping)->shown, pages);
+    return 0;
+}
+
 int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool writable)
 {
+    if (!writable && !mapping->shows_protected)
+        return show_anew(mapping, page, pages);
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
     uint64_t done = 0, most = bytes;
     unsigned tries = 0;

@@ -45,6 +45,7 @@ struct mapping {
     void *owner;             /* the space */
     int file;                /* memfd */
     int faults;              /* userfaultfd */
+    bool shows_protected;    /* UFFDIO_CONTINUE can show a page without the right to be written */
     bool large;              /* the file takes folios larger than a page for writes of many pages */
     bool by_threads;         /* TIDE_DELIVERY_THREADS */
     uint32_t fences;         /* [A] pages were fenced */

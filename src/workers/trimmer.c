@@ -1,6 +1,9 @@
 /*
  * Working-set trimmer, the balance-set manager's part in memory (nt-behaviour 15.2).
  *
+ * In an engine with mapped spaces it also lets standby pages go ahead of need, so that some frames are always unused:
+ * frames_ahead() has why.
+ *
  * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others
  * older. When the node's available pages fall below `low` it trims up to `high`, and ages once more for each `high` -
  * `low` pages that it took: under pressure time passes faster, by what is needed and not by how often it looks. What
@@ -29,23 +32,55 @@ static bool page_files_full(struct partition *partition)
     return statistics.used_slots + statistics.bad_slots >= statistics.total_slots;
 }
 
+/* frames_ahead(), where there are threads to do it. */
+static uint64_t threads_ahead(const struct worker *worker)
+{
+    const struct workers *workers = worker->workers;
+
+    return workers->mode == TIDE_WORKERS_THREADS ? frames_ahead(workers->partition->frames, worker->node) : 0;
+}
+
 static uint64_t shortage(const struct worker *worker)
 {
     const struct frames *frames = worker->workers->partition->frames;
     const struct frames_node *node = &frames->nodes[worker->node];
     struct frames_counts counts;
 
+    /* What is kept at hand for mapped spaces is kept beside what is on standby, where pages have their second chance. */
+    const uint64_t ahead = threads_ahead(worker);
+
     frames_counts(frames, worker->node, &counts);
-    if (counts.available >= node->low)
+    if (counts.available >= node->low + ahead)
         return 0;
     const bool writable = !page_files_full(worker->workers->partition);
     const uint64_t coming = counts.available + (writable ? counts.lists[FRAME_LIST_MODIFIED] : 0);
-    return coming < node->high ? node->high - coming : 0;
+    return coming < node->high + ahead ? node->high + ahead - coming : 0;
+}
+
+/* Is it time to let standby pages go, ahead of those who need their frames? */
+static bool ahead_is_due(const struct worker *worker)
+{
+    const struct frames *frames = worker->workers->partition->frames;
+    const uint64_t ahead = threads_ahead(worker);
+
+    return ahead != 0 && frames_unused(frames, worker->node) < ahead / 2;
+}
+
+/* Lets pages on standby go, those of least priority and the oldest first. */
+static uint64_t ahead_fill(const struct worker *worker)
+{
+    struct frames *frames = worker->workers->partition->frames;
+    const uint64_t ahead = threads_ahead(worker);
+    uint64_t done = 0;
+
+    while (frames_unused(frames, worker->node) < ahead && frames_repurpose(frames, worker->node, 7, 1) != 0)
+        done++;
+    return done;
 }
 
 bool trimmer_due(const struct worker *worker)
 {
-    return shortage(worker) != 0;
+    return shortage(worker) != 0 || ahead_is_due(worker);
 }
 
 /* A space and its claim to be trimmed. */
@@ -198,6 +233,7 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     struct workers *workers = worker->workers;
     struct partition *partition = workers->partition;
     const uint64_t need = shortage(worker);
+    uint64_t done = ahead_is_due(worker) ? ahead_fill(worker) : 0;
 
     if (need == 0) {
         if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns) {
@@ -205,9 +241,9 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
             age_all(worker, false);
             sync_unlock(&partition->lock);
         }
-        return 0;
+        return done;
     }
-    const uint64_t done = trim(worker, need < budget ? need : budget);
+    done += trim(worker, need < budget ? need : budget);
     frames_check_thresholds(partition->frames, worker->node);
     return done;
 }

@@ -468,6 +468,68 @@ static void nu_1_a_page_lies_on_the_node_of_the_thread_that_touches_it(void **st
     }
 }
 
+/* By stores, and then, after it was trimmed and written out, by loads. */
+static void *store_main(void *context)
+{
+    struct job *job = context;
+    volatile uint64_t *words = tide_pointer(job->base);
+
+    if (!host_run_on_cpu(job->cpu)) {
+        (void)job_failed(job, "cannot run there: %s", strerror(errno));
+        return NULL;
+    }
+    for (uint64_t i = 0; i < job->pages; i++) {
+        if (job->want == TIDE_PAGE_FAULT_DEMAND_ZERO)
+            words[i * PG / sizeof *words] = i + 1;
+        else if (words[i * PG / sizeof *words] != i + 1)
+            (void)job_failed(job, "page %" PRIu64 " holds %" PRIu64, i, words[i * PG / sizeof *words]);
+        job->os_nodes[i] = host_page_node((const void *)(uintptr_t)(job->base + i * PG));
+    }
+    return NULL;
+}
+
+/* A page of a mapped space too, when it is new and when it comes back: that is where the kernel has it. */
+static void nu_1_a_mapped_page_lies_on_the_node_of_the_thread_that_touches_it(void **state)
+{
+    struct fixture *fixture = *state;
+    int os_nodes[REGION_PAGES];
+
+    fixture->config.memory_on_demand = true;
+    page_file_add(fixture, 4 * REGION_PAGES);
+    engine_open(fixture);
+    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL))) {
+        printf("  skipped: %s\n", tide_last_error()->message);
+        skip();
+    }
+    for (unsigned os_node = 0; os_node < host.end; os_node++) {
+        const int cpu = host.nodes[os_node].present ? cpu_of_os_node(os_node) : -1;
+        struct job job = { .fixture = fixture, .cpu = (unsigned)cpu, .pages = REGION_PAGES, .os_nodes = os_nodes };
+        tide_mapped_options options;
+
+        if (cpu < 0)
+            continue;
+        tide_mapped_options_init(&options);
+        options.window_bytes = 1ull << 30;
+        assert_success(tide_mapped_space_create(fixture->engine, &options, &job.space));
+        job.base = region_new(job.space, REGION_PAGES, TIDE_NO_PREFERRED_NODE);
+        job.want = TIDE_PAGE_FAULT_DEMAND_ZERO;
+        jobs_run(&job, 1, store_main);
+        assert_all_on(os_nodes, REGION_PAGES, os_node_of_cpu((unsigned)cpu), "stored to");
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_WORKING_SETS));
+        job.want = TIDE_PAGE_FAULT_TRANSITION;
+        jobs_run(&job, 1, store_main);
+        assert_all_on(os_nodes, REGION_PAGES, os_node_of_cpu((unsigned)cpu), "still in memory");
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_WORKING_SETS));
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_STANDBY));
+        job.want = TIDE_PAGE_FAULT_PAGING_FILE;
+        jobs_run(&job, 1, store_main);
+        assert_all_on(os_nodes, REGION_PAGES, os_node_of_cpu((unsigned)cpu), "read back");
+        verify(fixture);
+        assert_success(tide_space_destroy(job.space));
+    }
+}
+
 /* For each node as preference, those without CPUs too, and a toucher on each node. */
 static void nu_2_the_regions_preference_wins_over_the_toucher(void **state)
 {
@@ -1076,6 +1138,7 @@ int main(int argc, char **argv)
         GUEST_TEST(frames_records_lists_and_caches_lie_on_their_node),
         GUEST_TEST(workers_run_on_their_nodes_cpus_or_the_nearest),
         GUEST_TEST(nu_1_a_page_lies_on_the_node_of_the_thread_that_touches_it),
+        GUEST_TEST(nu_1_a_mapped_page_lies_on_the_node_of_the_thread_that_touches_it),
         GUEST_TEST(nu_2_the_regions_preference_wins_over_the_toucher),
         GUEST_TEST(nu_5_the_node_of_a_commit_into_a_region_is_ignored),
         GUEST_TEST(nu_6_a_page_that_comes_back_follows_the_preference_anew),
