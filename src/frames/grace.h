@@ -163,8 +163,29 @@ static inline void grace_leave(struct grace_thread *thread)
         GRACE_TSAN_RELEASE(thread->grace);
         ck_epoch_end(&thread->epoch, NULL);
         sync_store_32(&thread->operating, 0);
-        if (__builtin_expect(thread->signals_saved, 0))
+        if (__builtin_expect(thread->signals_saved && !thread->signals_off, 0))
             grace_signals_unblock(thread);
+    }
+}
+
+/*
+ * Around a lock that is taken outside: what grace_enter() does for the inside. `held` goes from begin to end.
+ */
+static inline bool grace_signals_hold(struct grace_thread *thread)
+{
+    if (__builtin_expect(sync_load_relaxed_32(&thread->grace->signals) == 0, 1) || thread->depth != 0 ||
+        thread->signals_off)
+        return false;
+    grace_signals_block(thread);
+    thread->signals_off = true;
+    return true;
+}
+
+static inline void grace_signals_let(struct grace_thread *thread, bool held)
+{
+    if (__builtin_expect(held, 0)) {
+        thread->signals_off = false;
+        grace_signals_unblock(thread);
     }
 }
 

@@ -261,14 +261,15 @@ unsigned page_table_near(uint64_t *pte, uint64_t **ptes, frame_t *near)
 }
 
 /*
- * Claims the PTEs between two, of which none may have a page in memory, so that one call can let go all of the pages from the
+ * Claims the PTEs between two, if all are of committed pages that are not in memory, so that one call can let go all of the pages from the
  * one to the other: there is nothing to let go in between, and nobody puts anything there meanwhile. False: none.
  */
 static bool between_claim(uint64_t *from, const uint64_t *to, struct pte_waits *waits, pte_t *seen)
 {
     for (uint64_t *pte = from + 1; pte < to; pte++) {
         const pte_t found = pte_load(pte);
-        const bool absent = !pte_is_valid(found) && pte_tag(found) != PTE_TAG_TRANSITION && !pte_is_busy(found);
+        const bool absent = found.bits != 0 && !pte_is_valid(found) &&
+                            (pte_tag(found) == PTE_TAG_PAGE_FILE || pte_tag(found) == PTE_TAG_NONE);
 
         if (!absent || !pte_cas(pte, found, pte_busy_form(found))) {
             while (--pte > from)

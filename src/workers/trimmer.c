@@ -197,11 +197,13 @@ static uint64_t trim_round(struct worker *worker, unsigned count, struct working
     return done;
 }
 
+const size_t trimmer_scratch_bytes = sizeof(struct working_set_ranks);
+
 static uint64_t trim(struct worker *worker, uint64_t need)
 {
     struct partition *partition = worker->workers->partition;
     const struct frames_node *node = &partition->frames->nodes[worker->node];
-    struct working_set_ranks ranks;
+    struct working_set_ranks *const ranks = worker->scratch;
     struct working_set_choice choice = { .node = worker->node, .clean_only = page_files_full(partition) };
     uint64_t done = 0;
 
@@ -210,13 +212,13 @@ static uint64_t trim(struct worker *worker, uint64_t need)
     const bool much = worker->trimmed_since_ageing >= node->high - node->low;
     if (much)
         age_all(worker, true);
-    unsigned count = candidates_gather(worker, &ranks);
-    choice.rank = working_set_rank_for(&ranks, need);
+    unsigned count = candidates_gather(worker, ranks);
+    choice.rank = working_set_rank_for(ranks, need);
     if (choice.rank == 0 && !much) {
         /* Too few that were not accessed: which of the others were, of late? */
         age_all(worker, true);
-        count = candidates_gather(worker, &ranks);
-        choice.rank = working_set_rank_for(&ranks, need);
+        count = candidates_gather(worker, ranks);
+        choice.rank = working_set_rank_for(ranks, need);
     }
     for (int below_minimum = 0; below_minimum < 2 && done < need; below_minimum++)
         done += trim_round(worker, count, choice, below_minimum != 0, need - done);

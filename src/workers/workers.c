@@ -62,6 +62,14 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         sync_lock_init(&worker->lock, SYNC_RANK_worker);
         worker->last_ageing_ns = workers_clock_ns(workers);
         worker->trimmed_since_ageing = UINT64_MAX / 2; /* so the first shortage ages */
+        worker->scratch_bytes = worker->kind == TIDE_WORKER_MODIFIED_WRITER ? writer_scratch_bytes
+                                : worker->kind == TIDE_WORKER_TRIMMER       ? trimmer_scratch_bytes
+                                                                            : 0;
+        if (worker->scratch_bytes != 0) {
+            worker->scratch = os_memory_reserve(worker->scratch_bytes, TIDE_PAGE_BYTES);
+            if (worker->scratch == NULL)
+                status = TIDE_INSUFFICIENT_RESOURCES;
+        }
         if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
             !tide_failed(status)) {
             status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
@@ -139,6 +147,8 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
 {
     uint64_t done = 0;
 
+    /* A fault in a handler that came now might do this step too, and wait for the lock. */
+    const bool held = grace_signals_hold(thread);
     sync_lock(&worker->lock);
     const uint64_t before = os_thread_cpu_ns();
     (void)grace_advance(
@@ -155,6 +165,7 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
     grace_leave(thread);
     (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
     sync_unlock(&worker->lock);
+    grace_signals_let(thread, held);
     if (worker->workers->mode == TIDE_WORKERS_MANUAL) { /* else the trimmer threads look */
         bad_frames_settle(worker->workers->partition);
         partition_events_look(worker->workers->partition);
@@ -325,6 +336,7 @@ void workers_destroy(struct workers *workers)
         idle_end(worker->idle);
         stores_queue_destroy(worker->queue);
         os_memory_free(worker->copies, WRITER_COPIES_BYTES);
+        os_memory_free(worker->scratch, worker->scratch_bytes);
         trimmer_candidates_free(worker);
     }
     free(workers->workers);

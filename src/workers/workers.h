@@ -26,6 +26,8 @@ struct worker {
     unsigned node;                        /* [I] */
     struct sync_lock lock;                /* rank worker: one step at a time */
     struct stores_queue *queue;           /* [L:worker] the writer's */
+    void *scratch;                        /* [L:worker] what a step needs and a signal's stack may not have room for */
+    size_t scratch_bytes;                 /* [I] */
     char *copies;                         /* [L:worker] the writer's: of pages that have no memory in the arena */
     uint64_t last_ageing_ns;              /* [L:worker] the trimmer's */
     struct trimmer_candidate *candidates; /* [L:worker] the trimmer's: spaces in the order of their claims */

@@ -18,6 +18,9 @@ bool writer_due(const struct worker *worker);
 bool trimmer_due(const struct worker *worker);
 bool extender_due(const struct worker *worker);
 
+/* What the writer's and the trimmer's steps have in worker->scratch. */
+extern const size_t writer_scratch_bytes, trimmer_scratch_bytes;
+
 uint64_t zero_page_step(struct worker *worker, uint64_t budget);
 uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error);
 void trimmer_candidates_free(struct worker *worker);

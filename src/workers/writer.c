@@ -39,6 +39,8 @@ struct writer_batch {
     unsigned count;
 };
 
+const size_t writer_scratch_bytes = sizeof(struct writer_batch);
+
 bool writer_due(const struct worker *worker)
 {
     const struct frames *frames = worker->workers->partition->frames;
@@ -352,33 +354,33 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
 {
     struct partition *partition = worker->workers->partition;
     uint64_t done = 0;
+    struct writer_batch *const batch = worker->scratch;
     bool more = worker->queue != NULL;
 
     while (more && done < budget && *error == 0) {
-        struct writer_batch batch;
         struct stores_write *writes[WRITER_BATCH_WRITES];
         uint64_t gathered = 0;
 
-        batch.count = 0;
-        while (more && batch.count < WRITER_BATCH_WRITES && done + gathered < budget) {
+        batch->count = 0;
+        while (more && batch->count < WRITER_BATCH_WRITES && done + gathered < budget) {
             struct run run;
             if (!run_take(worker, budget - done - gathered, &run)) {
                 more = false;
                 break;
             }
-            const unsigned added = run_add(worker, &batch, &run);
+            const unsigned added = run_add(worker, batch, &run);
             gathered += added;
-            more = added == run.count || batch.count == WRITER_BATCH_WRITES;
+            more = added == run.count || batch->count == WRITER_BATCH_WRITES;
         }
-        if (batch.count == 0)
+        if (batch->count == 0)
             break;
-        for (unsigned i = 0; i < batch.count; i++)
-            writes[i] = &batch.writes[i];
+        for (unsigned i = 0; i < batch->count; i++)
+            writes[i] = &batch->writes[i];
         grace_io_begin(thread);
-        stores_queue_write(worker->queue, writes, batch.count);
+        stores_queue_write(worker->queue, writes, batch->count);
         (void)grace_advance(&partition->frames->grace);
         grace_io_end(thread);
-        done += batch_complete(worker, thread, &batch, error);
+        done += batch_complete(worker, thread, batch, error);
     }
     return done;
 }

@@ -47,14 +47,14 @@
  */
 static _Thread_local volatile bool faulting; /* the thread is at a plain access, and calls nothing itself */
 static atomic_ulong allocations_in_faults;
-static _Thread_local bool from_arena;   /* memory of the arena */
-static _Thread_local bool beside_arena; /* memory of libc's, but the arena is touched */
+static _Thread_local bool from_arena __attribute__((unused));   /* memory of the arena */
+static _Thread_local bool beside_arena __attribute__((unused)); /* memory of libc's, but the arena is touched */
 static struct {
     pthread_mutex_t lock;
     char *memory, *end;
     atomic_ulong next;
     atomic_ulong calls;
-} arena = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} arena __attribute__((unused)) = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 #if !SANITIZED
 extern void *__libc_malloc(size_t bytes);

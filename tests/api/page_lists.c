@@ -239,6 +239,7 @@ static void ST_2_a_failed_read_returns_the_frames(void **state)
 static void ST_2_a_failed_cluster_harms_no_other_page(void **state)
 {
     struct fixture *fixture = *state;
+    SOFT_SPACES_ONLY(ONLY_CLUSTERS);
     fixture_page_file(fixture, 2 * FAULTY_PAGES);
     fixture_open(fixture, 200);
     tide_space *space = space_new(fixture);

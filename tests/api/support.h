@@ -117,6 +117,7 @@ bool support_mapped(void);
 #define ONLY_PIN "a pinned page of a mapped space stays in the working set, and goes when it is deleted"
 #define ONLY_BAD "the memory of a mapped space lies in no frame, so the system tells of bad memory, not a frame"
 #define ONLY_LARGE "mapped spaces have no large pages"
+#define ONLY_CLUSTERS "a mapped space reads neighbours only once a scan is plain"
 #define ONLY_ZERO "a frame of a mapped space is unused or not: nothing is zeroed ahead"
 #define ONLY_BATCH "standby pages of mapped spaces that lie together are let go together"
 #define ONLY_AGE "a mapped space ages more rarely, since a page that ages is hidden"
