@@ -776,7 +776,9 @@ void add_mapped_cases()
         const std::vector<Entry> entries = swap_entries(kind);
         if (!any(entries))
             continue;
-        const std::string why = why_no_limit().empty() ? why_no_swap(kind) : why_no_limit();
+        const std::string why = options().quick         ? "filling a swap takes long: full runs have it"
+                                : why_no_limit().empty() ? why_no_swap(kind)
+                                                         : why_no_limit();
         if (why.empty())
             swapping.push_back(entries);
         else
@@ -789,8 +791,6 @@ void add_mapped_cases()
         which.last_round = round + 1 == options().rounds;
         for (const std::vector<Entry> &part : parts)
             add_entries(part, which);
-        if (options().quick && round != 0)
-            continue; /* filling a swap takes long */
         for (const std::vector<Entry> &entries : swapping)
             for (const Entry &entry : entries)
                 add_entries({ entry }, which);
