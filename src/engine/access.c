@@ -412,7 +412,7 @@ void tide_access_end(tide_access *access)
     struct grace_thread *thread = access->thread;
     section_close(thread, access->space);
     if (access->status == TIDE_ACCESS_SECTION_TOO_LONG)
-        (void)grace_advance(thread->grace); /* what it held back should be free when it begins again */
+        (void)grace_advance_outside(thread); /* what it held back should be free when it begins again */
     access->thread = NULL;
     memset(access->directories, 0, sizeof access->directories);
 }

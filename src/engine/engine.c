@@ -489,7 +489,7 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     struct frames *frames = engine->partition.frames;
-    (void)grace_advance(&frames->grace);
+    (void)grace_advance_outside(thread);
     if (what == TIDE_EMPTY_FREE) {
         grace_enter(thread); /* a stopped world finds no frame on its way */
         frames_drain_caches(frames);

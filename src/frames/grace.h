@@ -189,6 +189,16 @@ static inline void grace_signals_let(struct grace_thread *thread, bool held)
     }
 }
 
+/* grace_advance() for a thread that is outside. */
+static inline bool grace_advance_outside(struct grace_thread *thread)
+{
+    const bool held = grace_signals_hold(thread);
+    const bool moved = grace_advance(thread->grace);
+
+    grace_signals_let(thread, held);
+    return moved;
+}
+
 /*
  * Around I/O in the middle of a call: the thread stays operating, so the world does not stop with its claims half
  * done, but is in no section of the engine's, so the grace period goes on. Tables found before are void but for those

@@ -53,8 +53,9 @@ void mapped_hiding_add(struct mapped_hiding *hiding, unsigned index)
     for (unsigned i = hiding->last + 1; i < index && together; i++) {
         const pte_t pte = pte_load(&hiding->leaf[i]);
 
+        /* One that somebody else has claimed may be locked or pinned. */
         valid += pte_is_valid(pte);
-        together = valid <= HIDING_GAP && !stays_shown(hiding->space, pte);
+        together = valid <= HIDING_GAP && !pte_is_busy(pte) && !stays_shown(hiding->space, pte);
     }
     if (!together) {
         mapped_hiding_end(hiding);
@@ -71,6 +72,8 @@ void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last)
     if (space->mapping == NULL)
         return;
     mapping_unfence(space->mapping, first, last - first + 1);
+    /* Who locks or pins a page beside these waits for the lock once, so that it is not hidden by a look that was before. */
+    sync_lock(&space->working_set.lock);
     while ((leaf = page_table_next_leaf(&space->table, &page, last)) != NULL) {
         const unsigned from = page < first ? (unsigned)(first - page) : 0;
         const unsigned to = last - page < TABLE_ENTRIES ? (unsigned)(last - page) : TABLE_ENTRIES - 1;
@@ -78,10 +81,11 @@ void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last)
 
         mapped_hiding_begin(&hiding, space, leaf, page);
         for (unsigned i = from; i <= to; i++) {
-            const pte_t pte = pte_load(&leaf[i]);
+            pte_t pte;
 
-            /* One that is claimed may be about to be shown by what its PTE was before. */
-            if (!stays_shown(space, pte) && (pte_is_valid(pte) || pte_is_busy(pte)))
+            while (pte_is_busy(pte = pte_load(&leaf[i])))
+                pte_wait(space->partition->waits, NULL, &leaf[i]);
+            if (!stays_shown(space, pte) && pte_is_valid(pte))
                 mapped_hiding_add(&hiding, i);
             else if (stays_shown(space, pte) && !pte_protection_reads(pte_protection(pte)))
                 mapping_hide(space->mapping, page + i, 1);
@@ -91,6 +95,7 @@ void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last)
         mapped_hiding_end(&hiding);
         page += TABLE_ENTRIES;
     }
+    sync_unlock(&space->working_set.lock);
 }
 
 /* ---- deleting --------------------------------------------------------------------------------------------------- */

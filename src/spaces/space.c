@@ -337,7 +337,7 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
      */
     const bool hope = !strict || node_may_bring(partition, place.node);
     const bool again = partition->reclaim(partition, thread, place);
-    (void)grace_advance(&frames->grace); /* from outside: inside it moves one step at most */
+    (void)grace_advance_outside(thread); /* from outside: inside it moves one step at most */
     if (strict && !hope && !again && !node_may_bring(partition, place.node) && !frames_wait_is_over(frames, value))
         wait->fruitless++;
     else

@@ -147,7 +147,7 @@ static tide_status sections_wait(tide_space *space, struct grace_thread *thread)
 
     const uint32_t depth = grace_outside_begin(thread);
     for (unsigned i = 0; !grace_passed(grace, epoch); i++) {
-        (void)grace_advance(grace);
+        (void)grace_advance_outside(thread);
         if (i < GRACE_SPINS)
             sync_pause();
         else
