@@ -2,12 +2,12 @@
  * Operations of a stress run on mapped spaces by plain loads and stores, while the others trim, write out, decommit,
  * protect, reset and pin the same pages by calls.
  *
- * Exact pages are used with their locks held, so each access must succeed, or be refused where the shadow says so. Shared
- * pages are looked at with no lock; a page that is decommitted meanwhile ends the look by SIGSEGV.
+ * Exact pages are used with their locks held, so each access must succeed, or be refused where the shadow says so.
+ * Shared pages are looked at with no lock; a page that is decommitted meanwhile ends the look by SIGSEGV.
  *
- * Signals. An access that must be refused, or may be, is made as a probe: its SIGSEGV comes back here with the address. An
- * injected read error is SIGBUS, after which the access is made again with no more errors injected, as must_repeat() does it
- * for calls. Any other SIGSEGV or SIGBUS ends the run.
+ * Signals. An access that must be refused, or may be, is made as a probe: its SIGSEGV comes back here with the address.
+ * An injected read error is SIGBUS, after which the access is made again with no more errors injected, as must_repeat()
+ * does it for calls. Any other SIGSEGV or SIGBUS ends the run.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -287,8 +287,8 @@ void op_pointer_peek(struct stress_thread *thread)
 /* ---- system calls ----------------------------------------------------------------------------------------------- */
 
 /*
- * Has the call transferred the page? Where the thread resolves its faults, one on a missing page is refused with EFAULT, or
- * stops short if the page went meanwhile.
+ * Has the call transferred the page? Where the thread resolves its faults, one on a missing page is refused with
+ * EFAULT, or stops short if the page went meanwhile.
  */
 static bool transferred(struct stress_thread *thread, const struct place *place, ssize_t bytes, bool must,
                         const char *what)

@@ -1,12 +1,12 @@
 /*
- * Operations of a stress run on nodes and on the memory itself: threads that go from node to node, nodes that run dry one
- * after the other, and frames that go bad.
+ * Operations of a stress run on nodes and on the memory itself: threads that go from node to node, nodes that run dry
+ * one after the other, and frames that go bad.
  *
- * Migration is by the thread's CPUs; on a synthetic topology, whose CPUs are not those of this machine, by its ideal node
- * too, so that every node has its threads.
+ * Migration is by the thread's CPUs; on a synthetic topology, whose CPUs are not those of this machine, by its ideal
+ * node too, so that every node has its threads.
  *
- * Bad frames are drawn among all, so they hold anything: nothing, clean and dirty pages, pinned ones, page tables. What a
- * page that is lost with one must hold, whoever accesses it next and has its lock writes anew (must_repeat()).
+ * Bad frames are drawn among all, so they hold anything: nothing, clean and dirty pages, pinned ones, page tables. What
+ * a page that is lost with one must hold, whoever accesses it next and has its lock writes anew (must_repeat()).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -119,7 +119,9 @@ void op_bad_frame(struct stress_thread *thread)
 
 static _Thread_local volatile sig_atomic_t poisoning; /* [T] the signal is for the call that poisons */
 
-/* Behind the library's handler, which has told the engine. Nobody has a pointer to what is poisoned but its poisoner. */
+/*
+ * Behind the library's handler, which has told the engine. Nobody has a pointer to what is poisoned but its poisoner.
+ */
 static void on_bus(int number, siginfo_t *info, void *context)
 {
     (void)number;

@@ -24,9 +24,9 @@ void expect(struct stress_thread *thread, tide_status status, tide_status expect
  * After an access: must it be repeated? After an injected read error; then with injection off until the operation
  * ends. A read whose error was decided before that may still be shared by collision, so a few repeats may fail, but not
  * as many as there are threads, twice over.
- * And after a page was lost with a bad frame: then it has been written anew here, with what the shadow says, as its lock
- * is held; a page of the thread's own region with zeros (own_lost). If the operation has no lock of the page (unlocked),
- * saw_lost is set and the access not repeated.
+ * And after a page was lost with a bad frame: then it has been written anew here, with what the shadow says, as its
+ * lock is held; a page of the thread's own region with zeros (own_lost). If the operation has no lock of the page
+ * (unlocked), saw_lost is set and the access not repeated.
  */
 bool must_repeat(struct stress_thread *thread, tide_status status, unsigned attempt);
 /* tide_read() and tide_write(), repeated as must_repeat() says. */

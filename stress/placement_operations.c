@@ -2,8 +2,8 @@
  * Operations of a stress run on placement: what a space's pages prefer changes at any moment, threads count as running
  * now here, now there, and strict regions of the thread's own fill their node.
  *
- * A strict access may fail for want of a frame of its node, and must lose nothing by it: so strict regions are the thread's
- * own, and shared spaces prefer.
+ * A strict access may fail for want of a frame of its node, and must lose nothing by it: so strict regions are the
+ * thread's own, and shared spaces prefer.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

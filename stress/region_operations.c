@@ -2,8 +2,8 @@
  * Operations of a stress run on what regions can do besides: protection and guard pages on the shared windows, and in
  * regions of the thread's own write watch, native releases, placeholders, stacks and large pages.
  *
- * A region of one's own lies above all windows, so that no search for a free range gives out a window that is released at
- * the moment. Nobody else knows it, so its words are known to the thread that wrote them.
+ * A region of one's own lies above all windows, so that no search for a free range gives out a window that is released
+ * at the moment. Nobody else knows it, so its words are known to the thread that wrote them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -4,9 +4,9 @@
  * One space leaks step by step - reserves, commits, commits and touches, or locks - until the engine refuses or the
  * count is reached. Beside it lives another space with committed memory, half of it touched. Each step prints the
  * figures that tell a leak: private bytes and their change, working set, commit, available pages, faults, and what the
- * classifier of the library says. At the end the program checks what a leak must not do: the step failed with the status
- * that it has to fail with, the other space's memory can still be used, touched or not, and when all is released every
- * counter is back where it was.
+ * classifier of the library says. At the end the program checks what a leak must not do: the step failed with the
+ * status that it has to fail with, the other space's memory can still be used, touched or not, and when all is released
+ * every counter is back where it was.
  *
  * In virtual time the interval between steps is not slept but added to the engine's clock, and the workers run between
  * the steps on this thread: the same options give the same figures.

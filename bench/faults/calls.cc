@@ -13,8 +13,8 @@
  *   fault_asked_N   the same in a space with a placement, so that each fault asks its region
  * The last five for N of 1,000 and of 100,000, on one thread. One operation is what a line above says, both halves.
  *
- * fault_N takes 100 times as many pages, 6 GiB apart instead of 60 MiB, for 100,000 regions, so that the line of each PTE
- * is fetched from memory; and as the pages are committed one by one, their PTEs tell all and no region is asked.
+ * fault_N takes 100 times as many pages, 6 GiB apart instead of 60 MiB, for 100,000 regions, so that the line of each
+ * PTE is fetched from memory; and as the pages are committed one by one, their PTEs tell all and no region is asked.
  * fault_apart_1000 says what these pages cost without the regions, fault_asked_N what the regions cost.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -143,7 +143,8 @@ void commit_page(tide_space *space, tide_address page)
 }
 
 /*
- * A space with a number of regions at addresses that the engine chose, and the address of every 64 KiB in them, shuffled.
+ * A space with a number of regions at addresses that the engine chose, and the address of every 64 KiB in them,
+ * shuffled.
  */
 class Regions {
   public:

@@ -1,8 +1,9 @@
 /*
  * Control groups, swaps, and the child that lives under a limit. The idea is in limited.h.
  *
- * Parent and child talk by lines: the child says "ready" once its memory is filled; the parent sends "THREADS WRITE_PERCENT
- * NANOSECONDS SEED"; the child answers "ok NAME=VALUE ...", or "error TEXT" and ends. It ends when its input does.
+ * Parent and child talk by lines: the child says "ready" once its memory is filled; the parent sends "THREADS
+ * WRITE_PERCENT NANOSECONDS SEED"; the child answers "ok NAME=VALUE ...", or "error TEXT" and ends. It ends when its
+ * input does.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,7 +1,7 @@
 /*
  * The kernel as a rival under a limit: a child process in a memory control group of its own whose limit is what it uses
- * once its threads run plus the engine's budget. It maps a file, or anonymous memory that goes to a swap, and roams over it
- * when it is told to. It is a process of its own because a control group limits whole processes.
+ * once its threads run plus the engine's budget. It maps a file, or anonymous memory that goes to a swap, and roams
+ * over it when it is told to. It is a process of its own because a control group limits whole processes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,6 +1,6 @@
 /*
- * Mapped spaces: touches of a program through plain pointers, and the kernel doing the same. One space, or mapping, for all
- * threads, as a program has it.
+ * Mapped spaces: touches of a program through plain pointers, and the kernel doing the same. One space, or mapping, for
+ * all threads, as a program has it.
  *
  *   mapped_fresh, mapped_fresh_random   write touch of pages that were never touched, in ascending or in random order. The
  *                                       memory is allocated and zeroed inside the time
@@ -187,8 +187,8 @@ MappedMemory &memory(std::unique_ptr<MappedMemory> &owner, Engine &engine, uint6
 }
 
 /*
- * Passes of one case: `prepare` and `clean` lie outside the time. The first pass of new threads does not count, and the last
- * is for latencies alone.
+ * Passes of one case: `prepare` and `clean` lie outside the time. The first pass of new threads does not count, and the
+ * last is for latencies alone.
  */
 void touch_passes(benchmark::State &state, const Case &which, const std::function<char *()> &prepare,
                   const std::function<void()> &clean, bool random, Engine *engine)
@@ -470,7 +470,10 @@ void file_rival_passes(benchmark::State &state, const Case &which, unsigned writ
     rival_passes(state, which, *g_map_rival, write_percent);
 }
 
-/* One swap at a time, so that it is known where pages go: it comes with a round's first case on it, and goes with the last. */
+/*
+ * One swap at a time, so that it is known where pages go: it comes with a round's first case on it, and goes with the
+ * last.
+ */
 struct SwapRival {
     Swap swap;
     LimitedRival rival;
@@ -776,7 +779,7 @@ void add_mapped_cases()
         const std::vector<Entry> entries = swap_entries(kind);
         if (!any(entries))
             continue;
-        const std::string why = options().quick         ? "filling a swap takes long: full runs have it"
+        const std::string why = options().quick          ? "filling a swap takes long: full runs have it"
                                 : why_no_limit().empty() ? why_no_swap(kind)
                                                          : why_no_limit();
         if (why.empty())

@@ -1,6 +1,6 @@
 /*
- * What the processors of this machine give to work that shares nothing: each thread adds, with the lock prefix, to words
- * of its own, which stay in its first-level cache.
+ * What the processors of this machine give to work that shares nothing: each thread adds, with the lock prefix, to
+ * words of its own, which stay in its first-level cache.
  *
  * It is the rival of every "N threads over 1": two processors of a virtual machine may be two halves of one core, and a
  * neighbour may have one of them at times. What even this work loses by that, no memory manager can give back.

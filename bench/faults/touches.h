@@ -1,6 +1,6 @@
 /*
- * Touches of plain memory through a pointer, the same for a mapped space and for each of its rivals: one after the other,
- * in random order, or at random with stamps that are checked.
+ * Touches of plain memory through a pointer, the same for a mapped space and for each of its rivals: one after the
+ * other, in random order, or at random with stamps that are checked.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,7 +18,9 @@ std::vector<std::vector<uint32_t>> part_orders(unsigned threads, uint64_t pages_
 Pass touch_parts(Team &team, char *base, uint64_t bytes, const std::vector<std::vector<uint32_t>> &orders,
                  bool sampling);
 
-/** What a page of memory that is roamed over holds: half of it compresses to nothing, and the second word is its stamp. */
+/**
+ * What a page of memory that is roamed over holds: half of it compresses to nothing, and the second word is its stamp.
+ */
 void roam_page_fill(uint64_t page, uint64_t *words);
 /** Gives all pages their content. */
 void roam_fill(Team &team, char *base, uint64_t pages);

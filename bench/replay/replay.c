@@ -16,9 +16,9 @@
  * run with room for everything counts them, and the engine gets the budget plus the tables. CPU caches are off, and
  * lists have one shard, so that no frame of a small engine stands idle in one.
  *
- * Mapped spaces (--mapped). Each trace is replayed once more in a mapped space, by loads and stores through plain pointers,
- * and its hits are set beside those in a soft space. Nobody tells there how an access was resolved; a hit is one that was
- * neither the first of its page nor, by the counters, a hard fault.
+ * Mapped spaces (--mapped). Each trace is replayed once more in a mapped space, by loads and stores through plain
+ * pointers, and its hits are set beside those in a soft space. Nobody tells there how an access was resolved; a hit is
+ * one that was neither the first of its page nor, by the counters, a hard fault.
  *
  * Threads. One thread replays one copy of the trace in one space. N threads replay N copies in N spaces at once, in
  * an engine with N times the memory: a load with N programs. Only one thread is compared with LRU and Belady

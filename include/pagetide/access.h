@@ -21,9 +21,8 @@ typedef enum tide_access_kind { TIDE_ACCESS_READ = 0, TIDE_ACCESS_WRITE = 1 } ti
  * first byte that fails in tide_last_error()->address), TIDE_IN_PAGE_ERROR (page-file read failed; io_error says why;
  * no other page is lost and the access may be repeated; with io_error EHWPOISON the page was lost with bad memory, and
  * every access fails until it is made anew: bad_memory.h), TIDE_TIMEOUT (no frame within frame_wait_ms),
- * TIDE_NO_MEMORY (only with a strict placement: its node has no frame; numa.h), TIDE_ACCESS_SECTION_TOO_LONG (only inside an
- * open section), TIDE_INVALID_PARAMETER (NULL, or a range that wraps).
- * All are thread-safe.
+ * TIDE_NO_MEMORY (only with a strict placement: its node has no frame; numa.h), TIDE_ACCESS_SECTION_TOO_LONG (only
+ * inside an open section), TIDE_INVALID_PARAMETER (NULL, or a range that wraps). All are thread-safe.
  */
 
 /**
@@ -52,7 +51,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide
 /**
  * An open access section: between begin and end, pointers got from it stay good, whatever the trimmer and the writers
  * do, and the calls cost no shared write. Keep it short: frames that left a working set meanwhile cannot be reused
- * until it ends; in a mapped space, whose pointers follow their pages, it holds nothing. Belongs to the thread that began it. Sections nest. The fields are private.
+ * until it ends; in a mapped space, whose pointers follow their pages, it holds nothing. Belongs to the thread that
+ * began it. Sections nest. The fields are private.
  */
 typedef struct tide_access {
     tide_space *space;
@@ -82,8 +82,8 @@ TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_resolve(tide_access *access, tide_
  * must not be written through. Takes the fault if the page is not valid.
  *
  * Inline, so that the processor has as many of these walks under way as fit into its window: two loads from the page
- * tables, one for a large page (TIDE_MEM_LARGE_PAGES), and the access itself. What it reads of the section was put there
- * by the library it runs with.
+ * tables, one for a large page (TIDE_MEM_LARGE_PAGES), and the access itself. What it reads of the section was put
+ * there by the library it runs with.
  * @return the pointer, or NULL with the reason in access->status and tide_last_error().
  */
 TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tide_address address,
@@ -130,17 +130,20 @@ typedef struct tide_extent {
 
 /**
  * The extent around an address: the pages on both sides of it that may be accessed without a fault and lie together in
- * memory too. In a region of large pages (TIDE_MEM_LARGE_PAGES) that is 2 MiB at least, and often all of it, up to 1 GiB
- * on either side: then the memory can be used as any memory, for as long as the section is open. Else it is the page, and
- * of its neighbours within the same 2 MiB of addresses what happens to lie beside it. Takes the fault of the page itself.
- * Thread: the section's.
- * @return TIDE_SUCCESS or the error, which access->status holds too; then *extent is all 0, so that it holds no address.
+ * memory too. In a region of large pages (TIDE_MEM_LARGE_PAGES) that is 2 MiB at least, and often all of it, up to 1
+ * GiB on either side: then the memory can be used as any memory, for as long as the section is open. Else it is the
+ * page, and of its neighbours within the same 2 MiB of addresses what happens to lie beside it. Takes the fault of the
+ * page itself. Thread: the section's.
+ * @return TIDE_SUCCESS or the error, which access->status holds too; then *extent is all 0, so that it holds no
+ * address.
  *   TIDE_INVALID_PARAMETER for NULL.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_extent(tide_access *access, tide_address address,
                                                            tide_access_kind kind, tide_extent *extent);
 
-/** A pointer to the byte at an address if the extent holds it, else NULL. Good as long as the extent's section is open. */
+/**
+ * A pointer to the byte at an address if the extent holds it, else NULL. Good as long as the extent's section is open.
+ */
 static inline void *tide_extent_pointer(const tide_extent *extent, tide_address address)
 {
     return address - extent->begin < extent->bytes ? extent->memory + (address - extent->begin) : NULL;

@@ -2,9 +2,10 @@
  * @file
  * Memory that goes bad: taking frames out of use, and what becomes of their pages.
  *
- * Who learns of an uncorrectable memory error - from SIGBUS (BUS_MCEERR_AO, BUS_MCEERR_AR), from the machine's log, from a
- * memory test - tells the engine, which never uses the frame again: it goes to the bad list, as RAMMap's column Bad shows
- * it. With tide_config.handle_memory_errors the library listens to SIGBUS itself. docs/bad-memory.md has the whole story.
+ * Who learns of an uncorrectable memory error - from SIGBUS (BUS_MCEERR_AO, BUS_MCEERR_AR), from the machine's log,
+ * from a memory test - tells the engine, which never uses the frame again: it goes to the bad list, as RAMMap's column
+ * Bad shows it. With tide_config.handle_memory_errors the library listens to SIGBUS itself. docs/bad-memory.md has the
+ * whole story.
  *
  * What becomes of the page in the frame:
  *   none, or clean         nothing is lost: the next access reads the page from its page file (a page that was reset or

@@ -4,7 +4,8 @@
  *
  * A mapped space is a window of real addresses. What tide_virtual_alloc() gives out in it is a pointer that every load,
  * store and library may use; a page that is not in memory is a hardware fault, which the engine resolves from the same
- * frames, lists, working sets and page files as in a soft space. All calls on spaces work on it; an address is a pointer:
+ * frames, lists, working sets and page files as in a soft space. All calls on spaces work on it; an address is a
+ * pointer:
  *
  *     tide_address base = 0;
  *     uint64_t bytes = 100ull << 30;
@@ -47,9 +48,10 @@ typedef struct tide_mapped_options {
     unsigned handler_threads; /**< of TIDE_DELIVERY_THREADS, 1 to 64 [one for each CPU, 8 at most] */
     unsigned cluster_pages;   /**< most pages that one fault of a sequential toucher shows, 1 to 64 [64] */
     /**
-     * Fresh memory that is touched in order comes in pieces larger than a page, at half the kernel's cost, where the process
-     * may have a tmpfs of its own (CAP_SYS_ADMIN); elsewhere it changes nothing. Not in a virtual machine whose host backs
-     * memory at first use: larger pieces are memory that was never used, and each costs more than it saves. [false]
+     * Fresh memory that is touched in order comes in pieces larger than a page, at half the kernel's cost, where the
+     * process may have a tmpfs of its own (CAP_SYS_ADMIN); elsewhere it changes nothing. Not in a virtual machine whose
+     * host backs memory at first use: larger pieces are memory that was never used, and each costs more than it saves.
+     * [false]
      */
     bool large_folios;
 } tide_mapped_options;
@@ -64,9 +66,10 @@ TIDE_EXPORT void tide_mapped_options_init(tide_mapped_options *options);
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_check(tide_delivery delivery);
 
 /**
- * Creates an empty mapped space. The first one of a process installs a handler for SIGBUS (TIDE_DELIVERY_SIGNAL): what it
- * does not know goes to the handler from before. A program that installs its own later must pass on what is not its own.
- * An access that nothing allows is delivered as SIGSEGV, a page that cannot be read back as SIGBUS, each with the address.
+ * Creates an empty mapped space. The first one of a process installs a handler for SIGBUS (TIDE_DELIVERY_SIGNAL): what
+ * it does not know goes to the handler from before. A program that installs its own later must pass on what is not its
+ * own. An access that nothing allows is delivered as SIGSEGV, a page that cannot be read back as SIGBUS, each with the
+ * address.
  *
  * A child of fork() does not have the window: an access there is SIGSEGV.
  * @param options NULL for the defaults.

@@ -5,8 +5,8 @@
  *
  * Each page that needs a frame asks a placement: that of its region, else that of its space, else first touch. It is
  * asked at each fault that needs a frame, also when a page is read back or fetched ahead, so a page may come back on
- * another node than it left; a soft fault keeps the frame. Page tables come from the node of the thread that makes them,
- * whatever the placement. Nothing moves a page from node to node while it has its frame.
+ * another node than it left; a soft fault keeps the frame. Page tables come from the node of the thread that makes
+ * them, whatever the placement. Nothing moves a page from node to node while it has its frame.
  *
  * Nodes are logical indexes from 0 to tide_numa_highest_node_get(); tide_node_info_get() describes each.
  *
@@ -27,19 +27,22 @@ typedef enum tide_placement_policy {
     TIDE_PLACEMENT_DEFAULT = 0,
     /** The node of the thread that touches the page. */
     TIDE_PLACEMENT_FIRST_TOUCH = 1,
-    /** The node that is named. A preference, as first touch and interleave are: other nodes help out, by the fallback. */
+    /**
+     * The node that is named. A preference, as first touch and interleave are: other nodes help out, by the fallback.
+     */
     TIDE_PLACEMENT_PREFERRED = 2,
     /**
-     * The node that is named, and no other. When it has no frame, the access waits for the node's own trimmer and writer
-     * as any access waits for those of all nodes, and fails with TIDE_NO_MEMORY when they bring nothing and nothing is on
-     * its way (pages being written or read, modified pages that a page file has room for, frames in their grace period),
-     * at the latest after frame_wait_ms. Committing promises room somewhere in the engine, not on this node.
+     * The node that is named, and no other. When it has no frame, the access waits for the node's own trimmer and
+     * writer as any access waits for those of all nodes, and fails with TIDE_NO_MEMORY when they bring nothing and
+     * nothing is on its way (pages being written or read, modified pages that a page file has room for, frames in their
+     * grace period), at the latest after frame_wait_ms. Committing promises room somewhere in the engine, not on this
+     * node.
      */
     TIDE_PLACEMENT_STRICT = 3,
     /**
-     * All nodes in turn, each as often as its share of the engine's frames: the node follows from the number of the page
-     * (address / TIDE_PAGE_BYTES) alone, so it is the same each time, for every thread and every space. Large pages take
-     * turns by their place in the region.
+     * All nodes in turn, each as often as its share of the engine's frames: the node follows from the number of the
+     * page (address / TIDE_PAGE_BYTES) alone, so it is the same each time, for every thread and every space. Large
+     * pages take turns by their place in the region.
      */
     TIDE_PLACEMENT_INTERLEAVE = 4
 } tide_placement_policy;
@@ -54,8 +57,9 @@ typedef enum tide_placement_fallback {
     /** The node's own standby pages before the next node. Keeps accesses local. */
     TIDE_FALLBACK_LOCAL_STANDBY = 2,
     /** The node's own standby pages, and then what its trimmer and writer can bring, which work for the fault as they do
-     * for TIDE_PLACEMENT_STRICT; only when they bring nothing, or not within some 20 ms, the next node: zone_reclaim_mode
-     * of Linux. For threads whose data are on their nodes, under pressure on all of these. Faults take longer then. */
+     * for TIDE_PLACEMENT_STRICT; only when they bring nothing, or not within some 20 ms, the next node:
+     * zone_reclaim_mode of Linux. For threads whose data are on their nodes, under pressure on all of these. Faults
+     * take longer then. */
     TIDE_FALLBACK_LOCAL_RECLAIM = 3
 } tide_placement_fallback;
 
@@ -73,7 +77,8 @@ typedef struct tide_placement {
  * The placement of the pages of a space whose regions have none of their own, from now on: set_mempolicy() of Linux; in
  * Windows the ideal node of a process. Frames that pages have stay. At first it is first touch, with the engine's
  * fallback.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, struct_bytes, a policy, fallback or node that does not exist or does
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, struct_bytes, a policy, fallback or node that does not exist or
+ * does
  *   not go with the policy, a strict node without frames); TIDE_INVALID_HANDLE. Thread-safe.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_set_placement(tide_space *space, const tide_placement *placement);
@@ -85,7 +90,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_set_placement(tide_space *spa
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_get_placement(tide_space *space, tide_placement *placement);
 
 /**
- * The placement that counts for a page, region, space and engine taken together: what get_mempolicy() says of an address.
+ * The placement that counts for a page, region, space and engine taken together: what get_mempolicy() says of an
+ * address.
  * @param[out] placement policy and fallback are never DEFAULT; node is the node that the page asks first, with first
  *   touch TIDE_NO_PREFERRED_NODE. Pages in no region: the space's.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, struct_bytes, past TIDE_HIGHEST_ADDRESS); TIDE_INVALID_HANDLE.
@@ -113,8 +119,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_thread_set_ideal_node(tide_engine *
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_thread_get_node(tide_engine *engine, uint32_t *node);
 
 /**
- * The highest node number: GetNumaHighestNodeNumber. Not a count of nodes that are good for something: a node below it may
- * have no CPUs or no frames.
+ * The highest node number: GetNumaHighestNodeNumber. Not a count of nodes that are good for something: a node below it
+ * may have no CPUs or no frames.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL); TIDE_INVALID_HANDLE. Thread-safe.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_numa_highest_node_get(tide_engine *engine, uint32_t *node);
@@ -140,13 +146,15 @@ typedef struct tide_numa_node_memory {
     uint64_t foreign_faults;      /**< faults of other nodes' threads that got a frame of this node */
 } tide_numa_node_memory;
 
-/** @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, struct_bytes, no such node); TIDE_INVALID_HANDLE. Thread-safe. */
+/**
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, struct_bytes, no such node); TIDE_INVALID_HANDLE. Thread-safe.
+ */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_numa_node_memory_get(tide_engine *engine, uint32_t node,
                                                                   tide_numa_node_memory *memory);
 
 /**
- * Resolved faults by pair of nodes since open: of threads that ran on node `from` and got, or found, the page in a frame
- * of node `to`, at faults[from * node_count + to]. All together are demand zero + transition + hard of
+ * Resolved faults by pair of nodes since open: of threads that ran on node `from` and got, or found, the page in a
+ * frame of node `to`, at faults[from * node_count + to]. All together are demand zero + transition + hard of
  * tide_fault_counters. Off the diagonal are the faults that crossed nodes, whether the placement wished it or not;
  * tide_fault_counters.local, on the other hand, counts those that went as the placement wished.
  *

@@ -1,7 +1,7 @@
 /**
  * @file
- * Diagnosis: is memory short, and what for? Compares two snapshots of an engine and tells a leak from a thrash, and both
- * from a program that just reads much (nt-behaviour 29). How to read it: docs/counters.md.
+ * Diagnosis: is memory short, and what for? Compares two snapshots of an engine and tells a leak from a thrash, and
+ * both from a program that just reads much (nt-behaviour 29). How to read it: docs/counters.md.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

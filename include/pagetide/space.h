@@ -1,6 +1,7 @@
 /**
  * @file
- * Soft address spaces: their life and commit limits. What is in them: virtual.h; how much of it in memory: working_set.h.
+ * Soft address spaces: their life and commit limits. What is in them: virtual.h; how much of it in memory:
+ * working_set.h.
  *
  * A soft space has virtual addresses that only the engine translates. Addresses run from TIDE_LOWEST_ADDRESS up to
  * TIDE_HIGHEST_ADDRESS, as in a 64-bit Windows process.
@@ -37,8 +38,8 @@ TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
 #define TIDE_NO_COMMIT_LIMIT UINT64_MAX
 
 /**
- * Limits the private commit of a space: JOB_OBJECT_LIMIT_PROCESS_MEMORY. Page tables and large pages do not count. A limit below what
- * is committed takes nothing away: the next commit fails.
+ * Limits the private commit of a space: JOB_OBJECT_LIMIT_PROCESS_MEMORY. Page tables and large pages do not count. A
+ * limit below what is committed takes nothing away: the next commit fails.
  * @param pages the limit, or TIDE_NO_COMMIT_LIMIT (the default). A commit beyond it is TIDE_COMMITMENT_LIMIT, exact
  *   under any concurrency, and page files do not grow for it.
  * @return TIDE_SUCCESS, TIDE_INVALID_HANDLE. Thread-safe.

@@ -254,7 +254,8 @@ typedef struct tide_working_set_entry {
 /**
  * Fills in `count` entries, whose addresses the caller has set: QueryWorkingSetEx. Faults nothing in. Addresses in no
  * region are not valid, and no error; so are pages whose fault is being resolved right now.
- * @return TIDE_SUCCESS; TIDE_INVALID_HANDLE; TIDE_INVALID_PARAMETER (entries is NULL and count is not 0, an address past
+ * @return TIDE_SUCCESS; TIDE_INVALID_HANDLE; TIDE_INVALID_PARAMETER (entries is NULL and count is not 0, an address
+ * past
  *   TIDE_HIGHEST_ADDRESS: nothing is filled in). Thread-safe.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_working_set_query(tide_space *space, tide_working_set_entry *entries,
@@ -334,8 +335,8 @@ typedef struct tide_use_matrix {
 
 /**
  * Reads the whole PFN database, without a lock: RAMMap's Use Counts. Each frame is counted once, so the totals always
- * add up to all frames; each cell is exact when the engine is quiet. Rows whose use no frame can have yet are 0. O(frames),
- * about 1 ms for 4 GiB. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INVALID_PARAMETER. Thread-safe.
+ * add up to all frames; each cell is exact when the engine is quiet. Rows whose use no frame can have yet are 0.
+ * O(frames), about 1 ms for 4 GiB. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INVALID_PARAMETER. Thread-safe.
  */
 TIDE_EXPORT tide_status tide_use_matrix_get(tide_engine *engine, tide_use_matrix *matrix);
 

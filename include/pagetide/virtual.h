@@ -1,7 +1,7 @@
 /**
  * @file
- * The virtual memory of a space: the VirtualAlloc family. Reserve, commit, protect, query, release; stacks, large pages,
- * placeholders, write watch; contents that may be dropped, locked or fetched ahead.
+ * The virtual memory of a space: the VirtualAlloc family. Reserve, commit, protect, query, release; stacks, large
+ * pages, placeholders, write watch; contents that may be dropped, locked or fetched ahead.
  *
  * All calls are thread-safe. A call that fails changes nothing, unless its description says otherwise. What each call
  * may return besides: TIDE_INVALID_HANDLE for a space that is none or was destroyed, TIDE_INSUFFICIENT_RESOURCES if the
@@ -103,7 +103,8 @@ typedef struct tide_alloc_parameters {
  * tide_virtual_alloc() with address requirements, and placeholders: VirtualAlloc2. An explicit base must be a multiple
  * of 64 KiB (of the page size with TIDE_MEM_REPLACE_PLACEHOLDER) and the size one of the page size: nothing is rounded.
  * Address requirements need base 0.
- * @param type also TIDE_MEM_RESERVE | TIDE_MEM_RESERVE_PLACEHOLDER (protection TIDE_PAGE_NOACCESS): a placeholder, which
+ * @param type also TIDE_MEM_RESERVE | TIDE_MEM_RESERVE_PLACEHOLDER (protection TIDE_PAGE_NOACCESS): a placeholder,
+ * which
  *   nothing can be committed in; or TIDE_MEM_RESERVE | TIDE_MEM_REPLACE_PLACEHOLDER, with TIDE_MEM_COMMIT if wished:
  *   base and size are exactly those of one placeholder, whose place the region takes without a gap.
  * @param parameters may be NULL. @return as tide_virtual_alloc().
@@ -141,7 +142,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_free_native(tide_space *spa
 /**
  * Changes the protection of committed pages: VirtualProtect. Rounded outwards to pages; all or nothing.
  * @param[out] old the former protection of the first page; must not be NULL.
- * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (not inside one
+ * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER; TIDE_INVALID_PAGE_PROTECTION; TIDE_CONFLICTING_ADDRESSES (not inside
+ * one
  *   region); TIDE_INVALID_PAGE_PROTECTION also for offered pages; TIDE_NOT_COMMITTED (a page of it); TIDE_TIMEOUT or
  *   TIDE_ACCESS_SECTION_TOO_LONG (no frame for a page table).
  */
@@ -179,11 +181,12 @@ typedef struct tide_stack {
 } tide_stack;
 
 /**
- * Reserves a stack, commits its top and a guard page below: what CreateThread does. An access to the guard page makes it
- * an ordinary page and the page below the new guard, with TIDE_PAGE_FAULT_GUARD_PAGE as the class of fault. The lowest
- * page is never committed: when the guard stands above it, an access to the guard page is TIDE_STACK_OVERFLOW, after
- * which that page is usable, so that the overflow can be handled; when the next page cannot be charged or is
- * offered, it is TIDE_STACK_OVERFLOW too, and the guard stays. An access beyond the guard page is TIDE_ACCESS_VIOLATION.
+ * Reserves a stack, commits its top and a guard page below: what CreateThread does. An access to the guard page makes
+ * it an ordinary page and the page below the new guard, with TIDE_PAGE_FAULT_GUARD_PAGE as the class of fault. The
+ * lowest page is never committed: when the guard stands above it, an access to the guard page is TIDE_STACK_OVERFLOW,
+ * after which that page is usable, so that the overflow can be handled; when the next page cannot be charged or is
+ * offered, it is TIDE_STACK_OVERFLOW too, and the guard stays. An access beyond the guard page is
+ * TIDE_ACCESS_VIOLATION.
  *
  * @param reserve_bytes size, rounded up to 64 KiB; 0 means 1 MiB. @param commit_bytes committed at once without the
  *   guard page, rounded up to a page; 0 means one page; it must leave room for the guard page and the lowest one.
@@ -200,10 +203,10 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_stack_create(tide_space *space, uin
  */
 
 /**
- * The content of these pages is no longer needed: MEM_RESET. They stay accessible, and read as before or, once the frame
- * was needed, as zeros. A write makes its page needed again. Whole pages inside the range only: bytes outside of it are
- * never lost; a range without a whole page is left alone. What is in a page file only is dropped at once. Pages that are
- * being written or pinned are left as they are; offered ones stay offered.
+ * The content of these pages is no longer needed: MEM_RESET. They stay accessible, and read as before or, once the
+ * frame was needed, as zeros. A write makes its page needed again. Whole pages inside the range only: bytes outside of
+ * it are never lost; a range without a whole page is left alone. What is in a page file only is dropped at once. Pages
+ * that are being written or pinned are left as they are; offered ones stay offered.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (0 bytes, or past the highest address); TIDE_CONFLICTING_ADDRESSES (not
  *   inside one region, or in large pages); TIDE_NOT_COMMITTED (a page of it).
  */
@@ -220,7 +223,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_reset_undo(tide_space *spac
 
 /**
  * Drops the content of pages at once: DiscardVirtualMemory. Their frames and page-file slots are free, locked pages are
- * no longer locked; they stay committed and read as zeros. Pinned frames stay until they are unpinned, as at a decommit.
+ * no longer locked; they stay committed and read as zeros. Pinned frames stay until they are unpinned, as at a
+ * decommit.
  * @param base, bytes multiples of the page size; every page committed with TIDE_PAGE_READWRITE.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (not such multiples, 0 bytes, past the highest address);
  *   TIDE_CONFLICTING_ADDRESSES (not inside one region, or in large pages); TIDE_NOT_COMMITTED;
@@ -259,9 +263,10 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_reclaim(tide_space *space, 
 /* ---- residence -------------------------------------------------------------------------------------------------- */
 
 /**
- * Brings pages in and locks them in the working set: VirtualLock. No trim, no replacement and no tide_working_set_empty()
- * takes them until they are unlocked, offered, discarded, decommitted or released. All or none. There is no count of
- * locks: one unlock undoes any number of locks. Large pages need no lock, and count for none.
+ * Brings pages in and locks them in the working set: VirtualLock. No trim, no replacement and no
+ * tide_working_set_empty() takes them until they are unlocked, offered, discarded, decommitted or released. All or
+ * none. There is no count of locks: one unlock undoes any number of locks. Large pages need no lock, and count for
+ * none.
  *
  * A space may lock its minimum working set (tide_working_set_set_limits()) less 8 pages; all spaces together what page
  * tables, large pages and the engine's reserve leave. Calls of one space go one after the other.
@@ -288,9 +293,9 @@ typedef struct tide_memory_range {
 
 /**
  * Reads pages that are in a page file into memory ahead of their use: PrefetchVirtualMemory. In reads as large as the
- * page file's layout allows, several at the same time; the call waits for them. They go to standby, not into the working set, so that their first
- * touch is a soft fault. A hint: it ends quietly when frames run short or a read fails, and passes by what is in memory,
- * was never written out, or is not committed.
+ * page file's layout allows, several at the same time; the call waits for them. They go to standby, not into the
+ * working set, so that their first touch is a soft fault. A hint: it ends quietly when frames run short or a read
+ * fails, and passes by what is in memory, was never written out, or is not committed.
  * @param ranges @p count of them, each not empty. @param flags 0.
  * @return TIDE_SUCCESS; TIDE_INVALID_PARAMETER (NULL, no range, an empty one or one past the highest address, flags).
  */

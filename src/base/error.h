@@ -17,8 +17,9 @@ tide_status error_set(tide_status status, int io_error, uint64_t address, const 
     __attribute__((format(printf, 4, 5)));
 
 /*
- * Between these two, in a signal handler, errors have no sentence, since making one takes functions that a handler must not
- * call, and lie apart, since the program may be about to read its last one. `keep`: the last of them becomes the thread's.
+ * Between these two, in a signal handler, errors have no sentence, since making one takes functions that a handler must
+ * not call, and lie apart, since the program may be about to read its last one. `keep`: the last of them becomes the
+ * thread's.
  */
 void error_handler_begin(void);
 void error_handler_end(bool keep);

@@ -219,8 +219,8 @@ void memory_faults_end(void)
 /* ---- going on --------------------------------------------------------------------------------------------------- */
 
 /*
- * way_out is set before the first access and taken away after the last. Nothing that the compiler might keep in a register
- * changes between _setjmp() and the jump.
+ * way_out is set before the first access and taken away after the last. Nothing that the compiler might keep in a
+ * register changes between _setjmp() and the jump.
  */
 bool memory_error_call(void (*call)(void *context), void *context)
 {

@@ -80,7 +80,9 @@ static bool page_copy(tide_space *space, tide_address address, char *buffer, siz
                                     : frames_copy(frames, memory, buffer, bytes);
 }
 
-/* The same for a page of a mapped space: past its hardware mapping, with the PTE claimed. *again: it is another by now. */
+/*
+ * The same for a page of a mapped space: past its hardware mapping, with the PTE claimed. *again: it is another by now.
+ */
 static tide_status mapped_page_copy(tide_space *space, tide_address address, char *buffer, size_t bytes,
                                     tide_access_kind kind, pte_t valid, bool *again)
 {
@@ -163,9 +165,9 @@ tide_status tide_write(tide_space *space, tide_address address, const void *buff
 /* ---- access sections -------------------------------------------------------------------------------------------- */
 
 /*
- * A pointer into a mapped space follows its page, so there a section holds nothing back. It must not: when the page is gone
- * at the pointer's next use, that is a fault, which may wait for a frame; so the thread would wait for its own section, by
- * handler threads without anybody knowing.
+ * A pointer into a mapped space follows its page, so there a section holds nothing back. It must not: when the page is
+ * gone at the pointer's next use, that is a fault, which may wait for a frame; so the thread would wait for its own
+ * section, by handler threads without anybody knowing.
  */
 static bool section_open(struct grace_thread *thread, const tide_space *space)
 {
@@ -248,7 +250,9 @@ static inline uint64_t large_right(tide_access_kind kind)
     return kind == TIDE_ACCESS_WRITE ? TABLE_LARGE_WRITE : TABLE_LARGE_READ;
 }
 
-/* The PTE of an address, or NULL: it has no table, or lies in a large page that has the right, to which *large points. */
+/*
+ * The PTE of an address, or NULL: it has no table, or lies in a large page that has the right, to which *large points.
+ */
 static inline const uint64_t *section_pte(tide_access *access, tide_address address, uint64_t right, void **large)
 {
     const uint64_t gigabyte = address >> 30;

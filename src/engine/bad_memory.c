@@ -44,8 +44,8 @@ static void frame_settle(struct partition *partition, frame_t frame, tide_retire
 }
 
 /*
- * Settles all that are noted, and `wanted`, unless it is FRAME_NONE; *retirement is that of `wanted`, and stays as it is
- * if that was on the bad list. It is noted only here, so that nobody else settles it first.
+ * Settles all that are noted, and `wanted`, unless it is FRAME_NONE; *retirement is that of `wanted`, and stays as it
+ * is if that was on the bad list. It is noted only here, so that nobody else settles it first.
  */
 static void settle(tide_engine *engine, frame_t wanted, tide_retirement *retirement)
 {

@@ -25,7 +25,10 @@ struct thread_entry {
 };
 
 static _Thread_local struct thread_entry *thread_entries; /* [T] */
-/* The entries of a thread's first engines; more are mapped. A fault may need one in a signal handler: nothing is allocated. */
+/*
+ * The entries of a thread's first engines; more are mapped. A fault may need one in a signal handler: nothing is
+ * allocated.
+ */
 static _Thread_local struct thread_entry first_entries[4]; /* [T] engine_id 0: unused */
 static pthread_key_t thread_key;                           /* [I] runs thread_exit() */
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
@@ -80,8 +83,9 @@ static void thread_key_create(void)
 }
 
 /*
- * When the library is loaded, so that the key is one of the first: a thread's values of the first 32 keys lie in its own
- * record of libc's, and those of later ones in memory that pthread_setspecific() allocates, which a fault must not do.
+ * When the library is loaded, so that the key is one of the first: a thread's values of the first 32 keys lie in its
+ * own record of libc's, and those of later ones in memory that pthread_setspecific() allocates, which a fault must not
+ * do.
  */
 __attribute__((constructor)) static void thread_key_create_early(void)
 {
@@ -96,8 +100,8 @@ struct grace_thread *engine_thread_slow(tide_engine *engine)
         entry = entry->next;
     if (entry == NULL) {
         /*
-         * In this order: a fault in the handler of a signal that comes in between finds no entry of this engine and makes
-         * one, which is then the thread's as well as this one.
+         * In this order: a fault in the handler of a signal that comes in between finds no entry of this engine and
+         * makes one, which is then the thread's as well as this one.
          */
         struct grace_thread *thread = grace_thread_get(&engine->partition.frames->grace);
         if (thread == NULL)
@@ -279,8 +283,8 @@ static tide_status partition_open(struct partition *partition, const tide_config
 }
 
 /*
- * Memory for an engine: that of a closed one, if there is. It is never given back to the process, so that the magic of a
- * handle that was closed can be read at any time, and is wrong until the memory becomes another engine.
+ * Memory for an engine: that of a closed one, if there is. It is never given back to the process, so that the magic of
+ * a handle that was closed can be read at any time, and is wrong until the memory becomes another engine.
  */
 static tide_engine *memory_get(void)
 {

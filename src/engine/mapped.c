@@ -1,22 +1,22 @@
 /*
- * Delivery of hardware faults: from the kernel to the fault path, by signal or by threads, and back to the program what it
- * must be told.
+ * Delivery of hardware faults: from the kernel to the fault path, by signal or by threads, and back to the program what
+ * it must be told.
  *
- * By signal. The kernel sends SIGBUS to the faulting thread (UFFD_FEATURE_SIGBUS); base/memory_error.c has the handler and
- * asks resolve() here. The whole fault path runs in that handler, so it is safe in one:
+ * By signal. The kernel sends SIGBUS to the faulting thread (UFFD_FEATURE_SIGBUS); base/memory_error.c has the handler
+ * and asks resolve() here. The whole fault path runs in that handler, so it is safe in one:
  *   - the handler blocks all signals but those of faults, and every call into an engine with such a space does the same
  *     (grace_enter()), so no thread is interrupted with a lock or a claim of the engine in its hands and then faults;
  *   - on the way there is no malloc, no stdio, no lock of libc's, in the workers' steps neither: records of threads are
  *     mapped, and errors have no sentence;
  *   - errno and the thread's last error are as they were.
  *
- * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the space
- * read it and resolve. There is nothing that interrupts anybody.
+ * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the
+ * space read it and resolve. There is nothing that interrupts anybody.
  *
- * What cannot be resolved. By signal: an access violation is queued to the thread as SIGSEGV with the address, and comes
- * when the handler returns, as if the kernel had sent it; for a page that cannot be read back the program's own handler of
- * SIGBUS is called. By threads: the page is fenced (PROT_NONE) so that the access is SIGSEGV, until a call gives it rights
- * again; or poisoned, so that it is SIGBUS.
+ * What cannot be resolved. By signal: an access violation is queued to the thread as SIGSEGV with the address, and
+ * comes when the handler returns, as if the kernel had sent it; for a page that cannot be read back the program's own
+ * handler of SIGBUS is called. By threads: the page is fenced (PROT_NONE) so that the access is SIGSEGV, until a call
+ * gives it rights again; or poisoned, so that it is SIGBUS.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -144,8 +144,8 @@ static bool is_allowed(tide_space *space, tide_address address, tide_access_kind
 }
 
 /*
- * A page that may be read stays so. Who gives rights takes fences away afterwards, and may have done both before there was
- * this one: then it is of no use any more.
+ * A page that may be read stays so. Who gives rights takes fences away afterwards, and may have done both before there
+ * was this one: then it is of no use any more.
  */
 static void fence(struct mapping *mapping, tide_address address, tide_access_kind kind, tide_status status)
 {

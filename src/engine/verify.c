@@ -533,8 +533,8 @@ static void verify_stopped(struct verify *verify)
         violated(verify, "I8: the charge is %lu pages and that of all spaces %lu", commit_total(&partition->commit),
                  charge);
     /*
-     * Bad slots and bad frames lower the limit under a charge that was made before, and a few tables may be charged into
-     * the reserve.
+     * Bad slots and bad frames lower the limit under a charge that was made before, and a few tables may be charged
+     * into the reserve.
      */
     if (charge > sync_load_64(&partition->commit.limit) + stores.bad_slots + verify->engine->reserve_pages +
                      sync_load_64(&partition->bad_frames_lowered))

@@ -19,7 +19,9 @@ static bool use_is_shareable(enum frame_use use)
            (tide_use)use == TIDE_USE_METAFILE;
 }
 
-/* The frame's word of a valid PTE, or of one in transition; false if the PTE has neither form or does not keep still. */
+/*
+ * The frame's word of a valid PTE, or of one in transition; false if the PTE has neither form or does not keep still.
+ */
 static bool page_read(const struct frames *frames, const uint64_t *pte, pte_t *seen, uint64_t *word)
 {
     enum { TRIES = 8 };

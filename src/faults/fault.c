@@ -364,8 +364,7 @@ static tide_status valid(struct fault *fault, uint64_t *pte, pte_t seen)
         const int error = fault_show(fault, accessed);
         pte_release(space->partition->waits, pte, error == 0 ? accessed : seen);
         if (error != 0)
-            return error_set(TIDE_NO_MEMORY, error, fault->address,
-                             "the system has no memory to map the page of address 0x%lx", fault->address);
+            return fault_no_memory(fault, error);
         seen = accessed;
         fault_show_following(fault, pte);
     } else if (!(seen.bits & PTE_ACCESSED)) {

@@ -53,8 +53,8 @@ TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *t
                                        uint64_t bytes);
 
 /*
- * Pages of a mapped space that were just locked or pinned: shown, whatever a pass of ageing that began before has hidden,
- * and from now on not hidden any more. Inside the engine. mapped.c
+ * Pages of a mapped space that were just locked or pinned: shown, whatever a pass of ageing that began before has
+ * hidden, and from now on not hidden any more. Inside the engine. mapped.c
  */
 void fault_show_held(tide_space *space, uint64_t first, uint64_t last);
 

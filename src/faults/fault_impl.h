@@ -105,10 +105,22 @@ pte_t fault_watch(struct fault *fault, pte_t valid);
 /* ---- mapped spaces (mapped.c) ---- */
 
 /*
- * The page of a PTE that is claimed is shown as `valid`, which is published afterwards, says; in a soft space nothing. If
- * the system has no memory for its tables, the page stays hidden and the next access tries again: an errno value then.
+ * The page of a PTE that is claimed is shown as `valid`, which is published afterwards, says; in a soft space nothing.
+ * If the system has no memory for its tables, the page stays hidden and the next access tries again: an errno value
+ * then.
  */
 int fault_show(const struct fault *fault, pte_t valid);
+/* The system has no memory for a page, or for its tables, though the budget has: TIDE_NO_MEMORY, and why. */
+tide_status fault_no_memory(const struct fault *fault, int error);
+/*
+ * Where page `i` of a read goes: into its frame; in a mapped space, whose frames have no memory, the thread's buffer.
+ */
+static inline void *fault_read_memory(const tide_space *space, const struct grace_thread *thread, frame_t frame,
+                                      unsigned i)
+{
+    return space->mapping != NULL ? (void *)(thread->buffer + i * TIDE_PAGE_BYTES)
+                                  : frame_memory(space_frames(space), frame);
+}
 /*
  * demand_zero() in a mapped space: with neighbours, if pages are touched one after the other. The fault was allowed and
  * admitted, and the table is there.
@@ -123,8 +135,8 @@ enum { FAULT_TRACK_LEAST = 3 };
  */
 unsigned fault_track(const struct fault *fault, const uint64_t *leaf, unsigned index, int direction, unsigned most);
 /*
- * After a soft fault, or one on a page that ageing had hidden, of an access that goes on from page to page: the pages that
- * follow, as far as they are in memory, are shown too.
+ * After a soft fault, or one on a page that ageing had hidden, of an access that goes on from page to page: the pages
+ * that follow, as far as they are in memory, are shown too.
  */
 void fault_show_following(struct fault *fault, const uint64_t *pte);
 /* What frames a page of the space takes. */

@@ -87,8 +87,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const unsigned after = before != 0 ? 0 : fault_track(fault, leaf, index, 1, limit);
     const unsigned longest = before != 0 ? before : after;
     /*
-     * A neighbour that nobody wanted costs a mapped space more than its transfer: memory, and the calls that give and take
-     * it. Among random accesses one page in memory beside another is chance.
+     * A neighbour that nobody wanted costs a mapped space more than its transfer: memory, and the calls that give and
+     * take it. Among random accesses one page in memory beside another is chance.
      */
     const bool chance = fault->space->mapping != NULL && longest < FAULT_TRACK_LEAST;
     const unsigned wanted = chance ? 0 : longest * 2 + 1 < limit ? longest * 2 : limit - 1;
@@ -114,11 +114,9 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
                           cluster->seen[i].bits & ~PTE_PROTECTION_MASK, priority);
 }
 
-/* Where a page is read to: its frame; in a mapped space, where that has no memory, the thread's own buffer. */
 static void *cluster_memory(const struct fault *fault, const struct cluster *cluster, unsigned i)
 {
-    return fault->space->mapping != NULL ? (void *)(fault->thread->buffer + i * TIDE_PAGE_BYTES)
-                                         : frame_memory(space_frames(fault->space), cluster->frames[i]);
+    return fault_read_memory(fault->space, fault->thread, cluster->frames[i], i);
 }
 
 static int cluster_read(struct fault *fault, const struct cluster *cluster, unsigned first, unsigned count)
@@ -139,8 +137,8 @@ static int cluster_read(struct fault *fault, const struct cluster *cluster, unsi
 }
 
 /*
- * What was read becomes pages of the mapped space: the faulting one shown, its neighbours not. `alone`: only the faulting
- * one was read. 0 or an errno value; then there is none.
+ * What was read becomes pages of the mapped space: the faulting one shown, its neighbours not. `alone`: only the
+ * faulting one was read. 0 or an errno value; then there is none.
  */
 static int cluster_keep(struct fault *fault, const struct cluster *cluster, bool alone)
 {
@@ -243,9 +241,7 @@ tide_status fault_hard(struct fault *fault, uint64_t *pte, pte_t seen)
     }
     if (no_memory != 0) {
         page_unread(fault, &cluster, cluster.fault);
-        return error_set(TIDE_NO_MEMORY, no_memory, fault->address,
-                         "the system has no memory for the page of address 0x%lx, which the engine's budget has",
-                         fault->address);
+        return fault_no_memory(fault, no_memory);
     }
     if (error != 0 && space->mapping == NULL && frames_bad_is_to_blame(space_frames(space), error)) {
         (void)frames_bad_note(space_frames(space), frame);

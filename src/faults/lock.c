@@ -1,11 +1,11 @@
 /*
- * Locking pages in the working set (VirtualLock): each page is faulted in, and its valid PTE marked, by one compare-and-
- * swap from the form that the fault left. Quota and unlocking are in spaces/lock.c.
+ * Locking pages in the working set (VirtualLock): each page is faulted in, and its valid PTE marked, by one
+ * compare-and- swap from the form that the fault left. Quota and unlocking are in spaces/lock.c.
  *
- * All or nothing. The checks and the quota come first; after them a page can still fail, for want of a frame, for a read
- * error, or because another thread decommits it. Then the pages that this call locked are unlocked again. So that they
- * are this call's alone, calls that lock go one at a time in a space: the others wait at a gate, outside of the engine,
- * as the faults inside may take long. Unlocking does not pass the gate.
+ * All or nothing. The checks and the quota come first; after them a page can still fail, for want of a frame, for a
+ * read error, or because another thread decommits it. Then the pages that this call locked are unlocked again. So that
+ * they are this call's alone, calls that lock go one at a time in a space: the others wait at a gate, outside of the
+ * engine, as the faults inside may take long. Unlocking does not pass the gate.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

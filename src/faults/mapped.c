@@ -1,12 +1,12 @@
 /*
  * Faults in mapped spaces: showing pages, and fresh pages several at a time.
  *
- * A hardware fault costs microseconds before it does anything, so a program that touches fresh pages one after the other
- * gets as many at a time as it has shown to use: the pages in memory just before the faulting one (or just after it) are
- * the track of a scan, and twice that track follows, up to MAPPING_BATCH pages. A lone access, or a track so short that it
- * may be chance, gets one page. Pages that come unasked are of the same region and committed in the same way, and have frames
- * that were unused and at hand: no page goes for them, nothing is waited for, and a hard maximum or a write watch is not
- * passed by them.
+ * A hardware fault costs microseconds before it does anything, so a program that touches fresh pages one after the
+ * other gets as many at a time as it has shown to use: the pages in memory just before the faulting one (or just after
+ * it) are the track of a scan, and twice that track follows, up to MAPPING_BATCH pages. A lone access, or a track so
+ * short that it may be chance, gets one page. Pages that come unasked are of the same region and committed in the same
+ * way, and have frames that were unused and at hand: no page goes for them, nothing is waited for, and a hard maximum
+ * or a write watch is not passed by them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,11 +15,16 @@
 
 int fault_show(const struct fault *fault, pte_t valid)
 {
-    const uint64_t write = PTE_WRITE | PTE_DIRTY;
-
     if (fault->space->mapping == NULL)
         return 0;
-    return mapping_show(fault->space->mapping, fault->page, 1, (valid.bits & write) == write);
+    return mapping_show(fault->space->mapping, fault->page, 1, pte_is_writable(valid));
+}
+
+tide_status fault_no_memory(const struct fault *fault, int error)
+{
+    return error_set(TIDE_NO_MEMORY, error, fault->address,
+                     "the system has no memory for the page of address 0x%lx, which the engine's budget has",
+                     fault->address);
 }
 
 static bool in_memory(pte_t pte)
@@ -145,9 +150,7 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
     const int error = mapping_zero(space->mapping, first, fresh.count, (valid.bits & PTE_WRITE) != 0);
     if (error != 0) {
         fresh_give_back(fault, &fresh, seen);
-        return error_set(TIDE_NO_MEMORY, error, fault->address,
-                         "the system has no memory for the page of address 0x%lx, which the engine's budget has",
-                         fault->address);
+        return fault_no_memory(fault, error);
     }
     for (unsigned i = 0; i < fresh.count; i++) {
         struct pfn *pfn = frame_pfn(frames, fresh.frames[i]);
@@ -184,7 +187,9 @@ static unsigned used_track(const uint64_t *leaf, unsigned index, int direction)
     return length;
 }
 
-/* Claims a page that is in memory and not shown, if it can be had without a wait, and says as what it is to be shown. */
+/*
+ * Claims a page that is in memory and not shown, if it can be had without a wait, and says as what it is to be shown.
+ */
 static bool follower_claim(struct fault *fault, uint64_t *pte, pte_t *next)
 {
     tide_space *space = fault->space;
@@ -214,11 +219,6 @@ static bool follower_claim(struct fault *fault, uint64_t *pte, pte_t *next)
     return true;
 }
 
-static bool shown_writable(pte_t pte)
-{
-    return (~pte.bits & (PTE_WRITE | PTE_DIRTY)) == 0;
-}
-
 void fault_show_following(struct fault *fault, const uint64_t *at)
 {
     tide_space *space = fault->space;
@@ -237,10 +237,10 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
         count++;
     for (unsigned first = 0, end; first < count; first = end) {
         end = first + 1;
-        while (end < count && shown_writable(next[end]) == shown_writable(next[first]))
+        while (end < count && pte_is_writable(next[end]) == pte_is_writable(next[first]))
             end++;
         /* Without memory for the system's tables they stay hidden, and are found so. */
-        if (mapping_show(space->mapping, fault->page + 1 + first, end - first, shown_writable(next[first])) != 0)
+        if (mapping_show(space->mapping, fault->page + 1 + first, end - first, pte_is_writable(next[first])) != 0)
             break;
     }
     for (unsigned i = 0; i < count; i++)
@@ -249,28 +249,19 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
 
 void fault_show_held(tide_space *space, uint64_t first, uint64_t last)
 {
-    const uint64_t write = PTE_WRITE | PTE_DIRTY;
-
     /* Who hides pages has looked at them under this lock: from here on they are seen to be held. */
     sync_lock(&space->working_set.lock);
     sync_unlock(&space->working_set.lock);
     for (uint64_t page = first; page <= last; page++) {
         uint64_t *pte = page_table_find(&space->table, page);
 
-        while (pte != NULL) {
-            const pte_t seen = pte_load(pte);
-
-            if (pte_is_busy(seen)) {
-                pte_wait(space->partition->waits, NULL, pte);
-                continue;
-            }
-            if (!pte_is_valid(seen))
-                break; /* decommitted meanwhile */
-            if (!pte_cas(pte, seen, pte_busy_form(seen)))
-                continue;
-            const int error = mapping_show(space->mapping, page, 1, (seen.bits & write) == write);
-            pte_release(space->partition->waits, pte, (pte_t){ seen.bits | (error == 0 ? PTE_ACCESSED : 0) });
-            break;
-        }
+        if (pte == NULL)
+            continue;
+        pte_t seen = page_claim(space, pte);
+        if (!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION)
+            continue; /* decommitted meanwhile, and not claimed */
+        if (pte_is_valid(seen) && mapping_show(space->mapping, page, 1, pte_is_writable(seen)) == 0)
+            seen.bits |= PTE_ACCESSED;
+        pte_release(space->partition->waits, pte, seen);
     }
 }

@@ -1,15 +1,16 @@
 /*
  * Prefetch: pages of the page file are read ahead of their use (PrefetchVirtualMemory, nt-behaviour 6 rule 7).
  *
- * A run of pages whose copies lie in consecutive slots is read at once, up to the largest I/O there is, and several runs
- * at the same time: the caller has said that it wants them all, so the windows of hard faults (hard.c) do not apply. What is read goes to standby, in
- * transition form, and not into the working set: its first touch is a soft fault.
+ * A run of pages whose copies lie in consecutive slots is read at once, up to the largest I/O there is, and several
+ * runs at the same time: the caller has said that it wants them all, so the windows of hard faults (hard.c) do not
+ * apply. What is read goes to standby, in transition form, and not into the working set: its first touch is a soft
+ * fault.
  *
  * As at a hard fault the PTEs of a run are claimed while it is read, so that who touches one meanwhile waits for this
  * read; and frames come first, so that nothing is held while there is none. A hint: it takes frames only as long as
- * they are at hand and its budget lasts, which is less than what is available on each node, so it never takes back for one
- * page the frame of another that it read; and it forgets errors. Where a page's frame comes from is for its placement to
- * say, as at a fault.
+ * they are at hand and its budget lasts, which is less than what is available on each node, so it never takes back for
+ * one page the frame of another that it read; and it forgets errors. Where a page's frame comes from is for its
+ * placement to say, as at a fault.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -86,8 +87,8 @@ static bool continues(const struct read_run *run, pte_t pte)
 }
 
 /*
- * Gathers a run from the PTE of a page on, of `most` pages at most, and claims it. False if there is no frame for the next
- * page, which ends the prefetch.
+ * Gathers a run from the PTE of a page on, of `most` pages at most, and claims it. False if there is no frame for the
+ * next page, which ends the prefetch.
  */
 static bool run_gather(struct fault *fault, uint64_t *pte, uint64_t page, uint64_t most, struct prefetch_budget *budget,
                        struct read_run *run)
@@ -153,16 +154,13 @@ static void runs_read(tide_space *space, struct grace_thread *thread, const stru
         requests[r].count = runs[r].count;
         for (unsigned i = 0; i < runs[r].count; i++)
             requests[r].pages[i] =
-                (struct iovec){ space->mapping != NULL ? (void *)(thread->buffer + i * TIDE_PAGE_BYTES)
-                                                       : frame_memory(space_frames(space), runs[r].frames[i]),
-                                TIDE_PAGE_BYTES };
+                (struct iovec){ fault_read_memory(space, thread, runs[r].frames[i], i), TIDE_PAGE_BYTES };
     }
     grace_io_begin(thread);
     stores_read_many(space->partition->stores, requests, count);
     if (space->mapping != NULL && requests[0].error == 0) {
-        uint64_t page;
+        const uint64_t page = page_table_page_of(space_frames(space), runs[0].pte, NULL);
 
-        (void)page_table_mapping_of(space_frames(space), runs[0].pte, &page);
         requests[0].error = mapping_store(space->mapping, page, runs[0].count, thread->buffer);
     }
     grace_io_end(thread);
@@ -170,7 +168,9 @@ static void runs_read(tide_space *space, struct grace_thread *thread, const stru
         run_settle(space, &runs[r], requests[r].error);
 }
 
-/* The first run in the pages from *page to `last`, claimed; *page moves behind it. False if there is no frame for it. */
+/*
+ * The first run in the pages from *page to `last`, claimed; *page moves behind it. False if there is no frame for it.
+ */
 static bool run_find(struct fault *fault, uint64_t *page, uint64_t last, struct prefetch_budget *budget,
                      struct read_run *run)
 {

@@ -101,9 +101,9 @@ static bool near_take(struct frames *frames, unsigned node, unsigned highest, fr
 }
 
 /*
- * The page of a hollow frame that was just taken from standby is let go; and with it those near it that are on standby at no
- * higher priority: what was trimmed together lies together, and a call that lets memory go costs little more for many pages
- * than for one. All but the frame itself go to where unused frames are. Holding no lock.
+ * The page of a hollow frame that was just taken from standby is let go; and with it those near it that are on standby
+ * at no higher priority: what was trimmed together lies together, and a call that lets memory go costs little more for
+ * many pages than for one. All but the frame itself go to where unused frames are. Holding no lock.
  */
 static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest, frame_t frame, struct frames_cpu *cpu)
 {
@@ -133,8 +133,8 @@ static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest
 }
 
 /*
- * Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone, or a ZEROED
- * one if it is hollow.
+ * Takes the oldest standby frame of one priority whose owner lets it go, as a FREE frame of the caller's alone, or a
+ * ZEROED one if it is hollow.
  */
 static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start,
                             struct frames_cpu *cpu)
@@ -187,8 +187,8 @@ static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigne
 
 /*
  * How many of `wanted` frames may leave the node's lists without touching the writers' reserve. The lists are added up,
- * this one first and its shards from the nearest on, only until they answer: of a node that has run dry that is all, and
- * few of their lines change. What is in caches is on its way to somebody else.
+ * this one first and its shards from the nearest on, only until they answer: of a node that has run dry that is all,
+ * and few of their lines change. What is in caches is on its way to somebody else.
  */
 static unsigned reserve_allows(const struct frames *frames, unsigned node, enum frame_list list, unsigned start,
                                unsigned wanted)
@@ -393,8 +393,8 @@ static void hollow_out(struct frames *frames, frame_t frame)
 }
 
 /*
- * A frame that must be zero and is not is zeroed here, outside of all locks; one that must be hollow loses its memory, and
- * from one that must not the mark is taken: its memory comes with the first touch. False if its memory is bad.
+ * A frame that must be zero and is not is zeroed here, outside of all locks; one that must be hollow loses its memory,
+ * and from one that must not the mark is taken: its memory comes with the first touch. False if its memory is bad.
  */
 static bool settle(struct frames *frames, frame_t frame, enum frames_need need, struct frames_cpu *cpu)
 {
@@ -415,9 +415,9 @@ static bool settle(struct frames *frames, frame_t frame, enum frames_need need, 
 }
 
 /*
- * After a search: are the thresholds due? At once when there was no frame; else, as with caches, once for so many frames:
- * who takes all its frames for another node than its CPU's own (preference, interleave), or lives on what other nodes give
- * because its own has run dry, takes them here.
+ * After a search: are the thresholds due? At once when there was no frame; else, as with caches, once for so many
+ * frames: who takes all its frames for another node than its CPU's own (preference, interleave), or lives on what other
+ * nodes give because its own has run dry, takes them here.
  */
 static bool search_needs_check(frame_t frame, struct frames_cpu *cpu)
 {

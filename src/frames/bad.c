@@ -1,15 +1,16 @@
 /*
- * Bad frames: memory with an uncorrectable error is taken out of use, frame by frame, for good (nt-behaviour 10.3 row 23).
+ * Bad frames: memory with an uncorrectable error is taken out of use, frame by frame, for good (nt-behaviour 10.3 row
+ * 23).
  *
  * Two steps. A frame is noted when somebody learns of it: the program says so, or SIGBUS does, or an access of the
  * engine's own fails. That is a bit and a count, which a signal handler can write. It is listed when nobody has it any
- * more: then its state is BAD, on the bad list of its node, and nothing takes frames from that list. NT does the same with
- * its RemovalRequested and its bad-page list.
+ * more: then its state is BAD, on the bad list of its node, and nothing takes frames from that list. NT does the same
+ * with its RemovalRequested and its bad-page list.
  *
- * From note to list. Who frees a noted frame, or finds one in its hands that it just took for use, lists it. That leaves
- * frames that lie on a list and those that hold pages. These are settled with the world stopped, when no frame is in
- * anybody's hands (spaces/bad_page.c has what becomes of the pages, engine/bad_memory.c calls it). Noted frames that a pin
- * holds, and page tables, wait until they are freed.
+ * From note to list. Who frees a noted frame, or finds one in its hands that it just took for use, lists it. That
+ * leaves frames that lie on a list and those that hold pages. These are settled with the world stopped, when no frame
+ * is in anybody's hands (spaces/bad_page.c has what becomes of the pages, engine/bad_memory.c calls it). Noted frames
+ * that a pin holds, and page tables, wait until they are freed.
  *
  * The memory behind a bad frame is left as it is: nothing reads or writes it any more. If the host took the page away
  * (hwpoison), the hole in the arena stays until close.

@@ -116,14 +116,14 @@ struct frames;
  */
 typedef bool frames_detach(struct pfn *pfn, frame_t frame);
 /*
- * The same for hollow frames comes in two steps, since their memory must be let go, which takes a system call: frames_detach
- * leaves the PTE claimed, and then this one, without a lock, lets go and gives the PTEs their forms. For pages that lie
- * together, in ascending order: one call does it.
+ * The same for hollow frames comes in two steps, since their memory must be let go, which takes a system call:
+ * frames_detach leaves the PTE claimed, and then this one, without a lock, lets go and gives the PTEs their forms. For
+ * pages that lie together, in ascending order: one call does it.
  */
 typedef void frames_vacate(struct frames *frames, const frame_t *hollow, unsigned count);
 /*
- * PTEs that lie near one, in ascending order, that and those whose pages may be on standby too; and the frames of these, which
- * can be anything by now. Returns how many, FRAMES_NEAR at most.
+ * PTEs that lie near one, in ascending order, that and those whose pages may be on standby too; and the frames of
+ * these, which can be anything by now. Returns how many, FRAMES_NEAR at most.
  */
 enum { FRAMES_NEAR = 64 };
 typedef unsigned frames_near(uint64_t *pte, uint64_t **ptes, frame_t *near);
@@ -168,8 +168,8 @@ struct frames {
     frames_near *near;               /* [I] */
     const struct topology *topology; /* [I] */
     /*
-     * [I] One past a node's last frame, UINT32_MAX after the last node. Here and not with the nodes: to ask for a frame's
-     * node touches no other node's memory.
+     * [I] One past a node's last frame, UINT32_MAX after the last node. Here and not with the nodes: to ask for a
+     * frame's node touches no other node's memory.
      */
     uint32_t node_ends[TIDE_MAX_NODES];
     struct frames_node *nodes;                             /* [I] each on its node */
@@ -263,8 +263,8 @@ static inline struct frames_place frames_place_spilled(struct frames_place place
 
 /*
  * A frame, on the preferred node if it has one, FRAME_NONE if there is none anywhere (FRAMES_STRICT: on that node). It
- * stays in state ZEROED or FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline outside of locks. May
- * repurpose standby pages.
+ * stays in state ZEROED or FREE, on no list, and belongs to the caller alone. Takes no lock on return; zeroes inline
+ * outside of locks. May repurpose standby pages.
  */
 frame_t frames_allocate(struct frames *frames, unsigned node, enum frames_need need, unsigned flags);
 /* Does a node's own standby go before other nodes' zeroed and free frames, by these flags or by the engine's wish? */
@@ -287,9 +287,9 @@ void frames_give_back(struct frames *frames, frame_t frame, bool zeroed);
 void frames_free(struct frames *frames, frame_t frame);
 /*
  * FRAMES_RUN frames that lie together, the first a multiple of FRAMES_RUN. On this node alone. From the zeroed and free
- * lists; with `standby` also clean pages are repurposed for it. They stay in state ZEROED or FREE, on no list, and belong
- * to the caller alone, who zeroes those that need it. FRAME_NONE if no block of the node is free as a whole, or only with
- * the writers' reserve. O(frames of the node) at worst, in short critical sections.
+ * lists; with `standby` also clean pages are repurposed for it. They stay in state ZEROED or FREE, on no list, and
+ * belong to the caller alone, who zeroes those that need it. FRAME_NONE if no block of the node is free as a whole, or
+ * only with the writers' reserve. O(frames of the node) at worst, in short critical sections.
  */
 frame_t frames_take_run(struct frames *frames, unsigned node, bool standby);
 /* Returns all frames in CPU caches to the lists; or only those of one node's CPUs, which are that node's frames. */
@@ -395,7 +395,9 @@ static inline uint64_t frames_usable(const struct frames *frames)
 {
     return frames->total - sync_load_relaxed_64(&frames->bad.listed);
 }
-/* Did a transfer between a page file and a frame, of this page alone, fail for the frame's memory and not for the file? */
+/*
+ * Did a transfer between a page file and a frame, of this page alone, fail for the frame's memory and not for the file?
+ */
 bool frames_bad_is_to_blame(const struct frames *frames, int error);
 /* memcpy() out of or into a frame, and zeroing one: false, and the frame is noted, if its memory turned out bad. */
 static inline bool frames_copy(const struct frames *frames, void *to, const void *from, size_t bytes)
@@ -422,8 +424,9 @@ uint64_t frames_list_count(const struct frames *frames, unsigned node, enum fram
 uint64_t frames_available(const struct frames *frames, unsigned node);
 
 /*
- * Frames of a node that should be unused and at hand, so that a fault of a mapped space need not let go another page first:
- * the system calls for that take a lock of the file's, on which 64 threads would meet. 0 in an engine without mapped spaces.
+ * Frames of a node that should be unused and at hand, so that a fault of a mapped space need not let go another page
+ * first: the system calls for that take a lock of the file's, on which 64 threads would meet. 0 in an engine without
+ * mapped spaces.
  */
 static inline uint64_t frames_ahead(const struct frames *frames, unsigned node)
 {

@@ -53,8 +53,8 @@ static inline void frame_mark_unlisted(struct frames *frames, frame_t frame)
 }
 
 /*
- * Is it on the list of `word`, which was read with that list's shard locked? An owner that has the frame off all lists may
- * change its state and put it on another list at any moment. It writes the state first: so if the link is that of
+ * Is it on the list of `word`, which was read with that list's shard locked? An owner that has the frame off all lists
+ * may change its state and put it on another list at any moment. It writes the state first: so if the link is that of
  * another list, the state that is read after it is another one too.
  */
 static inline bool frame_is_listed(const struct frames *frames, frame_t frame, uint64_t word)
@@ -66,8 +66,8 @@ static inline bool frame_is_listed(const struct frames *frames, frame_t frame, u
 }
 
 /*
- * May a frame that left its working set be written out, or used again? No access section points to a hollow one: pointers
- * into a mapped space are taken away by the hardware (tables/mapping.h).
+ * May a frame that left its working set be written out, or used again? No access section points to a hollow one:
+ * pointers into a mapped space are taken away by the hardware (tables/mapping.h).
  */
 static inline bool frame_grace_passed(struct frames *frames, uint64_t word)
 {
@@ -75,8 +75,8 @@ static inline bool frame_grace_passed(struct frames *frames, uint64_t word)
 }
 
 /*
- * The record of a standby frame, whose word was `word`, after its owner has let it go: FREE. A hollow one still names its
- * PTE, which stays claimed until it is vacated.
+ * The record of a standby frame, whose word was `word`, after its owner has let it go: FREE. A hollow one still names
+ * its PTE, which stays claimed until it is vacated.
  */
 static inline void standby_detached(struct frames *frames, struct pfn *pfn, uint64_t word)
 {

@@ -93,8 +93,8 @@ void grace_init(struct grace *grace);
 void grace_destroy(struct grace *grace);
 
 /*
- * A record for the calling thread, recycled if one is idle; NULL with the last error set if there is no memory. Takes no
- * lock and does not allocate but by mmap(), so that a fault can do it in a signal handler.
+ * A record for the calling thread, recycled if one is idle; NULL with the last error set if there is no memory. Takes
+ * no lock and does not allocate but by mmap(), so that a fault can do it in a signal handler.
  */
 struct grace_thread *grace_thread_get(struct grace *grace);
 /* The thread leaves the engine for good; it is in no call and no section. */
@@ -136,9 +136,9 @@ void grace_signals_unblock(struct grace_thread *thread);
  * counts as operating. Nests. The order is: show `operating`, full barrier, read `stop`; the verifier does the mirror
  * image.
  *
- * A signal that comes while the thread is inside may find it with a lock or a claim in its hands. If its handler touches a
- * page of a mapped space, the fault comes back in here and could wait for what its own thread holds. So in an engine with
- * such a space no signal comes meanwhile, but those of faults.
+ * A signal that comes while the thread is inside may find it with a lock or a claim in its hands. If its handler
+ * touches a page of a mapped space, the fault comes back in here and could wait for what its own thread holds. So in an
+ * engine with such a space no signal comes meanwhile, but those of faults.
  */
 static inline void grace_enter(struct grace_thread *thread)
 {
@@ -284,13 +284,16 @@ static inline bool grace_section_is_stale(const struct grace_thread *thread)
     return thread->sections != 0 && thread->epoch.epoch != ck_epoch_value(&thread->grace->epoch);
 }
 
-/* The thread uses a space, or does no more: it must not be destroyed meanwhile. False: it uses GRACE_SPACES_MAX already. */
+/*
+ * The thread uses a space, or does no more: it must not be destroyed meanwhile. False: it uses GRACE_SPACES_MAX
+ * already.
+ */
 bool grace_space_use(struct grace_thread *thread, const void *space);
 void grace_space_leave(struct grace_thread *thread, const void *space);
 
 /*
- * Opens or ends an access section on a space, which the thread uses meanwhile; outside any engine call. False if more than
- * GRACE_SPACES_MAX spaces are open.
+ * Opens or ends an access section on a space, which the thread uses meanwhile; outside any engine call. False if more
+ * than GRACE_SPACES_MAX spaces are open.
  */
 bool grace_section_begin(struct grace_thread *thread, const void *space);
 void grace_section_end(struct grace_thread *thread, const void *space);

@@ -12,10 +12,10 @@
  *   page table              nothing. What it held cannot be known again, and it is left in use, in the hope that the
  *                           entries that are needed can still be read, until its space lets it go
  *
- * All this in a stopped world: no PTE is claimed, no frame is in anybody's hands, and references of a frame beyond that of
- * its PTE are pins. Open access sections may hold pointers to the frame. They stay good for as much as the memory is: it
- * is never given to anybody else, so there is no grace period to wait for. What is written through them from now on is
- * lost with the page; a clean page has no pointer for writing.
+ * All this in a stopped world: no PTE is claimed, no frame is in anybody's hands, and references of a frame beyond that
+ * of its PTE are pins. Open access sections may hold pointers to the frame. They stay good for as much as the memory
+ * is: it is never given to anybody else, so there is no grace period to wait for. What is written through them from now
+ * on is lost with the page; a clean page has no pointer for writing.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -84,7 +84,9 @@ enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, 
         return BAD_PAGE_TABLE;
     if (!(word & PFN_DELETED))
         *space = owner_of(partition, pfn_pte(pfn), page);
-    /* The memory of a page of a mapped space is in its file, and not this frame's: it is out of use when the page goes. */
+    /*
+     * The memory of a page of a mapped space is in its file, and not this frame's: it is out of use when the page goes.
+     */
     if (is_pinned(word) || pfn_is_hollow(word))
         return BAD_PAGE_PINNED;
 

@@ -1,7 +1,8 @@
 /*
  * Commit charge: one global word, a credit per CPU in front of it.
  *
- * How. `charged` counts, in its lower bits, what is promised and what lies unused in the credits; it moves only by CAS under the limit, so
+ * How. `charged` counts, in its lower bits, what is promised and what lies unused in the credits; it moves only by CAS
+ * under the limit, so
  *     true charge = charged - sum of credits  <=  charged  <=  limit        always.
  * A small charge takes from the credit of the CPU it runs on: one CAS on a line that other CPUs leave alone. When the
  * credit does not suffice, the thread takes the lock and charges its pages and one batch more for the next ones. A
@@ -27,14 +28,15 @@
  * Why the limit can fall without a charge passing it: a taker compares with a limit that it read a moment ago. So
  * commit_limit_cut() first charges the pages that it wants to cut, to nobody, which succeeds only if they fit; then it
  * lowers the limit; then it uncharges them and, by the same atomic addition, counts one cut more in the upper bits of
- * the word. Let a taker's CAS succeed from a word that it read at R, with a limit that it read after R. If the CAS comes
- * after the uncharging, R does too, since the count is in the word, and the limit is the new one. If it comes before,
- * either the cut's own CAS follows and sees it, or the word held the pages to be cut, so that even compared with the old
- * limit the true charge fits under the new one. The lock keeps everybody who sums or decides exactly from seeing the
- * pages that are charged to nobody. 65,536 cuts between a taker's read and its CAS do not happen.
+ * the word. Let a taker's CAS succeed from a word that it read at R, with a limit that it read after R. If the CAS
+ * comes after the uncharging, R does too, since the count is in the word, and the limit is the new one. If it comes
+ * before, either the cut's own CAS follows and sees it, or the word held the pages to be cut, so that even compared
+ * with the old limit the true charge fits under the new one. The lock keeps everybody who sums or decides exactly from
+ * seeing the pages that are charged to nobody. 65,536 cuts between a taker's read and its CAS do not happen.
  *
  * A limit may be set below the charge, or be passed by commit_force(). From then on, until a charge fits again, the
- * credits stay closed: else what a credit holds, or what is returned to one, could be charged without a look at the limit.
+ * credits stay closed: else what a credit holds, or what is returned to one, could be charged without a look at the
+ * limit.
  *
  * Progress: returns never wait. A charge that a credit covers does not either. Others may wait for the lock (large ones
  * that fit only while the charge climbs to a new peak), under which the work is O(CPUs) at most and waits for nobody. A

@@ -6,9 +6,9 @@
  * returned in batches. Charge = global - sum of credits. Near the limit the credits are called in under a lock and the
  * decision is exact: a charge that fits under the limit succeeds, one that does not fails. The argument: commit.c.
  *
- * The limit moves when page files grow and shrink (workers/extender.c); it never falls below the charge by that. Whoever
- * may wait, and holds nothing, asks for more room when a charge was refused (partition.extend). Charges that come near
- * the limit ring the extender's bell; only refills and large charges look whether they do.
+ * The limit moves when page files grow and shrink (workers/extender.c); it never falls below the charge by that.
+ * Whoever may wait, and holds nothing, asks for more room when a charge was refused (partition.extend). Charges that
+ * come near the limit ring the extender's bell; only refills and large charges look whether they do.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -17,8 +17,8 @@
  *
  * A page that was lost and is touched begins anew, as zeros. That it was lost must not be forgotten, for undo promises
  * that success means every byte: so its record, and its PTE while it is in the page file, keep PTE_LOST until undo has
- * told, or the next reset. A page whose content went with a bad frame (bad_page.c) is lost too: undo tells it, and reset,
- * offer and discard give up what is lost already.
+ * told, or the next reset. A page whose content went with a bad frame (bad_page.c) is lost too: undo tells it, and
+ * reset, offer and discard give up what is lost already.
  *
  * Left alone by reset are pages that are being written (what is on its way to disk costs nothing more) and pinned ones:
  * a pin may still write, and what it writes is not droppable. A write through a pointer of an access section that was

@@ -38,8 +38,8 @@ static frame_t run_take(struct frames *frames, struct frames_place wanted)
 }
 
 /*
- * Outside of the engine for a moment, so that the grace period can move: inside, the caller's own section holds it back,
- * and what was just freed could not be had.
+ * Outside of the engine for a moment, so that the grace period can move: inside, the caller's own section holds it
+ * back, and what was just freed could not be had.
  */
 static void grace_let_pass(struct grace *grace, struct grace_thread *thread)
 {
@@ -141,7 +141,9 @@ void large_pages_install(tide_space *space, const struct vad *vad, const frame_t
         frame_state_set(pfn, pfn_with_priority((uint64_t)FRAME_ACTIVE | PFN_DIRTY | PFN_REFERENCE_ONE | PFN_SHARE_ONE |
                                                    ((uint64_t)FRAME_USE_LARGE_PAGE << PFN_USE_SHIFT),
                                                sync_load_relaxed_32(&space->priority)));
-        /* A fault of an older region at this address may hold a claim for a moment; it puts back the 0 that it found. */
+        /*
+         * A fault of an older region at this address may hold a claim for a moment; it puts back the 0 that it found.
+         */
         const pte_t valid = { pte_make_valid(frame, PTE_READWRITE, true).bits | PTE_LARGE };
         while (!pte_cas(pte, (pte_t){ 0 }, valid)) {
             ASSERT_ALWAYS(pte_is_busy(pte_load(pte)) || pte_load(pte).bits == 0);

@@ -1,22 +1,22 @@
 /*
- * Pages of mapped spaces: what is done here to the PTEs of a space is carried over to the hardware (tables/mapping.h has
- * the rule), with as few calls as can be, since each one that hides a page flushes the TLB of every CPU that runs the program.
+ * Pages of mapped spaces: what is done here to the PTEs of a space is carried over to the hardware (tables/mapping.h
+ * has the rule), with as few calls as can be, since each one that hides a page flushes the TLB of every CPU that runs
+ * the program.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "spaces/space.h"
 
-/* Pages between two that are to be hidden which may be hidden with them: a fault each, if they are used, for a call less. */
+/*
+ * Pages between two that are to be hidden which may be hidden with them: a fault each, if they are used, for a call
+ * less.
+ */
 enum { HIDING_GAP = 2 };
 
 void mapped_page_hide(const tide_space *space, const uint64_t *pte)
 {
-    uint64_t page;
-
-    if (space->mapping != NULL) {
-        struct mapping *mapping = page_table_mapping_of(space_frames(space), pte, &page);
-        mapping_hide(mapping, page, 1);
-    }
+    if (space->mapping != NULL)
+        mapping_hide(space->mapping, page_table_page_of(space_frames(space), pte, NULL), 1);
 }
 
 bool mapped_page_is_held(const tide_space *space, pte_t pte)
@@ -72,7 +72,10 @@ void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last)
     if (space->mapping == NULL)
         return;
     mapping_unfence(space->mapping, first, last - first + 1);
-    /* Who locks or pins a page beside these waits for the lock once, so that it is not hidden by a look that was before. */
+    /*
+     * Who locks or pins a page beside these waits for the lock once, so that it is not hidden by a look that was
+     * before.
+     */
     sync_lock(&space->working_set.lock);
     while ((leaf = page_table_next_leaf(&space->table, &page, last)) != NULL) {
         const unsigned from = page < first ? (unsigned)(first - page) : 0;
@@ -89,7 +92,7 @@ void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last)
                 mapped_hiding_add(&hiding, i);
             else if (stays_shown(space, pte) && !pte_protection_reads(pte_protection(pte)))
                 mapping_hide(space->mapping, page + i, 1);
-            else if (stays_shown(space, pte) && (~pte.bits & (PTE_WRITE | PTE_DIRTY)) != 0)
+            else if (stays_shown(space, pte) && !pte_is_writable(pte))
                 mapping_protect(space->mapping, page + i, 1);
         }
         mapped_hiding_end(&hiding);
@@ -108,18 +111,18 @@ void mapped_deletion_begin(struct mapped_deletion *deletion, tide_space *space, 
 }
 
 /*
- * The memory goes while the PTEs are claimed, so that it is gone before a fault can bring the page anew. A writer that has
- * one of the pages in its hands may read it as zeroes then: what it writes is thrown away when it finds the page deleted.
+ * The memory goes while the PTEs are claimed, so that it is gone before a fault can bring the page anew. A writer that
+ * has one of the pages in its hands may read it as zeroes then: what it writes is thrown away when it finds the page
+ * deleted.
  */
 void mapped_deletion_end(struct mapped_deletion *deletion)
 {
     tide_space *space = deletion->space;
-    uint64_t page;
 
     if (deletion->count == 0)
         return;
-    struct mapping *mapping = page_table_mapping_of(space_frames(space), deletion->first, &page);
-    mapping_drop(mapping, page, deletion->count);
+    const uint64_t page = page_table_page_of(space_frames(space), deletion->first, NULL);
+    mapping_drop(space->mapping, page, deletion->count);
     for (unsigned i = 0; i < deletion->count; i++)
         page_delete_claimed(space, deletion->first + i, deletion->seen[i], deletion->leave);
     deletion->count = 0;

@@ -9,10 +9,10 @@
  * evenly as may be: a page's node is the entry of its number modulo the length. With nodes of one size that is round
  * robin.
  *
- * Pairs of nodes. A fault that crossed nodes is counted in a row of its CPU, for the node of the frame; the row's CPU says
- * from which node. A thread that counts as running elsewhere (ideal node) says something else than its CPU: all its faults
- * are counted in one table by both nodes, and each once in its CPU's row as not this CPU's. Faults that stay at home are
- * not counted here: they are what a CPU resolved less the others. So the usual fault writes nothing for it.
+ * Pairs of nodes. A fault that crossed nodes is counted in a row of its CPU, for the node of the frame; the row's CPU
+ * says from which node. A thread that counts as running elsewhere (ideal node) says something else than its CPU: all
+ * its faults are counted in one table by both nodes, and each once in its CPU's row as not this CPU's. Faults that stay
+ * at home are not counted here: they are what a CPU resolved less the others. So the usual fault writes nothing for it.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

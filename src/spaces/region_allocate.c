@@ -66,7 +66,9 @@ static tide_status large_check(uint32_t type, uint32_t protection, tide_address 
     return TIDE_SUCCESS;
 }
 
-/* What an explicit base is rounded down to. A placeholder is replaced where it lies, be it a part split off at a page. */
+/*
+ * What an explicit base is rounded down to. A placeholder is replaced where it lies, be it a part split off at a page.
+ */
 static uint64_t base_granularity(uint32_t type)
 {
     return (type & TIDE_MEM_RESERVE) && !(type & TIDE_MEM_REPLACE_PLACEHOLDER) ? TIDE_ALLOCATION_GRANULARITY_BYTES

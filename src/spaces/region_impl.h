@@ -94,7 +94,9 @@ void pages_uncharge(tide_space *space, uint64_t pages);
 TIDE_MUST_CHECK tide_status large_charge(struct region_retry *retry, uint64_t pages);
 void large_uncharge(tide_space *space, uint64_t pages);
 void large_uncharge_locked(tide_space *space, uint64_t pages); /* space locked */
-/* Tables that were charged are kept for the space until the promise is dropped: then, as many as do not exist go back. */
+/*
+ * Tables that were charged are kept for the space until the promise is dropped: then, as many as do not exist go back.
+ */
 void tables_promise(tide_space *space, uint64_t tables);
 void tables_promise_drop(tide_space *space, uint64_t tables);
 
@@ -128,9 +130,9 @@ unsigned range_protection(tide_space *space, const struct vad *vad, uint64_t pag
 /* ---- large pages (large.c) -------------------------------------------------------------------------------------- */
 
 /*
- * Frames for `count` large pages of a region with this placement, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock of
- * the space. Leaves the engine for a moment if frames wait for their grace period, so whatever was looked up before is
- * void.
+ * Frames for `count` large pages of a region with this placement, zeroed. On TIDE_NO_MEMORY none is kept. Takes no lock
+ * of the space. Leaves the engine for a moment if frames wait for their grace period, so whatever was looked up before
+ * is void.
  */
 TIDE_MUST_CHECK tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct placement placement,
                                               frame_t *first);

@@ -159,8 +159,8 @@ out:
 }
 
 /*
- * Takes the frames of large pages and charges them. Whether there is room for the region and for the charge is looked at
- * first, since taking the frames may repurpose all standby pages of the engine.
+ * Takes the frames of large pages and charges them. Whether there is room for the region and for the charge is looked
+ * at first, since taking the frames may repurpose all standby pages of the engine.
  */
 static tide_status large_take(struct region_retry *retry, struct reservation *want, uint64_t count)
 {

@@ -16,7 +16,9 @@ enum { BOTTOM_UP_BITS = 24, TOP_DOWN_BITS = 17 };
 
 /* Sleep between two looks for a frame. Frames that come free signal an event; sections that end do not. */
 #define FRAME_WAIT_SLICE_NS 2000000u
-/* What a slice counts at most: a process that was stopped for a while, or a machine, has not waited in vain meanwhile. */
+/*
+ * What a slice counts at most: a process that was stopped for a while, or a machine, has not waited in vain meanwhile.
+ */
 #define FRAME_WAIT_COUNTED_NS 100000000u
 /* How long a fault waits for its own node before it goes to another, where that is the fallback. */
 #define SPILL_WAIT_NS 20000000u
@@ -260,8 +262,8 @@ void space_destroy(tide_space *space, struct grace_thread *thread)
 
 /*
  * Can frames of a node come free without anybody doing more than is on its way? They are there and wait for their grace
- * period or lie in somebody's cache, or are being zeroed; they are being read, written or pinned; or they are modified, and
- * there is room to write them to.
+ * period or lie in somebody's cache, or are being zeroed; they are being read, written or pinned; or they are modified,
+ * and there is room to write them to.
  */
 static bool node_may_bring(struct partition *partition, unsigned n)
 {
@@ -277,7 +279,9 @@ static bool node_may_bring(struct partition *partition, unsigned n)
     return counts.lists[FRAME_LIST_MODIFIED] != 0 && stores.used_slots + stores.bad_slots < stores.total_slots;
 }
 
-/* A strict place, and its node has no frame: the node's own trimmer and writer brought nothing, and nothing is coming. */
+/*
+ * A strict place, and its node has no frame: the node's own trimmer and writer brought nothing, and nothing is coming.
+ */
 static tide_status node_exhausted(struct partition *partition, unsigned n)
 {
     struct frames_counts counts;
@@ -332,8 +336,8 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     const uint32_t value = frames_wait_announce(frames);
     const bool strict = (place.flags & FRAMES_STRICT) != 0;
     /*
-     * Asked on both sides of the workers' steps, and whether anything came free meanwhile, and more than once: what comes
-     * and goes in between, by other threads' steps and faults, is somebody else's turn and not the end.
+     * Asked on both sides of the workers' steps, and whether anything came free meanwhile, and more than once: what
+     * comes and goes in between, by other threads' steps and faults, is somebody else's turn and not the end.
      */
     const bool hope = !strict || node_may_bring(partition, place.node);
     const bool again = partition->reclaim(partition, thread, place);

@@ -172,7 +172,9 @@ void page_delete_claimed(tide_space *space, uint64_t *pte, pte_t seen, pte_t lea
  * then does so.
  */
 void page_dirty_claimed(tide_space *space, frame_t frame);
-/* What goes back into the PTE when the frame is taken: releases a slot that was noted. By whom `original` belongs to. */
+/*
+ * What goes back into the PTE when the frame is taken: releases a slot that was noted. By whom `original` belongs to.
+ */
 void page_original_set(tide_space *space, struct pfn *pfn, uint64_t original);
 /*
  * The frame of a valid PTE, which the caller has claimed and publishes in transition form, leaves the working set. The
@@ -192,14 +194,16 @@ pte_t page_claim(tide_space *space, uint64_t *pte);
 /* The page of a PTE that the caller has claimed is hidden from the program. */
 void mapped_page_hide(const tide_space *space, const uint64_t *pte);
 /*
- * The PTEs of these pages have lost rights: what the program still has is taken away. Locked and pinned pages stay shown, so
- * that system calls on them go on working, and lose the right to be written.
+ * The PTEs of these pages have lost rights: what the program still has is taken away. Locked and pinned pages stay
+ * shown, so that system calls on them go on working, and lose the right to be written.
  */
 void mapped_range_weaken(tide_space *space, uint64_t first, uint64_t last);
 /* Is the page of a valid PTE pinned? Then it is not hidden, since system calls may be at work on it. */
 bool mapped_page_is_held(const tide_space *space, pte_t pte);
 
-/* Pages of one leaf that are to be hidden, gathered in ascending order: as few calls as spare what is locked or held. */
+/*
+ * Pages of one leaf that are to be hidden, gathered in ascending order: as few calls as spare what is locked or held.
+ */
 struct mapped_hiding {
     tide_space *space;
     const uint64_t *leaf;
@@ -279,9 +283,9 @@ struct working_set_choice {
 /* Removes up to `budget` pages from the working set, from the hand on, once around at most. Returns the count. */
 uint64_t working_set_trim(tide_space *space, struct working_set_choice choice, uint64_t budget);
 /*
- * For a thread that found no frame for a page of a mapped space: takes a few pages of the node out of its working set, in the
- * order of the hand, those that are clean and not accessed of late first. Their frames can be used at once, for nobody points
- * to them. True if any was clean; false too if another thread is at it.
+ * For a thread that found no frame for a page of a mapped space: takes a few pages of the node out of its working set,
+ * in the order of the hand, those that are clean and not accessed of late first. Their frames can be used at once, for
+ * nobody points to them. True if any was clean; false too if another thread is at it.
  */
 bool working_set_replace(tide_space *space, unsigned node);
 /* Removes up to `budget` pages, highest rank first, then accessed ones. Ages the set once. Returns the count. */
@@ -350,8 +354,9 @@ void region_retired_free_all(tide_space *space);
 TIDE_MUST_CHECK tide_status stack_create(tide_space *space, struct grace_thread *thread, uint64_t reserve_bytes,
                                          uint64_t commit_bytes, tide_stack *stack);
 /*
- * The guard page of a stack was touched at this address, with no lock and no claim held: it becomes an ordinary page, and
- * the next lower one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard page any more.
+ * The guard page of a stack was touched at this address, with no lock and no claim held: it becomes an ordinary page,
+ * and the next lower one the guard. TIDE_PAGE_FAULT_GUARD_PAGE; TIDE_STACK_OVERFLOW; TIDE_SUCCESS if it is no guard
+ * page any more.
  */
 TIDE_MUST_CHECK tide_status stack_grow(tide_space *space, struct grace_thread *thread, tide_address address);
 
@@ -370,7 +375,9 @@ TIDE_MUST_CHECK tide_status contents_change(tide_space *space, struct grace_thre
 /* The whole pages inside of a range, as first and one past the last. TIDE_INVALID_PARAMETER as for any range. */
 TIDE_MUST_CHECK tide_status contents_whole_pages(tide_address base, uint64_t bytes, uint64_t *first, uint64_t *end);
 
-/* ---- locking pages in the working set (lock.c; the rest is faults/lock.c) ----------------------------------------- */
+/*
+ * ---- locking pages in the working set (lock.c; the rest is faults/lock.c) -----------------------------------------
+ */
 
 /* Pages of a space's minimum working set that cannot be locked (nt-behaviour 6 rule 5). */
 enum { WORKING_SET_LOCK_OVERHEAD_PAGES = 8 };

@@ -6,15 +6,15 @@
  * beside faults, change it under the lock of the space.
  *
  * Why a B+-tree. What a lookup costs in a large space is the cache misses that wait for each other. A binary tree of
- * 100,000 regions makes its readers wait for about 20, a B+-tree with 32 entries a node for two a level and four levels,
- * the upper ones of which stay in the cache. The VADs of 100,000 regions are 12 MB, more than the cache that a program
- * has to itself; the leaves, 2 MB, are not. So a leaf tells all that most lookups want: where each region ends, and the
- * answer of a query in a region that nothing was ever committed in (vad_impl.h). A lookup touches no VAD, unless that of
- * a long region.
+ * 100,000 regions makes its readers wait for about 20, a B+-tree with 32 entries a node for two a level and four
+ * levels, the upper ones of which stay in the cache. The VADs of 100,000 regions are 12 MB, more than the cache that a
+ * program has to itself; the leaves, 2 MB, are not. So a leaf tells all that most lookups want: where each region ends,
+ * and the answer of a query in a region that nothing was ever committed in (vad_impl.h). A lookup touches no VAD,
+ * unless that of a long region.
  *
- * Nodes. All leaves have the same depth. A node has between an eighth and the whole of its capacity of entries; the root
- * may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries from it.
- * Appending leaves seven eighths of each node full, since programs reserve in ascending order.
+ * Nodes. All leaves have the same depth. A node has between an eighth and the whole of its capacity of entries; the
+ * root may have fewer. A full node is split in two, a node with too few is joined with a neighbour, or takes entries
+ * from it. Appending leaves seven eighths of each node full, since programs reserve in ascending order.
  *
  * Changes. A reader sees each change as one store, of one of three kinds:
  *   - A VAD is removed, or takes the place of one with the same first page, or its first commit is about to come: the
@@ -34,36 +34,37 @@
  * entries have not changed since, so C was the node for p just before r. In a leaf the keys stand, and an entry is one
  * word: VAD, length and whether anything was ever committed belong together. If the leaf was still in the tree when the
  * reader loaded the entry for p, that was the answer at that moment, else the answer just before the leaf was replaced.
- * So the answer, a VAD or NULL, was true at a moment of the call, and the reader neither waits nor looks twice. "Moment"
- * is the order of the writers' stores, which the lock makes total; a reader's loads see it monotonically, on x86 because
- * loads keep their order and so do stores, under C11 because each entry is stored with release and loaded with acquire. A
- * removal may be followed by a rewriting of nodes; it changes no answer.
+ * So the answer, a VAD or NULL, was true at a moment of the call, and the reader neither waits nor looks twice.
+ * "Moment" is the order of the writers' stores, which the lock makes total; a reader's loads see it monotonically, on
+ * x86 because loads keep their order and so do stores, under C11 because each entry is stored with release and loaded
+ * with acquire. A removal may be followed by a rewriting of nodes; it changes no answer.
  *
  * Separators. A key of an inner node says where one child ends and the next begins. No VAD may lie across a key, or the
- * pages behind the key would not find it. A new VAD may, if keys were left behind by VADs that are gone: then these keys
- * are first raised to the page after it, in place (raise()). All pages between the old key and the new one are free at
- * that moment, and until the VAD is put in: a reader that goes right by the old key, rather than left by the new one,
- * finds nothing, which was true when it read the key. In nodes that nobody sees yet, keys are raised at leisure.
+ * pages behind the key would not find it. A new VAD may, if keys were left behind by VADs that are gone: then these
+ * keys are first raised to the page after it, in place (raise()). All pages between the old key and the new one are
+ * free at that moment, and until the VAD is put in: a reader that goes right by the old key, rather than left by the
+ * new one, finds nothing, which was true when it read the key. In nodes that nobody sees yet, keys are raised at
+ * leisure.
  *
- * The sequence moves after each change, by a locked instruction, so that the epoch which the replaced nodes and VADs are
- * stamped with is read after the change was visible. Whoever found a VAD and sees the sequence as it was before the
+ * The sequence moves after each change, by a locked instruction, so that the epoch which the replaced nodes and VADs
+ * are stamped with is read after the change was visible. Whoever found a VAD and sees the sequence as it was before the
  * lookup knows that the VAD is still in the tree, or leaves it just now and is not freed before the section of this
  * look ends (fault_vad()).
  *
- * The first commit. That nothing was ever committed in a region is said by its entry, and so goes there before the first
- * page is committed (vad_committing()): under the space's lock, so that no rewriting of the leaf brings back what the
- * old one said, and under the region's, whose holder commits right after. It does not come back when the pages are
- * decommitted; then the VAD is asked. So a region pays once in its life, and threads that commit and decommit in regions
- * of their own still write no common line.
+ * The first commit. That nothing was ever committed in a region is said by its entry, and so goes there before the
+ * first page is committed (vad_committing()): under the space's lock, so that no rewriting of the leaf brings back what
+ * the old one said, and under the region's, whose holder commits right after. It does not come back when the pages are
+ * decommitted; then the VAD is asked. So a region pays once in its life, and threads that commit and decommit in
+ * regions of their own still write no common line.
  *
  * Gaps. Space is given out in units of 16 pages (64 KiB): a unit that any VAD touches is taken whole. An inner node
- * knows of each child the bounds of its VADs and the longest run of free units between two of them. The search goes into
- * a child only if a run that is long enough lies in it. Such a child can then disappoint only when it straddles one end
- * of the range asked for, and at each level there is at most one that straddles an end: O(height) nodes in all.
+ * knows of each child the bounds of its VADs and the longest run of free units between two of them. The search goes
+ * into a child only if a run that is long enough lies in it. Such a child can then disappoint only when it straddles
+ * one end of the range asked for, and at each level there is at most one that straddles an end: O(height) nodes in all.
  *
- * Memory. Nodes come from a pool of the tree (vad_node.c), which vad_prepare() fills before a change that may need some:
- * for each level two, for a join of several more. A removal that finds no memory to join a node with its neighbour lets
- * it have too few entries and counts that in `missed`; nothing but the height bound suffers.
+ * Memory. Nodes come from a pool of the tree (vad_node.c), which vad_prepare() fills before a change that may need
+ * some: for each level two, for a join of several more. A removal that finds no memory to join a node with its
+ * neighbour lets it have too few entries and counts that in `missed`; nothing but the height bound suffers.
  *
  * Invariants, all checked by vad_tree_check() (vad_search.c): VADs disjoint, sorted, told truly by their entries,
  * between the separators of their leaf; fill, order of keys, one depth; bounds and gaps of each child follow from it;
@@ -379,8 +380,8 @@ static void leaf_replace(struct change *change, struct vad_path *path, struct it
 }
 
 /*
- * Raises all keys to the right of the path that lie inside of a VAD on it, whose place is free or which nobody sees yet.
- * Children without VADs may lose all their pages so.
+ * Raises all keys to the right of the path that lie inside of a VAD on it, whose place is free or which nobody sees
+ * yet. Children without VADs may lose all their pages so.
  */
 static void raise(struct vad_path *path, const struct vad *vad)
 {
@@ -539,8 +540,8 @@ tide_status vad_prepare(struct vad_tree *tree, uint64_t old_count)
 {
     const uint64_t levels = vad_height(tree);
     /*
-     * Two nodes a level, and a root. A join leaves at most two nodes of each level on each side of its range, and two on
-     * the way; what it writes for the VADs in between it uses again at once.
+     * Two nodes a level, and a root. A join leaves at most two nodes of each level on each side of its range, and two
+     * on the way; what it writes for the VADs in between it uses again at once.
      */
     const uint64_t a_level = old_count > 1 ? 8 : 2;
 

@@ -3,8 +3,8 @@
  *
  * Writers (reserve, release) hold the space's lock. Readers (faults, queries) take no lock, write nothing and wait for
  * nobody: they walk the tree inside an epoch section, and each change becomes visible to them by one store. A VAD that
- * left the tree is freed by the caller only after a grace period; so are nodes, by the tree. Nodes carry the largest gap
- * of each subtree, so that finding room is O(log n) too. How it works and why it is right: vad.c.
+ * left the tree is freed by the caller only after a grace period; so are nodes, by the tree. Nodes carry the largest
+ * gap of each subtree, so that finding room is O(log n) too. How it works and why it is right: vad.c.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -87,15 +87,15 @@ void vad_tree_init(struct vad_tree *tree, struct grace *grace);
 void vad_tree_destroy(struct vad_tree *tree);
 
 /*
- * Under the space's lock: gets the memory that the next insertion, or replacement of `old_count` VADs, may need, so that
- * it cannot fail. TIDE_INSUFFICIENT_RESOURCES: there is none, and nothing has changed.
+ * Under the space's lock: gets the memory that the next insertion, or replacement of `old_count` VADs, may need, so
+ * that it cannot fail. TIDE_INSUFFICIENT_RESOURCES: there is none, and nothing has changed.
  */
 TIDE_MUST_CHECK tide_status vad_prepare(struct vad_tree *tree, uint64_t old_count);
 
 /*
  * Under the space's lock, after vad_prepare(). Inserts a VAD whose range is known to be free (asserted in every build).
- * The caller has set the [I] fields and reserved_only. A VAD lies at a multiple of 64 bytes, and is inserted once in its
- * life.
+ * The caller has set the [I] fields and reserved_only. A VAD lies at a multiple of 64 bytes, and is inserted once in
+ * its life.
  */
 void vad_insert(struct vad_tree *tree, struct vad *vad);
 /*
@@ -126,8 +126,8 @@ struct vad_summary {
     uint32_t protection; /* TIDE_PAGE_ value at reserve time, if nothing was ever committed in it; else 0 */
 };
 /*
- * The same as vad_find(), and tells what the tree knows, all of one moment. The VAD itself is touched only if its region
- * is longer than VAD_ENTRY_PAGES_MAX pages.
+ * The same as vad_find(), and tells what the tree knows, all of one moment. The VAD itself is touched only if its
+ * region is longer than VAD_ENTRY_PAGES_MAX pages.
  */
 enum { VAD_ENTRY_PAGES_MAX = UINT16_MAX };
 struct vad *vad_find_summary(const struct vad_tree *tree, uint64_t page, struct vad_summary *summary);

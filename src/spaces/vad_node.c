@@ -1,8 +1,9 @@
 /*
  * Memory for nodes of VAD trees.
  *
- * Each tree has slabs of its own. A node that was replaced waits for its grace period, oldest first, since readers may still be in it; then
- * it is used again. Whoever changes the tree makes sure of enough free nodes before: the change itself cannot fail.
+ * Each tree has slabs of its own. A node that was replaced waits for its grace period, oldest first, since readers may
+ * still be in it; then it is used again. Whoever changes the tree makes sure of enough free nodes before: the change
+ * itself cannot fail.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,7 +21,10 @@ static struct slab *slab_of(struct vad_tree *tree, unsigned level)
 /* Frees nodes whose grace period has passed. */
 static void recycle(struct vad_tree *tree)
 {
-    /* With nobody else to move it on, the grace period would never pass. An open section may hold it back: not each time. */
+    /*
+     * With nobody else to move it on, the grace period would never pass. An open section may hold it back: not each
+     * time.
+     */
     if (tree->retired_count >= tree->retired_bound) {
         (void)grace_advance(tree->grace);
         tree->retired_bound = tree->retired_count + RETIRED_MANY / 2;

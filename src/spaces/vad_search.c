@@ -166,9 +166,9 @@ static bool gap_fit(const struct gap_request *request, uint64_t start, uint64_t 
 }
 
 /*
- * Searches the gaps of a subtree and on its borders, from unit `start` to before unit `end`: of each entry first the gap
- * on its near side, in the direction of the search, then those inside. A child is given its own bounds, so that what it
- * borders on is looked at here alone.
+ * Searches the gaps of a subtree and on its borders, from unit `start` to before unit `end`: of each entry first the
+ * gap on its near side, in the direction of the search, then those inside. A child is given its own bounds, so that
+ * what it borders on is looked at here alone.
  */
 static bool gap_search(const struct gap_request *request, const struct vad_node *node, uint64_t start, uint64_t end,
                        uint64_t *base)

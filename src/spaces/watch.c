@@ -11,9 +11,9 @@
  * before the reset's exchange, which then reports it, or after, and stays. If the claim comes after, so does the bit.
  * Either way a page with PTE_WRITE has its bit set, or is reported by the reset that clears it.
  *
- * A pointer that a thread got while PTE_WRITE was there can still be written through after the reset. So the reset waits,
- * before it returns, until every section that might hold such a pointer has ended: those writes are covered by its
- * report. Pins do not end with sections; the bit of a page with a reference beyond the working set's is set again.
+ * A pointer that a thread got while PTE_WRITE was there can still be written through after the reset. So the reset
+ * waits, before it returns, until every section that might hold such a pointer has ended: those writes are covered by
+ * its report. Pins do not end with sections; the bit of a page with a reference beyond the working set's is set again.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

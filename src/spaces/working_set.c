@@ -12,10 +12,10 @@
  * trimming never waits: busy entries are passed by.
  *
  * The hard maximum is exact with any number of threads faulting at once, and costs a space without one a single
- * read. The size of a set is a sum of counters of each CPU, which moves while it is added up, so it is not the size that
- * is kept below the maximum but something that is never smaller. A fault is admitted under the set's lock before its
- * page comes in: `coming` goes up by one, and down again (settled) after the page was counted. Reading `coming` first,
- * then the removals, then the arrivals gives a bound of pages and admissions together:
+ * read. The size of a set is a sum of counters of each CPU, which moves while it is added up, so it is not the size
+ * that is kept below the maximum but something that is never smaller. A fault is admitted under the set's lock before
+ * its page comes in: `coming` goes up by one, and down again (settled) after the page was counted. Reading `coming`
+ * first, then the removals, then the arrivals gives a bound of pages and admissions together:
  *   - a page that settles in between was in `coming` or is in the arrivals, or in both;
  *   - a removal in between is missed, and a removal counts only after the page has left;
  *   - an admission cannot come in between, since the lock is held.
@@ -143,12 +143,12 @@ static pte_t aged(pte_t pte)
 }
 
 /*
- * Which accessed pages are asked again whether they are used? In a soft space all. In a mapped one the accessed bit is that of
- * the PTE too, since the hardware's cannot be read: to take it away is to hide the page, and whoever uses it next takes a
- * fault. So when pages are short all are asked once hardly any is left that was not accessed since the last time, and it is
- * paid for once for as many pages as can be trimmed by it. When they are not, a pass asks those of one table, one table after
- * the other: some hundred faults a second at most, and what is idle for long is known when it is needed. Pages that were not
- * accessed grow older in any case.
+ * Which accessed pages are asked again whether they are used? In a soft space all. In a mapped one the accessed bit is
+ * that of the PTE too, since the hardware's cannot be read: to take it away is to hide the page, and whoever uses it
+ * next takes a fault. So when pages are short all are asked once hardly any is left that was not accessed since the
+ * last time, and it is paid for once for as many pages as can be trimmed by it. When they are not, a pass asks those of
+ * one table, one table after the other: some hundred faults a second at most, and what is idle for long is known when
+ * it is needed. Pages that were not accessed grow older in any case.
  */
 enum sampling { SAMPLE_NONE, SAMPLE_TABLE, SAMPLE_ALL };
 

@@ -75,8 +75,9 @@ TIDE_MUST_CHECK tide_status page_file_open(struct page_file *file, const tide_pa
                                            const struct page_file *const *others, unsigned other_count,
                                            bool disable_direct_io);
 /*
- * Gives the file so many bytes (more than it has, at most its maximum), really allocated. TIDE_DISK_FULL, TIDE_IO_ERROR;
- * then it has the size it had. Reads and writes of what there is may go on meanwhile, as in page_file_shrink().
+ * Gives the file so many bytes (more than it has, at most its maximum), really allocated. TIDE_DISK_FULL,
+ * TIDE_IO_ERROR; then it has the size it had. Reads and writes of what there is may go on meanwhile, as in
+ * page_file_shrink().
  */
 TIDE_MUST_CHECK tide_status page_file_grow(struct page_file *file, uint64_t bytes);
 /* Cuts the file. If the file system does not let it, the file stays larger than it need be. */

@@ -436,7 +436,9 @@ static bool allocated_locked(const struct slot_map *map, const struct slot_group
            (map->bad[slot / 64] & bit_of(slot)) == 0;
 }
 
-/* A slot is no longer allocated: was it the last one of its block, nobody needs what is reserved there. Group locked. */
+/*
+ * A slot is no longer allocated: was it the last one of its block, nobody needs what is reserved there. Group locked.
+ */
 static void reservations_lapse(struct slot_map *map, struct slot_group *group, uint32_t slot)
 {
     const uint32_t word = slot / 64;

@@ -7,8 +7,8 @@
  * its stall was worth. A file that was full when asked has its virtual time raised to that of the file chosen instead;
  * otherwise it would get all writes for a while once it has room. Speed is pages over the time in which the file had a
  * write in flight, measured by the writers' queues (io.c); reads neither measure nor look at it. A file that fails
- * altogether would seem fast, since it costs no time: it counts as twice as slow as the slowest each time, and loses its
- * turn, so it is tried less and less, and is as fast as it is soon after it works again.
+ * altogether would seem fast, since it costs no time: it counts as twice as slow as the slowest each time, and loses
+ * its turn, so it is tried less and less, and is as fast as it is soon after it works again.
  *
  * Windows. A window's block begins at a multiple of its size in the slots, and page i of the window lies in slot i of
  * the block. So the slot of any page says where the block is, and where a neighbour belongs, without a word about it

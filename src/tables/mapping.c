@@ -8,14 +8,15 @@
  *   UFFDIO_WRITEPROTECT  without its mode bit: lets a mapped page be written again
  *   MADV_DONTNEED_LOCKED unmaps; the page stays in the file
  *   FALLOC_FL_PUNCH_HOLE frees pages of the file
- * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A page
- * mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
+ * The first two stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A
+ * page mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
  *
- * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs; for
- * many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does for
- * write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted for it
- * alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and pages come
- * one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md has why.
+ * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs;
+ * for many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does
+ * for write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted
+ * for it alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and
+ * pages come one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md
+ * has why.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,7 +37,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Of later kernels than the headers of Debian 12. The first two came together, with Linux 6.4; only the second is told. */
+/*
+ * Of later kernels than the headers of Debian 12. The first two came together, with Linux 6.4; only the second is told.
+ */
 #define CONTINUE_MODE_WP 2ull
 #define FEATURE_WP_UNPOPULATED (1ull << 13)
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
@@ -67,8 +70,8 @@ enum { LARGE_LEAST = 8 };
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
 /*
- * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for user
- * faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
+ * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for
+ * user faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
  */
 static int faults_open(tide_delivery delivery)
 {
@@ -192,40 +195,35 @@ static tide_status file_open(uint64_t bytes, int *out, bool *large)
     return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
 }
 
-/* Maps the file at a multiple of 2 MiB; NULL with errno. */
-static char *file_map(int file, uint64_t bytes)
+static tide_status no_window(uint64_t bytes, int error)
+{
+    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
+}
+
+/* Maps the file at a multiple of 2 MiB. */
+static tide_status window_map(struct mapping *mapping, uint64_t bytes)
 {
     char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (reserved == MAP_FAILED)
-        return NULL;
+        return no_window(bytes, errno);
     char *begin = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file, 0) != begin) {
+    const int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, flags, mapping->file, 0) != begin) {
         const int error = errno;
 
         (void)munmap(reserved, bytes + HUGE_BYTES);
-        errno = error;
-        return NULL;
+        return no_window(bytes, error);
     }
+    mapping->window = begin;
     if (begin != reserved)
         (void)munmap(reserved, (size_t)(begin - reserved));
     const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
     if (behind != 0)
         (void)munmap(begin + bytes, behind);
     /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
-    if (madvise(begin, bytes, MADV_DONTFORK) == 0 && madvise(begin, bytes, MADV_DONTDUMP) == 0)
-        return begin;
-    const int error = errno;
-    (void)munmap(begin, bytes);
-    errno = error;
-    return NULL;
-}
-
-static tide_status window_map(struct mapping *mapping, uint64_t bytes)
-{
-    mapping->window = file_map(mapping->file, bytes);
-    if (mapping->window == NULL)
-        return error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no window of %lu bytes: %s", bytes, strerror(errno));
+    if (madvise(begin, bytes, MADV_DONTFORK) != 0 || madvise(begin, bytes, MADV_DONTDUMP) != 0)
+        return no_window(bytes, errno); /* window_free() unmaps it */
     return TIDE_SUCCESS;
 }
 
@@ -412,8 +410,8 @@ static bool again(int error, unsigned *tries)
 }
 
 /*
- * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one goes
- * page by page; an only page is one that the program has unmapped.
+ * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one
+ * goes page by page; an only page is one that the program has unmapped.
  */
 static bool crosses_fence(int error, uint64_t *most)
 {
@@ -457,29 +455,25 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
 
 int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
-    const size_t bytes = pages * (size_t)TIDE_PAGE_BYTES;
-    size_t done = 0;
     unsigned tries = 0;
+    int error;
 
-    while (done < bytes) {
-        const ssize_t written =
-            pwrite(mapping->file, (const char *)from + done, bytes - done, offset_of(mapping, page) + (off_t)done);
-
-        if (written > 0) {
-            done += (size_t)written;
-        } else if (!again(written == 0 || errno == ENOSPC ? ENOMEM : errno, &tries)) {
-            mapping_drop(mapping, page, pages);
-            return ENOMEM;
-        }
+    do
+        error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
+    while (error != 0 && again(error == ENOSPC ? ENOMEM : error, &tries));
+    if (error != 0) {
+        mapping_drop(mapping, page, pages);
+        return ENOMEM;
     }
     count(&counters_of(mapping)->filled, pages);
     return 0;
 }
 
-/* A page that is shown may be written from now on. */
-static void let_write(struct mapping *mapping, uint64_t page)
+/* Pages of these that are shown may be written from now on, or may not. */
+static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
 {
-    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
+    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
+                                        .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
     unsigned tries = 0;
 
     while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
@@ -487,8 +481,9 @@ static void let_write(struct mapping *mapping, uint64_t page)
 }
 
 /*
- * Shows pages without the right to be written where UFFDIO_CONTINUE cannot (before Linux 6.4): each is taken out of the file
- * and put in anew, for UFFDIO_COPY can. To show it first and protect it then would leave a moment for a write unseen.
+ * Shows pages without the right to be written where UFFDIO_CONTINUE cannot (before Linux 6.4): each is taken out of the
+ * file and put in anew, for UFFDIO_COPY can. To show it first and protect it then would leave a moment for a write
+ * unseen.
  */
 static int show_anew(struct mapping *mapping, uint64_t page, unsigned pages)
 {
@@ -532,7 +527,7 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
             continue;
         } else if (error == EEXIST) {
             if (writable)
-                let_write(mapping, page + done / TIDE_PAGE_BYTES);
+                write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true);
             done += TIDE_PAGE_BYTES;
         } else if (!again(error, &tries)) {
             /* EFAULT: the file lost the page. It is not for the program to see zeroes instead. */
@@ -560,12 +555,7 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
-                                        .mode = UFFDIO_WRITEPROTECT_MODE_WP };
-    unsigned tries = 0;
-
-    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
-        continue;
+    write_protect(mapping, page, pages, false);
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
@@ -588,34 +578,34 @@ void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t pages)
     count(&counters_of(mapping)->dropped, pages);
 }
 
-int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes)
+/* All bytes to the file or from it, past the window. 0 or an errno value. */
+static int transfer(const struct mapping *mapping, uint64_t address, char *memory, size_t bytes, bool write)
 {
     const off_t offset = (off_t)(address - mapping->first_page * TIDE_PAGE_BYTES);
     size_t done = 0;
 
     while (done < bytes) {
-        const ssize_t got = pread(mapping->file, (char *)to + done, bytes - done, offset + (off_t)done);
+        const off_t at = offset + (off_t)done;
+        const ssize_t moved = write ? pwrite(mapping->file, memory + done, bytes - done, at)
+                                    : pread(mapping->file, memory + done, bytes - done, at);
 
-        if (got <= 0 && errno != EINTR)
-            return got == 0 ? EIO : errno;
-        done += got > 0 ? (size_t)got : 0;
+        if (moved == 0)
+            return EIO; /* beyond the file, whose size nobody changes */
+        if (moved < 0 && errno != EINTR)
+            return errno;
+        done += moved > 0 ? (size_t)moved : 0;
     }
     return 0;
 }
 
+int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes)
+{
+    return transfer(mapping, address, to, bytes, false);
+}
+
 int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes)
 {
-    const off_t offset = (off_t)(address - mapping->first_page * TIDE_PAGE_BYTES);
-    size_t done = 0;
-
-    while (done < bytes) {
-        const ssize_t got = pwrite(mapping->file, (const char *)from + done, bytes - done, offset + (off_t)done);
-
-        if (got <= 0 && errno != EINTR)
-            return got == 0 ? EIO : errno;
-        done += got > 0 ? (size_t)got : 0;
-    }
-    return 0;
+    return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)

@@ -1,20 +1,21 @@
 /*
- * The hardware's side of a mapped space: a window of real addresses over a file in memory, of which a page is shown to the
- * program, hidden from it, or dropped.
+ * The hardware's side of a mapped space: a window of real addresses over a file in memory, of which a page is shown to
+ * the program, hidden from it, or dropped.
  *
- * The window is one shared mapping of one memory file (memfd), registered with userfaultfd as a whole: page number p of the
- * window is page p of the file, for good. A page that is in memory is a page of the file; it is shown when the window's
- * hardware page table maps it. The soft page table above it (page_table.h) is what counts; the hardware's is a cache of it:
+ * The window is one shared mapping of one memory file (memfd), registered with userfaultfd as a whole: page number p of
+ * the window is page p of the file, for good. A page that is in memory is a page of the file; it is shown when the
+ * window's hardware page table maps it. The soft page table above it (page_table.h) is what counts; the hardware's is a
+ * cache of it:
  *
  *   a page is shown only while its PTE is valid, accessed and has the right to be read, or is claimed; and shown for writing
  *   only while its PTE has the right to be written, and is dirty.
  *
- * That is what a pointer of a soft space promises (fault_rights()). So who shows a page has claimed its PTE; who takes one
- * of these bits away hides the page afterwards, and before it relies on nobody writing there; and hiding more than needed
- * is always right: the next access is a fault that finds a valid PTE, and shows the page again.
+ * That is what a pointer of a soft space promises (fault_rights()). So who shows a page has claimed its PTE; who takes
+ * one of these bits away hides the page afterwards, and before it relies on nobody writing there; and hiding more than
+ * needed is always right: the next access is a fault that finds a valid PTE, and shows the page again.
  *
- * Nothing here allocates, takes a lock of the engine or waits for anybody: all of it can be called in a signal handler. Each
- * call is one system call or a few. Figures of what they cost: docs/mapped-spaces.md.
+ * Nothing here allocates, takes a lock of the engine or waits for anybody: all of it can be called in a signal handler.
+ * Each call is one system call or a few. Figures of what they cost: docs/mapped-spaces.md.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -93,15 +94,15 @@ void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t count);
 void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t count);
 
 /*
- * Bytes of pages in memory, shown or not. The caller has a claim or a reference that keeps the page; without one it may read
- * zeroes, or get EBADF from a window that is going. EHWPOISON: the memory is bad.
+ * Bytes of pages in memory, shown or not. The caller has a claim or a reference that keeps the page; without one it may
+ * read zeroes, or get EBADF from a window that is going. EHWPOISON: the memory is bad.
  */
 TIDE_MUST_CHECK int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes);
 TIDE_MUST_CHECK int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes);
 
 /*
- * For handler threads. Accesses to the page are SIGSEGV, those that write at least, until mapping_unfence(); or SIGBUS, until
- * it gets content.
+ * For handler threads. Accesses to the page are SIGSEGV, those that write at least, until mapping_unfence(); or SIGBUS,
+ * until it gets content.
  */
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable);
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t count);

@@ -261,8 +261,9 @@ unsigned page_table_near(uint64_t *pte, uint64_t **ptes, frame_t *near)
 }
 
 /*
- * Claims the PTEs between two, if all are of committed pages that are not in memory, so that one call can let go all of the pages from the
- * one to the other: there is nothing to let go in between, and nobody puts anything there meanwhile. False: none.
+ * Claims the PTEs between two, if all are of committed pages that are not in memory, so that one call can let go all of
+ * the pages from the one to the other: there is nothing to let go in between, and nobody puts anything there meanwhile.
+ * False: none.
  */
 static bool between_claim(uint64_t *from, const uint64_t *to, struct pte_waits *waits, pte_t *seen)
 {
@@ -324,15 +325,14 @@ uint64_t page_table_page_of(const struct frames *frames, const uint64_t *pte, co
         table = offset / TIDE_PAGE_BYTES;
         pte = pfn_pte(&frames->pfns[table]);
     }
-    *root = (const uint64_t *)(const void *)(frames->memory + table * TIDE_PAGE_BYTES);
+    if (root != NULL)
+        *root = (const uint64_t *)(const void *)(frames->memory + table * TIDE_PAGE_BYTES);
     return page;
 }
 
 struct mapping *page_table_mapping_of(const struct frames *frames, const uint64_t *pte, uint64_t *page)
 {
-    const uint64_t *root;
-
-    *page = page_table_page_of(frames, pte, &root);
+    *page = page_table_page_of(frames, pte, NULL);
     return mapping_find(*page);
 }
 

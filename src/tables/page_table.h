@@ -112,8 +112,8 @@ uint64_t *page_table_next_leaf(const struct page_table *table, uint64_t *page, u
 uint64_t page_table_missing(const struct page_table *table, uint64_t first, uint64_t last);
 
 /*
- * The PTEs of the leaf of a page are those of one large page, valid and writable: says so in the directory, if the number
- * of its first frame fits. Inside grace_enter(), with the region locked or not yet in the tree.
+ * The PTEs of the leaf of a page are those of one large page, valid and writable: says so in the directory, if the
+ * number of its first frame fits. Inside grace_enter(), with the region locked or not yet in the tree.
  */
 void page_table_large_set(struct page_table *table, uint64_t page, frame_t first);
 /* Takes that back, for a PTE below that is about to change. With the region locked. */
@@ -128,8 +128,8 @@ void page_table_vacate(struct frames *frames, const frame_t *hollow, unsigned co
 unsigned page_table_near(uint64_t *pte, uint64_t **ptes, frame_t *near);
 
 /*
- * The page of a PTE: up through the tables, whose records name their entries in the tables above. *root is the memory of
- * the root table. Inside grace_enter(), of a PTE whose table stays.
+ * The page of a PTE: up through the tables, whose records name their entries in the tables above. *root is the memory
+ * of the root table; NULL if it is not asked for. Inside grace_enter(), of a PTE whose table stays.
  */
 uint64_t page_table_page_of(const struct frames *frames, const uint64_t *pte, const uint64_t **root);
 /* The mapping of a PTE of a mapped space, and its page. */

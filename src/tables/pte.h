@@ -128,6 +128,12 @@ static inline unsigned pte_age(pte_t pte)
     return (unsigned)((pte.bits & PTE_AGE_MASK) >> PTE_AGE_SHIFT);
 }
 
+/* Of a valid form: it may be written without another look. A mapped space shows the page for writing. */
+static inline bool pte_is_writable(pte_t pte)
+{
+    return (~pte.bits & (PTE_WRITE | PTE_DIRTY)) == 0;
+}
+
 /* Both of a valid form. */
 static inline bool pte_is_locked(pte_t pte)
 {

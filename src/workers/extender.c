@@ -7,12 +7,12 @@
  * worker's lock keeps it to one at a time, so a second caller waits for the first and then often finds enough.
  *
  * Growing. Wanted when the true charge is at 90 % of the limit or above, until it is below again; and by a step when a
- * writer found no slot, since pages in memory may have slots too, and then the files are full before the charge says so.
- * A file grows by its step, or by what is missing if that is more: the space on disk first, then the slots, then the limit. Of several files
- * the one that has used the least part of its maximum grows next. A disk that has not so much is asked for half, and
- * half of that. A file that could not grow at all is left alone by the thread for a second, which doubles each time it
- * fails; a caller in need tries all files at once, since its disk may have room again. A request that not even the
- * maximum would satisfy grows nothing.
+ * writer found no slot, since pages in memory may have slots too, and then the files are full before the charge says
+ * so. A file grows by its step, or by what is missing if that is more: the space on disk first, then the slots, then
+ * the limit. Of several files the one that has used the least part of its maximum grows next. A disk that has not so
+ * much is asked for half, and half of that. A file that could not grow at all is left alone by the thread for a second,
+ * which doubles each time it fails; a caller in need tries all files at once, since its disk may have room again. A
+ * request that not even the maximum would satisfy grows nothing.
  *
  * Cutting. Wanted when the charge is at most 75 % of the limit, so that what is left is not grown again by the next
  * page; only down to 75 %, and only after the charge has stayed there for a delay. So after a cut the charge must rise
@@ -23,7 +23,8 @@
  * When no growth can be had, the commit charge is told not to ring (commit_extend_arm()), so a full disk costs a look
  * now and then and not one at each refill.
  *
- * Invariant, when no step runs: limit = frames + slots - bad slots - the engine's reserve, and the same for the maximum.
+ * Invariant, when no step runs: limit = frames + slots - bad slots - the engine's reserve, and the same for the
+ * maximum.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -64,8 +65,8 @@ static uint64_t pages_wanted(struct partition *partition)
 }
 
 /*
- * The file to grow next: of those that may and are not in `tried`, the one with the least part of its maximum. `urgent`:
- * also those that failed a moment ago. file_count if there is none.
+ * The file to grow next: of those that may and are not in `tried`, the one with the least part of its maximum.
+ * `urgent`: also those that failed a moment ago. file_count if there is none.
  */
 static unsigned choose_file(const struct worker *worker, uint32_t tried, bool urgent)
 {

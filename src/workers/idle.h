@@ -1,11 +1,11 @@
 /*
  * Asking whether a CPU is idle.
  *
- * A thread at idle priority runs when its CPU has nothing better to do; on a busy machine it may not run for seconds. So
- * it must not hold a lock, or pages, or anything else that others may wait for; and without privileges a thread that
- * has taken idle priority cannot leave it for the while that it holds something. Hence this one, which holds nothing and
- * does nothing but answer. Whoever has work for idle times asks it, waits for the answer, and does a bounded piece of the
- * work at ordinary priority.
+ * A thread at idle priority runs when its CPU has nothing better to do; on a busy machine it may not run for seconds.
+ * So it must not hold a lock, or pages, or anything else that others may wait for; and without privileges a thread that
+ * has taken idle priority cannot leave it for the while that it holds something. Hence this one, which holds nothing
+ * and does nothing but answer. Whoever has work for idle times asks it, waits for the answer, and does a bounded piece
+ * of the work at ordinary priority.
  *
  * Not even its end is waited for: it owns a share of what it uses, and goes when it comes to run again.
  *

@@ -15,8 +15,8 @@
  * missing is read off a histogram: all pages above it go, and of just that rank as many as are still missing, from the
  * spaces in order of their claims - in background mode before others, then the largest and longest idle first. This in
  * rounds, each only for what is still missing: first from what spaces have above their minimums, by lower and lower
- * ranks; then below soft minimums in the same way; then pages accessed since they were aged. Hard minimums, locked pages
- * and large pages are never touched.
+ * ranks; then below soft minimums in the same way; then pages accessed since they were aged. Hard minimums, locked
+ * pages and large pages are never touched.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -46,7 +46,9 @@ static uint64_t shortage(const struct worker *worker)
     const struct frames_node *node = &frames->nodes[worker->node];
     struct frames_counts counts;
 
-    /* What is kept at hand for mapped spaces is kept beside what is on standby, where pages have their second chance. */
+    /*
+     * What is kept at hand for mapped spaces is kept beside what is on standby, where pages have their second chance.
+     */
     const uint64_t ahead = threads_ahead(worker);
 
     frames_counts(frames, worker->node, &counts);
@@ -66,14 +68,15 @@ static bool ahead_is_due(const struct worker *worker)
     return ahead != 0 && frames_unused(frames, worker->node) < ahead / 2;
 }
 
-/* Lets pages on standby go, those of least priority and the oldest first. */
-static uint64_t ahead_fill(const struct worker *worker)
+/* Lets up to `budget` pages on standby go, those of least priority and the oldest first. */
+static uint64_t ahead_fill(const struct worker *worker, uint64_t budget)
 {
     struct frames *frames = worker->workers->partition->frames;
     const uint64_t ahead = threads_ahead(worker);
     uint64_t done = 0;
 
-    while (frames_unused(frames, worker->node) < ahead && frames_repurpose(frames, worker->node, 7, 1) != 0)
+    while (done < budget && frames_unused(frames, worker->node) < ahead &&
+           frames_repurpose(frames, worker->node, 7, 1) != 0)
         done++;
     return done;
 }
@@ -116,8 +119,8 @@ static void candidates_sort(struct trimmer_candidate *candidates, unsigned count
 }
 
 /*
- * Room for so many candidates; without memory for it the trimmer makes do with what it has. Not by malloc(): a fault of a
- * mapped space may do the trimmer's step in a signal handler.
+ * Room for so many candidates; without memory for it the trimmer makes do with what it has. Not by malloc(): a fault of
+ * a mapped space may do the trimmer's step in a signal handler.
  */
 static void candidates_reserve(struct worker *worker, uint64_t spaces)
 {
@@ -235,8 +238,9 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     struct workers *workers = worker->workers;
     struct partition *partition = workers->partition;
     const uint64_t need = shortage(worker);
-    uint64_t done = ahead_is_due(worker) ? ahead_fill(worker) : 0;
+    uint64_t done = ahead_is_due(worker) ? ahead_fill(worker, budget) : 0;
 
+    budget -= done;
     if (need == 0) {
         if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns) {
             sync_lock(&partition->lock);

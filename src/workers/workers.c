@@ -155,8 +155,8 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
         &worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
     grace_enter(thread);
     /*
-     * These steps ask for themselves: ageing may be due when trimming is not, and the extender looks how long the charge
-     * has been low.
+     * These steps ask for themselves: ageing may be due when trimming is not, and the extender looks how long the
+     * charge has been low.
      */
     const bool asks = worker->kind == TIDE_WORKER_TRIMMER || worker->kind == TIDE_WORKER_EXTENDER;
     const bool wanted = occasion == WORKER_FORCED || asks || is_due(worker);
@@ -175,8 +175,8 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
 }
 
 /*
- * For who may have frames of one node alone: that node's trimmer and writer, on the calling thread whatever the mode, so
- * that what they brought, or did not, is known when they are done.
+ * For who may have frames of one node alone: that node's trimmer and writer, on the calling thread whatever the mode,
+ * so that what they brought, or did not, is known when they are done.
  */
 static bool node_reclaim(struct workers *workers, struct grace_thread *thread, unsigned node)
 {
@@ -246,8 +246,10 @@ static void *thread_main(void *context)
     thread->signals_off = true;
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
-    /* As in NT, where both run above the program's threads: with 64 of these short of frames, a writer or a trimmer that
-     * gets one turn in 65 keeps all of them waiting. */
+    /*
+     * As in NT, where both run above the program's threads: with 64 of these short of frames, a writer or a trimmer
+     * that gets one turn in 65 keeps all of them waiting.
+     */
     if (worker->kind == TIDE_WORKER_MODIFIED_WRITER || worker->kind == TIDE_WORKER_TRIMMER)
         os_thread_raise();
     if (worker->kind != TIDE_WORKER_EXTENDER)

@@ -95,7 +95,8 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
                     int *error);
 
 /*
- * For partition.extend. A charge of so many pages was refused: makes the page files larger until it fits. True if the charge should be tried again; false if it cannot be made to fit now.
+ * For partition.extend. A charge of so many pages was refused: makes the page files larger until it fits. True if the
+ * charge should be tried again; false if it cannot be made to fit now.
  */
 bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64_t pages);
 

@@ -16,7 +16,8 @@
  * Errors. The pages of a cluster that could not be written are written again, one by one. A page that fails again
  * failed for its slot, which is marked bad for good - unless nothing else that was written to that file in this batch,
  * page or cluster, reached it. Then the device is at fault: its slots are as good as any when it comes back, and its
- * other clusters are not tried again in this batch. If the memory of the page is what is bad (bad.c), its frame is noted.
+ * other clusters are not tried again in this batch. If the memory of the page is what is bad (bad.c), its frame is
+ * noted.
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
@@ -170,9 +171,9 @@ static void slots_call(struct partition *partition)
 }
 
 /*
- * Pages of a mapped space have no memory in the arena: they are written from a copy. It is taken while the program has none
- * of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page. False if
- * they cannot be read: their space is going, and they with it.
+ * Pages of a mapped space have no memory in the arena: they are written from a copy. It is taken while the program has
+ * none of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page.
+ * False if they cannot be read: their space is going, and they with it.
  */
 static bool contents_copy(struct worker *worker, struct stores_write *write, const struct run *run, unsigned index)
 {

@@ -1,7 +1,7 @@
 /*
- * Memory that goes bad: what tide_frame_retire() does to a frame in each state and to the page in it, that nothing uses a
- * bad frame again, and how SIGBUS is taken. Real poisoned memory is tests/numa/hwpoison.c; here SIGBUS comes from a file
- * that is mapped over a frame's memory and is too short, or is sent.
+ * Memory that goes bad: what tide_frame_retire() does to a frame in each state and to the page in it, that nothing uses
+ * a bad frame again, and how SIGBUS is taken. Real poisoned memory is tests/numa/hwpoison.c; here SIGBUS comes from a
+ * file that is mapped over a frame's memory and is too short, or is sent.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -594,8 +594,8 @@ static void swing_or_race(struct crew_member *member)
 }
 
 /*
- * The same where the limit moves all the time: files grow for those who are refused, and for 90 %, and shrink as soon as
- * they can.
+ * The same where the limit moves all the time: files grow for those who are refused, and for 90 %, and shrink as soon
+ * as they can.
  */
 static void CC_6_racing_commits_respect_a_limit_that_moves(void **state)
 {

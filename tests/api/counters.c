@@ -1,6 +1,6 @@
 /*
- * Acceptance cases of the counters (nt-behaviour 28: CT-1 to CT-5): the matrix of use by state, snapshots that agree with
- * themselves, counters that lose nothing, pages one by one.
+ * Acceptance cases of the counters (nt-behaviour 28: CT-1 to CT-5): the matrix of use by state, snapshots that agree
+ * with themselves, counters that lose nothing, pages one by one.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -803,7 +803,10 @@ static void space_of_a_moment(struct crew_member *member)
     CREW_CHECK(member, tide_space_destroy(space) == TIDE_SUCCESS);
 }
 
-/* Spaces come and go, their pages wander, and one thread looks at every frame meanwhile: an owner is one that was there. */
+/*
+ * Spaces come and go, their pages wander, and one thread looks at every frame meanwhile: an owner is one that was
+ * there.
+ */
 static void looker(struct crew_member *member)
 {
     struct looking *looking = member->context;

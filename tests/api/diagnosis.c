@@ -1,6 +1,6 @@
 /*
- * Acceptance cases of the diagnosis (nt-behaviour 29: TL-1 to TL-5): a leak, a thrash and a stream look different in the
- * counters, and the classifier tells them apart. All in virtual time.
+ * Acceptance cases of the diagnosis (nt-behaviour 29: TL-1 to TL-5): a leak, a thrash and a stream look different in
+ * the counters, and the classifier tells them apart. All in virtual time.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -41,7 +41,7 @@ static void scenario_open(struct scenario *s, struct fixture *fixture, uint64_t 
     stamp_pages(s->victim, s->victim_base, VICTIM_PAGES / 2, 7, 1);
     s->leaker = space_new(fixture);
     s->next = space_at(s->leaker, 0x10000000);
-    uint64_t bytes = 1ull << 39;
+    uint64_t bytes = 1ull << 36;
     assert_success(tide_virtual_alloc(s->leaker, &s->next, &bytes, TIDE_MEM_RESERVE, TIDE_PAGE_READWRITE));
     snapshot(s, &s->last);
 }

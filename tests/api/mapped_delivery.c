@@ -1,8 +1,8 @@
 /*
- * Delivery of the hardware faults of mapped spaces: in whatever place a program may take one, and beside whatever it may
- * do at that moment. The handler of a fault runs in the middle of the program's code, so it must not allocate, not lose
- * errno, not need much stack, not be reached with a lock of the engine held; and what cannot be resolved must be told as the
- * kernel would: SIGSEGV or SIGBUS, with the address, at the instruction, to the program's own handler.
+ * Delivery of the hardware faults of mapped spaces: in whatever place a program may take one, and beside whatever it
+ * may do at that moment. The handler of a fault runs in the middle of the program's code, so it must not allocate, not
+ * lose errno, not need much stack, not be reached with a lock of the engine held; and what cannot be resolved must be
+ * told as the kernel would: SIGSEGV or SIGBUS, with the address, at the instruction, to the program's own handler.
  *
  * What ends a process runs in a child: this program once more, with --child NAME (child_run()).
  *
@@ -43,8 +43,8 @@
 /* ---- malloc of this program ------------------------------------------------------------------------------------- */
 
 /*
- * It tells of a call inside of a fault, and can take its memory from an arena in mapped memory, with a lock held while it
- * touches it: then every malloc() may fault, in the library's threads too.
+ * It tells of a call inside of a fault, and can take its memory from an arena in mapped memory, with a lock held while
+ * it touches it: then every malloc() may fault, in the library's threads too.
  */
 static _Thread_local volatile bool faulting; /* the thread is at a plain access, and calls nothing itself */
 static atomic_ulong allocations_in_faults;
@@ -416,8 +416,8 @@ static void classes_touch(struct crew_member *member)
 }
 
 /*
- * With more keys than a thread's record of libc's has room for, pthread_setspecific() allocates; so the keys are used up
- * before the library makes its own.
+ * With more keys than a thread's record of libc's has room for, pthread_setspecific() allocates; so the keys are used
+ * up before the library makes its own.
  */
 static void the_handler_allocates_nothing(void **state)
 {
@@ -756,8 +756,8 @@ static void short_lived_threads_leave_nothing(void **state)
     /* Made after the library's key, so its destructor runs after the thread has left the engine. */
     assert_int_equal(pthread_key_create(&late_key, late_touch), 0);
     /*
-     * What libc keeps for threads is as much as ever lived at once, which is chance, and would be all that is seen here: so
-     * small stacks, and no arena of malloc's for each (64 MiB of addresses).
+     * What libc keeps for threads is as much as ever lived at once, which is chance, and would be all that is seen
+     * here: so small stacks, and no arena of malloc's for each (64 MiB of addresses).
      */
     (void)mallopt(M_ARENA_MAX, 1);
     pthread_attr_t attributes;
@@ -882,7 +882,9 @@ static int default_segv(void)
     return 1;
 }
 
-/* SIGBUS blocked in a thread: the kernel ends the process at the first missing page. Documented, and the same for ever. */
+/*
+ * SIGBUS blocked in a thread: the kernel ends the process at the first missing page. Documented, and the same for ever.
+ */
 static int blocked_bus(void)
 {
     tide_engine *engine = NULL;
@@ -1136,8 +1138,8 @@ static void a_child_does_not_have_the_window(void **state)
 }
 
 /*
- * The program unmaps a part of the window by mistake: an access there is SIGSEGV from then on, calls go on as if nothing
- * had happened, since the content is the engine's, and nothing beside it is touched.
+ * The program unmaps a part of the window by mistake: an access there is SIGSEGV from then on, calls go on as if
+ * nothing had happened, since the content is the engine's, and nothing beside it is touched.
  */
 static void a_part_unmapped_by_mistake_is_gone_for_pointers_alone(void **state)
 {

@@ -1,10 +1,10 @@
 /*
- * Mapped spaces as a program uses them: all calls on spaces, and plain pointers between them. What calls do is tested by the
- * other programs here, which run a second time with mapped spaces (support.h); these tests look at what the hardware shows:
- * after each call a load or a store does what the call says, and finds what was there.
+ * Mapped spaces as a program uses them: all calls on spaces, and plain pointers between them. What calls do is tested
+ * by the other programs here, which run a second time with mapped spaces (support.h); these tests look at what the
+ * hardware shows: after each call a load or a store does what the call says, and finds what was there.
  *
- * Where both kinds must do the same, the test runs on both (EACH_KIND): on a soft space the accesses are tide_read() and
- * tide_write().
+ * Where both kinds must do the same, the test runs on both (EACH_KIND): on a soft space the accesses are tide_read()
+ * and tide_write().
  *
  * SPDX-License-Identifier: Apache-2.0
  */

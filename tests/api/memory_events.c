@@ -1,6 +1,6 @@
 /*
- * Acceptance cases of the memory events (nt-behaviour 17: EV-1, EV-2): descriptors that are readable exactly while their
- * condition holds, for all who wait.
+ * Acceptance cases of the memory events (nt-behaviour 17: EV-1, EV-2): descriptors that are readable exactly while
+ * their condition holds, for all who wait.
  *
  * Where a test looks at a descriptor without a query before it, the slow path alone has brought it in line.
  *

@@ -703,8 +703,8 @@ static void assert_threads_named(const char *prefix, int policy, unsigned count)
 /*
  * The case in virtual form, without a clock. That zeroing gives way to all other work is the scheduler's doing: each
  * zero-page thread waits for one that runs under SCHED_IDLE, and nothing else of the engine runs so, for it would hold
- * locks and frames while it is off its CPU. And with zeroing starved altogether (held), the zeroed list does not grow by
- * a page and no work fails or waits for it.
+ * locks and frames while it is off its CPU. And with zeroing starved altogether (held), the zeroed list does not grow
+ * by a page and no work fails or waits for it.
  */
 static void ZT_2_zeroing_gives_way_and_may_starve(void **state)
 {

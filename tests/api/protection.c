@@ -1,6 +1,6 @@
 /*
- * Acceptance cases of protection, guard pages and stacks (nt-behaviour 5): PR-1 to PR-4, and what they say of pages that
- * are not in memory, of several threads, and of calls that fail.
+ * Acceptance cases of protection, guard pages and stacks (nt-behaviour 5): PR-1 to PR-4, and what they say of pages
+ * that are not in memory, of several threads, and of calls that fail.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -49,7 +49,9 @@ static void PR_1_a_guard_page_tells_once(void **state)
     assert_success(tide_write(space, base, &word, sizeof word));
     assert_int_equal(space_now(space).faults.access_violations, 0);
 
-    /* Wherever the page is - in the working set, on modified, on standby, in the page file - and whatever the access. */
+    /*
+     * Wherever the page is - in the working set, on modified, on standby, in the page file - and whatever the access.
+     */
     for (unsigned place = 0; place < 8; place++) {
         assert_success(stamp_put(space, base, 1, place));
         assert_int_equal(protect(space, base, 1, guard), TIDE_PAGE_READWRITE);

@@ -145,7 +145,9 @@ static void RC_7_cuts_of_every_kind(void **state)
     fixture_close(fixture);
 }
 
-/* Untouched parts of a large region keep the promise of their tables: after a split at the limit every touch succeeds. */
+/*
+ * Untouched parts of a large region keep the promise of their tables: after a split at the limit every touch succeeds.
+ */
 static void RC_7_a_split_charges_the_tables_it_needs(void **state)
 {
     SOFT_SPACES_ONLY(ONLY_TABLE);

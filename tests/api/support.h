@@ -99,9 +99,9 @@ void fixture_close(struct fixture *fixture);
 void fixture_verify(struct fixture *fixture);
 
 /*
- * TIDE_TEST_SPACES=mapped: the same test on mapped spaces, those of space_new(), without clustering, so that figures are
- * exact there too; and stamps are checked by plain loads. A test of what mapped spaces have not, or have otherwise, says
- * so first.
+ * TIDE_TEST_SPACES=mapped: the same test on mapped spaces, those of space_new(), without clustering, so that figures
+ * are exact there too; and stamps are checked by plain loads. A test of what mapped spaces have not, or have otherwise,
+ * says so first.
  */
 bool support_mapped(void);
 #define SOFT_SPACES_ONLY(reason)                                                                                       \

@@ -1,8 +1,9 @@
 /*
  * Acceptance cases of working sets and their trimmer (nt-behaviour 15: WS-1 to WS-4, WS-6; WS-5 by API belongs to
- * locking, and is a unit test of the trimmer here), their limits, and watching them. Time is the engine's virtual clock:
- * a tick is a second, and the trimmer's step that is due in it. In the cases with eight threads half of them use pages
- * and half demand new ones; with the engine's workers as threads time is the real one, and the test waits for ages.
+ * locking, and is a unit test of the trimmer here), their limits, and watching them. Time is the engine's virtual
+ * clock: a tick is a second, and the trimmer's step that is due in it. In the cases with eight threads half of them use
+ * pages and half demand new ones; with the engine's workers as threads time is the real one, and the test waits for
+ * ages.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

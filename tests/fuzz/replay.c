@@ -1,6 +1,6 @@
 /*
- * Runs inputs of the fuzzer without it, under any compiler: each argument is a file, or a folder of files. What the fuzzer
- * found is repeated so, and the corpus is a test in every build.
+ * Runs inputs of the fuzzer without it, under any compiler: each argument is a file, or a folder of files. What the
+ * fuzzer found is repeated so, and the corpus is a test in every build.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -47,7 +47,9 @@ void places_destroy(struct places *places);
 
 /* The structure that a line, given by its address, is part of. */
 enum place place_of(const struct places *places, uintptr_t address);
-/* The node that owns a line: it is that node's, one of its frames', or one of its CPUs'. PLACE_NO_NODE for the others. */
+/*
+ * The node that owns a line: it is that node's, one of its frames', or one of its CPUs'. PLACE_NO_NODE for the others.
+ */
 enum { PLACE_NO_NODE = -1 };
 int place_node(const struct places *places, uintptr_t address);
 /* Heading of a table's column. */

@@ -1,7 +1,8 @@
 /*
- * The slow, obvious model of address spaces: what reserve, commit, decommit, release, protect, access and query must do,
- * guard pages, placeholders, large pages, write watch and commit limits, by nt-behaviour sections 1, 4 to 7 and 16, with arrays, linear searches and a copy of every byte; besides contents that may be dropped, locks and stacks. It knows nothing of frames,
- * lists, working sets and page files: none of these may ever show in a status or in data.
+ * The slow, obvious model of address spaces: what reserve, commit, decommit, release, protect, access and query must
+ * do, guard pages, placeholders, large pages, write watch and commit limits, by nt-behaviour sections 1, 4 to 7 and 16,
+ * with arrays, linear searches and a copy of every byte; besides contents that may be dropped, locks and stacks. It
+ * knows nothing of frames, lists, working sets and page files: none of these may ever show in a status or in data.
  *
  * Each call mirrors the public call of the same name, and returns the status that the engine must return.
  *

@@ -1,7 +1,8 @@
 /*
  * The model test: random operations on an engine and on the model (operations.c), from many seeds.
  *
- * TIDE_MODEL_SEED=n runs one seed only, TIDE_MODEL_SEEDS=n that many from 1 on, TIDE_MODEL_OPS=n so many operations each.
+ * TIDE_MODEL_SEED=n runs one seed only, TIDE_MODEL_SEEDS=n that many from 1 on, TIDE_MODEL_OPS=n so many operations
+ * each.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

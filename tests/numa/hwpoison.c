@@ -1,12 +1,14 @@
 /*
- * Real poisoned memory: pages of an engine's arena are made bad by the kernel (MADV_HWPOISON), and the engine is to go on.
+ * Real poisoned memory: pages of an engine's arena are made bad by the kernel (MADV_HWPOISON), and the engine is to go
+ * on.
  *
  * The poisoning is done by a child of fork(), which shares the page: so the parent learns of it as of an error that the
- * hardware found, and not by a signal for the call itself. A thread that listens (early kill) gets BUS_MCEERR_AO; without
- * one nobody is told before somebody uses the page, and that is BUS_MCEERR_AR.
+ * hardware found, and not by a signal for the call itself. A thread that listens (early kill) gets BUS_MCEERR_AO;
+ * without one nobody is told before somebody uses the page, and that is BUS_MCEERR_AR.
  *
- * Stand-alone: run it as root on a kernel with CONFIG_MEMORY_FAILURE, such as that of tests/numa/guest.sh. What it poisons
- * is lost to the machine until it is booted again, a few pages. Exit status 0 pass, 1 fail, 77 skipped with a reason.
+ * Stand-alone: run it as root on a kernel with CONFIG_MEMORY_FAILURE, such as that of tests/numa/guest.sh. What it
+ * poisons is lost to the machine until it is booted again, a few pages. Exit status 0 pass, 1 fail, 77 skipped with a
+ * reason.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

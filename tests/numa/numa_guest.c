@@ -2,8 +2,8 @@
  * NUMA on real nodes, judged by the kernel's word (host.h) and not by the engine's. Runs in the guest (guest.sh), or on
  * any machine that has two nodes or more and nothing better to do: it fills nodes.
  *
- * How. Each test opens an engine with an eighth of every node's memory. Threads bind themselves to one CPU, touch pages,
- * and ask the kernel on which node the memory behind each page lies. Node numbers are the kernel's in `host` and
+ * How. Each test opens an engine with an eighth of every node's memory. Threads bind themselves to one CPU, touch
+ * pages, and ask the kernel on which node the memory behind each page lies. Node numbers are the kernel's in `host` and
  * wherever a name begins with os_; all others are the engine's logical indexes.
  *
  * A check for one more policy is one more function: touch_on() and spread_count() say where pages came to lie.
@@ -1050,9 +1050,9 @@ static void resident_count(struct job *job, unsigned os_node, uint64_t *resident
 
 /*
  * Each node has half as much again to do as it has memory, so it should take from its own pages and not from its
- * neighbours'. How much of it stays local is reported, by the engine and by the kernel, and judged in strict spaces, and
- * in the others if --local says by what: there it depends on how fast the node's own trimmer and writer are, and in a
- * guest without KVM they are not.
+ * neighbours'. How much of it stays local is reported, by the engine and by the kernel, and judged in strict spaces,
+ * and in the others if --local says by what: there it depends on how fast the node's own trimmer and writer are, and in
+ * a guest without KVM they are not.
  */
 static void mixed(struct fixture *fixture, uint64_t least_percent, uint64_t least_pages_percent)
 {

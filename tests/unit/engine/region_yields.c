@@ -1,6 +1,6 @@
 /*
- * Regions that change under faults, made likely: before every atomic operation of the engine a thread may give up its CPU
- * (yields.c). What is cut, protected, watched or released is never what the faulting threads are promised to keep.
+ * Regions that change under faults, made likely: before every atomic operation of the engine a thread may give up its
+ * CPU (yields.c). What is cut, protected, watched or released is never what the faulting threads are promised to keep.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

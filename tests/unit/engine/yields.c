@@ -1,9 +1,9 @@
 /*
  * Races made likely: before every atomic operation of the engine a thread may give up its CPU (sync_point_hook, in
  * builds with TIDE_SYNC_POINTS: debug and the sanitizers). Six threads fault, trim, write out, decommit and recommit,
- * reset, offer, lock, prefetch, pin and read a few pages of one space in an engine of few frames, so that every page is fought over; each page
- * carries a stamp of its address, which every reader checks, and the engine is verified at the end of each round. In
- * builds without the hook the same runs without injected yields.
+ * reset, offer, lock, prefetch, pin and read a few pages of one space in an engine of few frames, so that every page is
+ * fought over; each page carries a stamp of its address, which every reader checks, and the engine is verified at the
+ * end of each round. In builds without the hook the same runs without injected yields.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

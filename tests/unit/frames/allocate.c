@@ -61,7 +61,10 @@ static void exhaust(struct frames *frames, unsigned node)
         make_active(frames, take(frames, node, FRAMES_ANY), true, 0, 5);
 }
 
-/* LS-1, LS-2: free before zeroed for a page that will be overwritten; zeroed before free, then zeroed inline, for one that must be zero. */
+/*
+ * LS-1, LS-2: free before zeroed for a page that will be overwritten; zeroed before free, then zeroed inline, for one
+ * that must be zero.
+ */
 static void test_free_and_zeroed(void **state)
 {
     const tide_config config = small_config(40);

@@ -115,8 +115,8 @@ static void test_defaults(void **state)
     config.list_shards = 16;
     frames = frames_good(ONE_NODE, &config);
     assert_int_equal(frames->nodes[0].reserve, 1024);
-    assert_int_equal(frames->nodes[0].low, 1026);     /* the trimmer wakes before allocations stop at the reserve */
-    assert_int_equal(frames->nodes[0].high, 1026);    /* never below low */
+    assert_int_equal(frames->nodes[0].low, 1026);  /* the trimmer wakes before allocations stop at the reserve */
+    assert_int_equal(frames->nodes[0].high, 1026); /* never below low */
     assert_int_equal(frames->cache_batch, 64);
     assert_int_equal(frames->shard_mask, 15);
     assert_int_equal(lists_walk(frames), 4096);

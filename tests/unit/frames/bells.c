@@ -225,7 +225,10 @@ static void zero_one(struct frames *frames, frame_t frame, uint64_t *seen)
     assert_int_equal(frames_zero_free(frames, 0, 1), 1);
 }
 
-/* Every way in which a frame comes free wakes a waiter that announced itself before, and moves nothing if there is none. */
+/*
+ * Every way in which a frame comes free wakes a waiter that announced itself before, and moves nothing if there is
+ * none.
+ */
 static void test_wait_sees_each_way_to_a_frame(void **state)
 {
     void (*const ways[])(struct frames *, frame_t, uint64_t *) = { free_one, give_back_one, insert_one, repurpose_one,

@@ -1,10 +1,11 @@
 /*
- * Many threads on the lists at once: allocate, give back, free, trim, soft fault, write, repurpose, zero. Each page carries a stamp that its
- * owner checks whenever it has the frame; at the end every frame is somewhere, once, and the sums are right.
+ * Many threads on the lists at once: allocate, give back, free, trim, soft fault, write, repurpose, zero. Each page
+ * carries a stamp that its owner checks whenever it has the frame; at the end every frame is somewhere, once, and the
+ * sums are right.
  *
- * Pages belong to one thread each, whose claims stand for those of faults: a page's PTE is OWNER_CLAIMED while the thread
- * works on it and OWNER_IN_FRAME while the lists may take it. A writer turns modified pages clean; its "page file" is the
- * version that it notes in the page.
+ * Pages belong to one thread each, whose claims stand for those of faults: a page's PTE is OWNER_CLAIMED while the
+ * thread works on it and OWNER_IN_FRAME while the lists may take it. A writer turns modified pages clean; its "page
+ * file" is the version that it notes in the page.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

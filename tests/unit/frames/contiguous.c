@@ -1,6 +1,6 @@
 /*
- * Runs of frames that lie together: which blocks are taken, that a block that cannot be had whole stays as it was, grace
- * periods, standby, the writers' reserve, many threads.
+ * Runs of frames that lie together: which blocks are taken, that a block that cannot be had whole stays as it was,
+ * grace periods, standby, the writers' reserve, many threads.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -102,7 +102,10 @@ static void test_later_section_holds_nothing(void **state)
     grace_section_end(self, &space);
 }
 
-/* One observed step is not enough: the section may have begun before the page was taken and still be seen at that epoch. */
+/*
+ * One observed step is not enough: the section may have begun before the page was taken and still be seen at that
+ * epoch.
+ */
 static void test_two_steps(void **state)
 {
     const uint16_t stamp = grace_now(&frames->grace);
@@ -198,7 +201,9 @@ static void test_suspended_sections(void **state)
     grace_section_end(self, &space);
 }
 
-/* The stamp has 16 bits: after each 65,536 steps an old stamp looks young for two steps, and never the other way round. */
+/*
+ * The stamp has 16 bits: after each 65,536 steps an old stamp looks young for two steps, and never the other way round.
+ */
 static void test_stamp_wraps(void **state)
 {
     const uint16_t stamp = grace_now(&frames->grace);

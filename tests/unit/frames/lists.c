@@ -205,8 +205,8 @@ static void test_batch_over_many_shards(void **state)
 }
 
 /*
- * Runs of 64 frames share a shard, so that neighbours share a lock. Runs are scattered, evenly, so that two threads that
- * go through their runs in order do not stay beside each other.
+ * Runs of 64 frames share a shard, so that neighbours share a lock. Runs are scattered, evenly, so that two threads
+ * that go through their runs in order do not stay beside each other.
  */
 static void test_shard_of_a_frame(void **state)
 {

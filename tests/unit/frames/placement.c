@@ -54,7 +54,9 @@ static void test_strict_takes_all_of_its_node_and_no_more(void **state)
     frames_close(frames);
 }
 
-/* Frames of its node that were just freed are waited for by moving the grace period; standby is not touched for that. */
+/*
+ * Frames of its node that were just freed are waited for by moving the grace period; standby is not touched for that.
+ */
 static void test_strict_moves_the_grace_period_for_its_own(void **state)
 {
     struct frames *frames = two_nodes(false);

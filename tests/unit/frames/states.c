@@ -8,8 +8,9 @@
 #include <string.h>
 
 /*
- * The legal edges once more, by hand: row from, column to, in the order Zeroed, Free, Standby, Modified, modified-No-write,
- * Bad, Active, Transition. Each x stands for a row of nt-behaviour 10.3 or for a way back that nobody has seen.
+ * The legal edges once more, by hand: row from, column to, in the order Zeroed, Free, Standby, Modified,
+ * modified-No-write, Bad, Active, Transition. Each x stands for a row of nt-behaviour 10.3 or for a way back that
+ * nobody has seen.
  */
 static const char *const edges[] = {
     /*           Z F S M N B A T */

@@ -71,9 +71,15 @@ static inline enum frame_state state_of(const struct frames *frames, frame_t fra
     return pfn_state(word_of(frames, frame));
 }
 
-/* The frames of one shard from its head on, checked against its links and count. Returns how many; out[] gets up to `room`. */
+/*
+ * The frames of one shard from its head on, checked against its links and count. Returns how many; out[] gets up to
+ * `room`.
+ */
 unsigned shard_frames(const struct frames *frames, const struct frame_shard *shard, uint32_t *out, unsigned room);
-/* Every list and cache holds each frame at most once, in the right state, with links that agree. Returns the frames found. */
+/*
+ * Every list and cache holds each frame at most once, in the right state, with links that agree. Returns the frames
+ * found.
+ */
 uint64_t lists_walk(const struct frames *frames);
 
 /* Runs body(context) in a child, which must die by SIGABRT after printing each of the texts (the last one NULL). */

@@ -323,7 +323,9 @@ static void test_reads(void **state)
     assert_int_equal(in_transition(), 2); /* the two others are their fault's to count */
 }
 
-/* Row 20: repurposing asks the owner, counts by priority, and leaves a free frame that nothing of the page clings to. */
+/*
+ * Row 20: repurposing asks the owner, counts by priority, and leaves a free frame that nothing of the page clings to.
+ */
 static void test_repurpose(void **state)
 {
     const frame_t claimed = take_standby(frames, 0, OLD_COPY, 1);

@@ -394,8 +394,8 @@ static void assert_summary(const struct vad_tree *tree, struct vad *vad, uint32_
 }
 
 /*
- * Regions of each protection and of lengths around the longest that an entry holds: what a lookup tells, before and after
- * the first commit, when leaves were rewritten, and when a region comes back to its place.
+ * Regions of each protection and of lengths around the longest that an entry holds: what a lookup tells, before and
+ * after the first commit, when leaves were rewritten, and when a region comes back to its place.
  */
 static void a_lookup_tells_length_and_protection(void **state)
 {

@@ -34,8 +34,11 @@ static int teardown(void **state)
 /* A wait on a PTE that is not busy returns at once, and marks nothing. */
 static void test_nothing_to_wait_for(void **state)
 {
-    const pte_t forms[] = { { 0 }, pte_make(PTE_TAG_NONE, PTE_READWRITE), pte_make_transition((frame_t){ 3 }, PTE_READONLY),
-                            pte_make_valid((frame_t){ 3 }, PTE_READWRITE, true), pte_make(PTE_TAG_DECOMMITTED, PTE_PROTECTION_DECOMMITTED) };
+    const pte_t forms[] = { { 0 },
+                            pte_make(PTE_TAG_NONE, PTE_READWRITE),
+                            pte_make_transition((frame_t){ 3 }, PTE_READONLY),
+                            pte_make_valid((frame_t){ 3 }, PTE_READWRITE, true),
+                            pte_make(PTE_TAG_DECOMMITTED, PTE_PROTECTION_DECOMMITTED) };
 
     (void)state;
     for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
@@ -215,10 +218,8 @@ static void test_detach_only_from_transition(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_nothing_to_wait_for),
-        TEST(test_release),
-        TEST(test_claims_exclude_and_wake),
-        TEST(test_waiter_is_outside_of_the_engine),
+        TEST(test_nothing_to_wait_for),         TEST(test_release),
+        TEST(test_claims_exclude_and_wake),     TEST(test_waiter_is_outside_of_the_engine),
         TEST(test_detach_only_from_transition),
     };
 

@@ -5,7 +5,8 @@
  */
 #include "support.h"
 
-static const unsigned protections[] = { PTE_READONLY, PTE_EXECUTE, PTE_EXECUTE_READ, PTE_READWRITE, PTE_EXECUTE_READWRITE, PTE_NOACCESS };
+static const unsigned protections[] = { PTE_READONLY,  PTE_EXECUTE,           PTE_EXECUTE_READ,
+                                        PTE_READWRITE, PTE_EXECUTE_READWRITE, PTE_NOACCESS };
 enum { PROTECTIONS = sizeof protections / sizeof protections[0] };
 
 static const uint32_t frame_numbers[] = { 0, 1, 511, 512, 0x12345678, 0x80000000, UINT32_MAX - 1 };
@@ -26,11 +27,14 @@ static void test_valid(void **state)
                 assert_int_equal(pte_age(pte), PTE_AGE_MAX); /* it has to earn its place */
                 assert_int_equal((pte.bits & PTE_DIRTY) != 0, dirty);
                 assert_true(pte.bits & PTE_ACCESSED);
-                assert_int_equal((pte.bits & PTE_READ) != 0, protections[p] != PTE_EXECUTE && protections[p] != PTE_NOACCESS);
-                assert_int_equal((pte.bits & PTE_WRITE) != 0, protections[p] == PTE_READWRITE || protections[p] == PTE_EXECUTE_READWRITE);
+                assert_int_equal((pte.bits & PTE_READ) != 0,
+                                 protections[p] != PTE_EXECUTE && protections[p] != PTE_NOACCESS);
+                assert_int_equal((pte.bits & PTE_WRITE) != 0,
+                                 protections[p] == PTE_READWRITE || protections[p] == PTE_EXECUTE_READWRITE);
                 /* Ageing changes nothing else. */
                 for (unsigned age = 0; age <= PTE_AGE_MAX; age++) {
-                    const pte_t aged = { (pte.bits & ~(PTE_ACCESSED | PTE_AGE_MASK)) | ((uint64_t)age << PTE_AGE_SHIFT) };
+                    const pte_t aged = { (pte.bits & ~(PTE_ACCESSED | PTE_AGE_MASK)) |
+                                         ((uint64_t)age << PTE_AGE_SHIFT) };
                     assert_int_equal(pte_age(aged), age);
                     assert_int_equal(pte_frame(aged).number, frame_numbers[f]);
                     assert_int_equal(pte_protection(aged), protections[p]);
@@ -112,7 +116,8 @@ static void test_busy(void **state)
         const pte_t forms[] = {
             pte_make_valid((frame_t){ UINT32_MAX - 1 }, protections[p], true),
             pte_make_transition((frame_t){ UINT32_MAX - 1 }, protections[p]),
-            { pte_original_of((struct stores_slot){ 15, UINT32_MAX }) | ((uint64_t)protections[p] << PTE_PROTECTION_SHIFT) },
+            { pte_original_of((struct stores_slot){ 15, UINT32_MAX }) |
+              ((uint64_t)protections[p] << PTE_PROTECTION_SHIFT) },
         };
 
         for (unsigned f = 0; f < sizeof forms / sizeof forms[0]; f++) {
@@ -161,12 +166,9 @@ static void test_protections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_valid),
-        cmocka_unit_test(test_transition),
-        cmocka_unit_test(test_page_file),
-        cmocka_unit_test(test_forms_without_a_place),
-        cmocka_unit_test(test_busy),
-        cmocka_unit_test(test_protections),
+        cmocka_unit_test(test_valid),     cmocka_unit_test(test_transition),
+        cmocka_unit_test(test_page_file), cmocka_unit_test(test_forms_without_a_place),
+        cmocka_unit_test(test_busy),      cmocka_unit_test(test_protections),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -18,8 +18,8 @@
 
 /*
  * Three packages with a node each, and a memory expander. Nodes 0, 1 and 2 (so numbered by the system too) have CPU 0,
- * CPUs 1 to 3, and CPU 4; packages 1 and 2 lie in one group. Node 3 has no CPUs and is the system's 40. The file has the
- * plain form that hwloc writes, without comments, since hwloc without libxml reads no other.
+ * CPUs 1 to 3, and CPU 4; packages 1 and 2 lie in one group. Node 3 has no CPUs and is the system's 40. The file has
+ * the plain form that hwloc writes, without comments, since hwloc without libxml reads no other.
  */
 #define EXPANDER_XML TEST_SOURCE_DIR "/expander.xml"
 
