@@ -158,16 +158,20 @@ void op_pointer_read(struct stress_thread *thread)
 
 /* ---- what is refused -------------------------------------------------------------------------------------------- */
 
-/* One access to a word. False if it was refused with SIGSEGV; then *address is what the signal said. */
+/*
+ * One access to a word. False if it was refused with SIGSEGV; then *address is what the signal said. Not by C's
+ * atomics: ThreadSanitizer does these inside its runtime, with a lock held that nobody gives back when the signal's
+ * handler jumps out.
+ */
 static bool probe(_Atomic uint64_t *word, tide_access_kind kind, uint64_t *value, void **address)
 {
     bool good = false;
     if (sigsetjmp(probe_return, 1) == 0) {
         probing = 1;
         if (kind == TIDE_ACCESS_READ)
-            *value = atomic_load_explicit(word, memory_order_acquire);
+            __asm__ volatile("movq (%1), %0" : "=r"(*value) : "r"(word) : "memory");
         else
-            atomic_store_explicit(word, *value, memory_order_release);
+            __asm__ volatile("movq %0, (%1)" : : "r"(*value), "r"(word) : "memory");
         good = true;
     } else {
         *address = probe_address;

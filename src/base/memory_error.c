@@ -6,6 +6,7 @@
 #include "base/memory_error.h"
 #include "base/memory_fault.h"
 #include "base/error.h"
+#include "base/quiet.h"
 #include "base/sync.h"
 
 #include <errno.h>
@@ -155,10 +156,11 @@ static void handler_remove(void)
 
 tide_status memory_error_watch(void *memory, size_t bytes, memory_error_note *call, void *context, unsigned *watch)
 {
+    struct quiet quiet;
     tide_status status = TIDE_SUCCESS;
     unsigned i = 0;
 
-    sync_lock(&watches_lock);
+    quiet_lock(&watches_lock, &quiet);
     while (i < MEMORY_ERROR_WATCHES && sync_load_32(&watches[i].state) != WATCH_FREE)
         i++;
     if (i == MEMORY_ERROR_WATCHES)
@@ -175,45 +177,52 @@ tide_status memory_error_watch(void *memory, size_t bytes, memory_error_note *ca
         sync_store_32(&watches[i].state, WATCH_ON);
         *watch = i;
     }
-    sync_unlock(&watches_lock);
+    quiet_unlock(&watches_lock, &quiet);
     return status;
 }
 
 void memory_error_unwatch(unsigned watch)
 {
-    sync_lock(&watches_lock);
+    struct quiet quiet;
+
+    quiet_lock(&watches_lock, &quiet);
     (void)sync_swap_32(&watches[watch].state, WATCH_BEING_SET); /* a full barrier before `inside` is read */
     while (sync_load_32(&watches[watch].inside) != 0)
         sched_yield();
     sync_store_32(&watches[watch].state, WATCH_FREE);
     if (--watch_count + resolver_users == 0)
         handler_remove();
-    sync_unlock(&watches_lock);
+    quiet_unlock(&watches_lock, &quiet);
 }
 
 tide_status memory_faults_begin(memory_fault *resolve)
 {
+    struct quiet quiet;
     tide_status status = TIDE_SUCCESS;
 
-    sync_lock(&watches_lock);
+    quiet_lock(&watches_lock, &quiet);
     if (watch_count + resolver_users == 0 && !handler_install()) {
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no handler for SIGBUS: %s", strerror(errno));
     } else {
         resolver_users++;
+        (void)sync_add_32(&quiet_wanted, 1);
         sync_store_ptr(&resolver, resolve);
     }
-    sync_unlock(&watches_lock);
+    quiet_unlock(&watches_lock, &quiet);
     return status;
 }
 
 void memory_faults_end(void)
 {
-    sync_lock(&watches_lock);
+    struct quiet quiet;
+
+    quiet_lock(&watches_lock, &quiet);
     if (--resolver_users == 0)
         sync_store_ptr(&resolver, NULL);
+    (void)sync_add_32(&quiet_wanted, (uint32_t)-1);
     if (watch_count + resolver_users == 0)
         handler_remove();
-    sync_unlock(&watches_lock);
+    quiet_unlock(&watches_lock, &quiet);
 }
 
 /* ---- going on --------------------------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
  */
 #include "base/notification.h"
 #include "base/error.h"
+#include "base/quiet.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -46,8 +47,9 @@ static bool level_get(int fd)
 tide_status notifications_fd(struct notifications *group, unsigned event, int *fd)
 {
     tide_status status = TIDE_SUCCESS;
+    struct quiet quiet;
 
-    sync_lock(&group->lock);
+    quiet_lock(&group->lock, &quiet);
     if (group->fds[event] < 0) {
         const unsigned set = (sync_load_relaxed_32(&group->state) >> event) & 1;
         group->fds[event] = eventfd(set, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -56,7 +58,7 @@ tide_status notifications_fd(struct notifications *group, unsigned event, int *f
                                event, strerror(errno));
     }
     *fd = group->fds[event];
-    sync_unlock(&group->lock);
+    quiet_unlock(&group->lock, &quiet);
     if (!tide_failed(status))
         (void)sync_swap_32(&group->watched, 1); /* a full barrier before the caller evaluates */
     return status;
@@ -75,6 +77,8 @@ static void apply(struct notifications *group, uint32_t now)
 
 uint32_t notifications_update(struct notifications *group, notifications_evaluate *evaluate, void *context)
 {
+    QUIET_SCOPE(); /* evaluating may take locks too */
+
     for (;;) {
         const uint32_t now = evaluate(context);
 
@@ -88,7 +92,9 @@ uint32_t notifications_update(struct notifications *group, notifications_evaluat
 
 void notifications_look(struct notifications *group, notifications_evaluate *evaluate, void *context)
 {
-    sync_lock(&group->lock);
+    struct quiet quiet;
+
+    quiet_lock(&group->lock, &quiet);
     apply(group, evaluate(context));
     for (unsigned i = 0; i < NOTIFICATIONS_MAX; i++) {
         const bool set = ((sync_load_relaxed_32(&group->state) >> i) & 1) != 0;
@@ -96,6 +102,6 @@ void notifications_look(struct notifications *group, notifications_evaluate *eva
         if (group->fds[i] >= 0 && level_get(group->fds[i]) != set)
             level_set(group->fds[i], set);
     }
-    sync_unlock(&group->lock);
+    quiet_unlock(&group->lock, &quiet);
     (void)notifications_update(group, evaluate, context);
 }

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/sync.h"
+#include "base/quiet.h"
 
 #include <ck_ec.h>
 #include <errno.h>
@@ -92,6 +93,7 @@ static _Noreturn void rank_violation(const struct sync_lock *lock, unsigned inde
 void sync_rank_acquired(const struct sync_lock *lock, bool tried)
 {
 #ifndef NDEBUG
+    ASSERT_ALWAYS(quiet_is_kept());
     /* A lock that was only tried for cannot close a cycle of waiters, so its rank is recorded but not judged. */
     for (unsigned i = 0; i < held_count && !tried; i++)
         if (held[i].lock->rank >= lock->rank)

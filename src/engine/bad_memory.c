@@ -51,8 +51,9 @@ static void settle(tide_engine *engine, frame_t wanted, tide_retirement *retirem
 {
     struct partition *partition = &engine->partition;
     struct frames *frames = partition->frames;
+    struct quiet quiet;
 
-    sync_lock(&engine->world);
+    quiet_lock(&engine->world, &quiet);
     grace_world_stop(&frames->grace);
     (void)frames_bad_changed(frames);
     if (!frame_is_none(wanted))
@@ -73,7 +74,7 @@ static void settle(tide_engine *engine, frame_t wanted, tide_retirement *retirem
     limits_lower(partition);
     (void)frames_bad_changed(frames);
     grace_world_resume(&frames->grace);
-    sync_unlock(&engine->world);
+    quiet_unlock(&engine->world, &quiet);
     partition_events_look(partition);
     frames_check_all_thresholds(frames);
 }

@@ -65,6 +65,10 @@ static void entry_put(struct thread_entry *entry)
 
 static void thread_exit(void *entries)
 {
+    struct quiet quiet;
+
+    /* A handler that faults later, in what is left of the thread, makes an entry anew, and this function runs again. */
+    quiet_begin(&quiet);
     for (struct thread_entry *entry = entries, *next; entry != NULL; entry = next) {
         next = entry->next;
         sync_lock(&registry_lock);
@@ -75,6 +79,7 @@ static void thread_exit(void *entries)
     }
     engine_thread_cache = (struct engine_thread_cache){ 0 };
     thread_entries = NULL;
+    quiet_end(&quiet);
 }
 
 static void thread_key_create(void)
@@ -125,7 +130,9 @@ struct grace_thread *engine_thread_slow(tide_engine *engine)
 static void thread_entries_prune(void)
 {
     struct thread_entry **link = &thread_entries;
+    struct quiet quiet;
 
+    quiet_begin(&quiet);
     sync_lock(&registry_lock);
     while (*link != NULL) {
         struct thread_entry *entry = *link;
@@ -139,6 +146,7 @@ static void thread_entries_prune(void)
     sync_unlock(&registry_lock);
     (void)pthread_setspecific(thread_key, thread_entries);
     engine_thread_cache = (struct engine_thread_cache){ 0 };
+    quiet_end(&quiet);
 }
 
 tide_status engine_check(const tide_engine *engine)
@@ -288,11 +296,13 @@ static tide_status partition_open(struct partition *partition, const tide_config
  */
 static tide_engine *memory_get(void)
 {
-    sync_lock(&registry_lock);
+    struct quiet quiet;
+
+    quiet_lock(&registry_lock, &quiet);
     tide_engine *engine = closed;
     if (engine != NULL)
         closed = engine->next;
-    sync_unlock(&registry_lock);
+    quiet_unlock(&registry_lock, &quiet);
     if (engine == NULL)
         engine = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *engine);
     if (engine != NULL)
@@ -302,6 +312,7 @@ static tide_engine *memory_get(void)
 
 static void engine_free(tide_engine *engine)
 {
+    struct quiet quiet;
     struct partition *partition = &engine->partition;
 
     workers_destroy(engine->workers);
@@ -312,14 +323,15 @@ static void engine_free(tide_engine *engine)
     stores_destroy(partition->stores);
     free(partition->waits);
     topology_destroy(partition->topology);
-    sync_lock(&registry_lock);
+    quiet_lock(&registry_lock, &quiet);
     engine->next = closed;
     closed = engine;
-    sync_unlock(&registry_lock);
+    quiet_unlock(&registry_lock, &quiet);
 }
 
 tide_status tide_engine_open(const tide_config *config, tide_engine **out)
 {
+    struct quiet quiet;
     tide_status status = config_check(config);
     tide_engine *engine;
 
@@ -357,11 +369,11 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
         engine_free(engine);
         return status;
     }
-    sync_lock(&registry_lock);
+    quiet_lock(&registry_lock, &quiet);
     engine->id = ++registry_next_id;
     engine->next = registry;
     registry = engine;
-    sync_unlock(&registry_lock);
+    quiet_unlock(&registry_lock, &quiet);
     engine->magic = ENGINE_MAGIC;
     *out = engine;
     return TIDE_SUCCESS;
@@ -369,23 +381,24 @@ tide_status tide_engine_open(const tide_config *config, tide_engine **out)
 
 tide_status tide_engine_close(tide_engine *engine)
 {
+    struct quiet quiet;
     tide_status status = engine_check(engine);
 
     if (tide_failed(status))
         return status;
-    sync_lock(&engine->partition.lock);
+    quiet_lock(&engine->partition.lock, &quiet);
     const uint64_t spaces = engine->partition.space_count;
-    sync_unlock(&engine->partition.lock);
+    quiet_unlock(&engine->partition.lock, &quiet);
     if (spaces != 0)
         return error_set(TIDE_DEVICE_BUSY, 0, 0, "%lu spaces of the engine are open; there must be 0", spaces);
-    sync_lock(&registry_lock);
+    quiet_lock(&registry_lock, &quiet);
     for (tide_engine **link = &registry; *link != NULL; link = &(*link)->next) {
         if (*link == engine) {
             *link = engine->next;
             break;
         }
     }
-    sync_unlock(&registry_lock);
+    quiet_unlock(&registry_lock, &quiet);
     thread_entries_prune();
     engine->magic = 0;
     engine_free(engine);
@@ -471,12 +484,13 @@ tide_status tide_clock_advance(tide_engine *engine, uint64_t milliseconds)
 
 static void empty_working_sets(tide_engine *engine)
 {
+    struct quiet quiet;
     const struct working_set_choice all = { .node = TIDE_NO_PREFERRED_NODE, .accessed_too = true };
 
-    sync_lock(&engine->partition.lock);
+    quiet_lock(&engine->partition.lock, &quiet);
     for (tide_space *space = engine->partition.spaces; space != NULL; space = space->next)
         (void)working_set_trim(space, all, UINT64_MAX);
-    sync_unlock(&engine->partition.lock);
+    quiet_unlock(&engine->partition.lock, &quiet);
 }
 
 tide_status tide_engine_empty(tide_engine *engine, tide_empty what)

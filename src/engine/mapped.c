@@ -4,8 +4,8 @@
  *
  * By signal. The kernel sends SIGBUS to the faulting thread (UFFD_FEATURE_SIGBUS); base/memory_error.c has the handler
  * and asks resolve() here. The whole fault path runs in that handler, so it is safe in one:
- *   - the handler blocks all signals but those of faults, and every call into an engine with such a space does the same
- *     (grace_enter()), so no thread is interrupted with a lock or a claim of the engine in its hands and then faults;
+ *   - the handler blocks all signals but those of faults, and so does who takes a lock or a claim of an engine
+ *     (base/quiet.h), so no thread is interrupted with one of these in its hands and then faults;
  *   - on the way there is no malloc, no stdio, no lock of libc's, in the workers' steps neither: records of threads are
  *     mapped, and errors have no sentence;
  *   - errno and the thread's last error are as they were.
@@ -56,14 +56,14 @@ static tide_status fault_take(tide_space *space, tide_address address, tide_acce
 
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    const bool off = thread->signals_off;
-    thread->signals_off = true;
+    const bool was_quiet = thread->is_quiet;
+    thread->is_quiet = true;
     do { /* a pointer has no way to say that there was no frame in time */
         grace_enter(thread);
         status = fault_resolve(space, thread, address, kind, &valid);
         grace_leave(thread);
     } while (status == TIDE_TIMEOUT);
-    thread->signals_off = off;
+    thread->is_quiet = was_quiet;
     const unsigned cpu = space_cpu(space);
     space_count_on(space, cpu, SPACE_HARDWARE_FAULTS, 1);
     space_count_on(space, cpu, SPACE_HARDWARE_FAULT_NS, os_clock_ns() - begin);
@@ -290,7 +290,6 @@ void engine_delivery_end(tide_space *space)
         space->delivery = NULL;
         return;
     }
-    (void)sync_add_32(&space_frames(space)->grace.signals, (uint32_t)-1);
     memory_faults_end();
 }
 
@@ -325,9 +324,7 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
             memory_faults_end();
         return status;
     }
-    if (by_signal) {
-        (void)sync_add_32(&engine->partition.frames->grace.signals, 1);
-    } else {
+    if (!by_signal) {
         status = threads_start(space, settled.handler_threads);
         if (tide_failed(status)) {
             struct grace_thread *thread = engine_thread(engine);

@@ -155,14 +155,15 @@ tide_status tide_numa_available_memory_get(tide_engine *engine, uint32_t node, u
 /* All pairs; `faults` has node_count x node_count figures. */
 static void faults_fill(tide_engine *engine, uint64_t *faults)
 {
+    struct quiet quiet;
     struct partition *partition = &engine->partition;
     uint64_t resolved[TIDE_MAX_NODES];
 
-    sync_lock(&partition->lock);
+    quiet_lock(&partition->lock, &quiet);
     memcpy(resolved, partition->retired_resolved, sizeof resolved);
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
         space_resolved_add(space, resolved);
-    sync_unlock(&partition->lock);
+    quiet_unlock(&partition->lock, &quiet);
     node_pairs_sum(&partition->pairs, resolved, faults);
 }
 

@@ -24,6 +24,8 @@ static void sample_fill(tide_space *space, tide_space_sample *sample)
 
 tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snapshot *snapshot)
 {
+    QUIET_SCOPE();
+    struct quiet quiet;
     tide_status status = engine_check(engine);
     tide_space_sample *samples = NULL;
     uint64_t room = 0, count;
@@ -34,11 +36,11 @@ tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snaps
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the snapshot is NULL");
     struct partition *partition = &engine->partition;
     for (;;) {
-        sync_lock(&partition->lock);
+        quiet_lock(&partition->lock, &quiet);
         count = partition->space_count;
         if (count <= room)
             break;
-        sync_unlock(&partition->lock);
+        quiet_unlock(&partition->lock, &quiet);
         free(samples);
         room = count + 16;
         samples = malloc(room * sizeof *samples);
@@ -48,7 +50,7 @@ tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snaps
     uint64_t at = count; /* the newest space, with the highest id, is first on the list */
     for (tide_space *space = partition->spaces; space != NULL; space = space->next)
         sample_fill(space, &samples[--at]);
-    sync_unlock(&partition->lock);
+    quiet_unlock(&partition->lock, &quiet);
     snapshot->statistics.struct_bytes = sizeof snapshot->statistics;
     status = tide_statistics_get(engine, &snapshot->statistics);
     if (tide_failed(status)) {

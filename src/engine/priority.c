@@ -42,16 +42,17 @@ static void space_priority_publish(tide_space *space)
 
 tide_status tide_space_set_priority(tide_space *space, unsigned priority)
 {
+    struct quiet quiet;
     tide_status status = space_check(space);
 
     if (!tide_failed(status))
         status = priority_check(priority);
     if (tide_failed(status))
         return status;
-    sync_lock(&space->working_set.lock);
+    quiet_lock(&space->working_set.lock, &quiet);
     space->working_set.priority = priority;
     space_priority_publish(space);
-    sync_unlock(&space->working_set.lock);
+    quiet_unlock(&space->working_set.lock, &quiet);
     return TIDE_SUCCESS;
 }
 
@@ -69,11 +70,12 @@ tide_status tide_space_get_priority(tide_space *space, unsigned *priority)
 
 static tide_status space_background(tide_space *space, bool on)
 {
+    struct quiet quiet;
     tide_status status = space_check(space);
 
     if (tide_failed(status))
         return status;
-    sync_lock(&space->working_set.lock);
+    quiet_lock(&space->working_set.lock, &quiet);
     if ((space->background != 0) == on) {
         status = on ? error_set(TIDE_PROCESS_MODE_ALREADY_BACKGROUND, 0, 0, "the space is in background mode already")
                     : error_set(TIDE_PROCESS_MODE_NOT_BACKGROUND, 0, 0, "the space is not in background mode");
@@ -81,7 +83,7 @@ static tide_status space_background(tide_space *space, bool on)
         sync_store_32(&space->background, on);
         space_priority_publish(space);
     }
-    sync_unlock(&space->working_set.lock);
+    quiet_unlock(&space->working_set.lock, &quiet);
     return status;
 }
 

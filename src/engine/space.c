@@ -72,6 +72,7 @@ tide_status tide_space_destroy(tide_space *space)
 
 tide_status tide_space_set_commit_limit(tide_space *space, uint64_t pages)
 {
+    QUIET_SCOPE();
     const tide_status status = space_check(space);
 
     if (!tide_failed(status))

@@ -94,6 +94,8 @@ static void places_fill(const struct frames *frames, tide_statistics *statistics
 
 tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
 {
+    QUIET_SCOPE();
+    struct quiet quiet;
     const tide_status status = engine_check(engine);
     uint64_t values[SPACE_COUNTER_COUNT];
     struct stores_statistics stores;
@@ -111,7 +113,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->timestamp_ns = workers_clock_ns(engine->workers);
     statistics->node_count = frames->node_count;
     statistics->cpu_count = frames->cpu_count;
-    sync_lock(&partition->lock);
+    quiet_lock(&partition->lock, &quiet);
     memcpy(values, partition->retired.values, sizeof values);
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next) {
         space_counters_sum(space, values);
@@ -120,7 +122,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->spaces = partition->space_count;
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
         statistics->locked_pages += sync_load_relaxed_64(&space->locked_pages);
-    sync_unlock(&partition->lock);
+    quiet_unlock(&partition->lock, &quiet);
     faults_fill(values, &statistics->faults);
     statistics->trimmed = values[SPACE_TRIMMED];
     statistics->pages_input = sync_load_relaxed_64(&partition->io.pages_input);
@@ -180,6 +182,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
 
 tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, tide_page_file_statistics *statistics)
 {
+    QUIET_SCOPE();
     const tide_status status = engine_check(engine);
     struct stores_file_statistics file;
 
@@ -242,6 +245,7 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
 
 tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *statistics)
 {
+    struct quiet quiet;
     const tide_status status = space_check(space);
 
     if (tide_failed(status))
@@ -258,7 +262,7 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
     statistics->table_pages = sync_load_relaxed_64(&space->table.table_pages);
     statistics->id = space->id;
     statistics->timestamp_ns = workers_clock_ns(engine_of(space)->workers);
-    sync_lock(&space->lock);
+    quiet_lock(&space->lock, &quiet);
     statistics->private_pages = commit_total(&space->commit);
     statistics->peak_private_pages = commit_peak(&space->commit);
     statistics->peak_virtual_bytes = space->peak_virtual_pages * TIDE_PAGE_BYTES;
@@ -266,7 +270,7 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
     statistics->regions = space->vads.count;
     statistics->locked_pages = sync_load_relaxed_64(&space->locked_pages);
     statistics->offered_pages = sync_load_relaxed_64(&space->offered_pages);
-    sync_unlock(&space->lock);
+    quiet_unlock(&space->lock, &quiet);
     return TIDE_SUCCESS;
 }
 
@@ -353,6 +357,8 @@ static uint64_t commit_room(struct commit *commit)
 
 tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory)
 {
+    QUIET_SCOPE();
+    struct quiet quiet;
     const tide_status status = space_check(space);
     uint64_t available = 0;
 
@@ -370,9 +376,9 @@ tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory
         available = usable;
     const uint64_t of_engine = commit_room(commit), of_space = commit_room(&space->commit);
     const uint64_t limit = sync_load_64(&commit->limit), own_limit = sync_load_64(&space->commit.limit);
-    sync_lock(&space->lock);
+    quiet_lock(&space->lock, &quiet);
     const uint64_t reserved = space->vads.pages * TIDE_PAGE_BYTES;
-    sync_unlock(&space->lock);
+    quiet_unlock(&space->lock, &quiet);
     memory->memory_load_percent = usable == 0 ? 100 : (unsigned)((usable - available) * 100 / usable);
     memory->total_physical_bytes = usable * TIDE_PAGE_BYTES;
     memory->available_physical_bytes = available * TIDE_PAGE_BYTES;

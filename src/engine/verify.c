@@ -547,6 +547,7 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     tide_verify_report local;
     tide_status status = engine_check(engine);
     struct verify verify = { .engine = engine, .report = report != NULL ? report : &local };
+    struct quiet quiet;
 
     if (tide_failed(status))
         return status;
@@ -565,11 +566,11 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
         status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);
         goto out;
     }
-    sync_lock(&engine->world);
+    quiet_lock(&engine->world, &quiet);
     grace_world_stop(&verify.frames->grace);
     verify_stopped(&verify);
     grace_world_resume(&verify.frames->grace);
-    sync_unlock(&engine->world);
+    quiet_unlock(&engine->world, &quiet);
     if (verify.report->violations != 0)
         status = error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", verify.report->violations,
                            verify.report->first);

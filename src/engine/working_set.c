@@ -66,12 +66,13 @@ static tide_status limits_set(tide_space *space, uint64_t minimum, uint64_t maxi
     tide_engine *engine = engine_of(space);
     struct partition *partition = space->partition;
     struct grace *grace = &space_frames(space)->grace;
+    struct quiet quiet;
 
     /*
      * Two calls on one space go one after the other, by the world's lock; so what is read here of the flags stays.
      * The world is stopped for a hard maximum only: without one nobody counts on where the others are.
      */
-    sync_lock(&engine->world);
+    quiet_lock(&engine->world, &quiet);
     const uint32_t after = ((sync_load_32(&space->working_set.flags) | flags) & HARD) & ~(flags >> 1);
     const bool stop = (after & TIDE_WORKING_SET_HARD_MAXIMUM) != 0;
     if (stop)
@@ -81,7 +82,7 @@ static tide_status limits_set(tide_space *space, uint64_t minimum, uint64_t maxi
     sync_unlock(&partition->lock);
     if (stop)
         grace_world_resume(grace);
-    sync_unlock(&engine->world);
+    quiet_unlock(&engine->world, &quiet);
     return status;
 }
 
@@ -107,6 +108,7 @@ tide_status tide_working_set_set_limits(tide_space *space, uint64_t minimum_page
 tide_status tide_working_set_get_limits(tide_space *space, uint64_t *minimum_pages, uint64_t *maximum_pages,
                                         uint32_t *flags)
 {
+    struct quiet quiet;
     const tide_status status = space_check(space);
 
     if (tide_failed(status))
@@ -114,11 +116,11 @@ tide_status tide_working_set_get_limits(tide_space *space, uint64_t *minimum_pag
     if (minimum_pages == NULL || maximum_pages == NULL || flags == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a place for the limits is NULL");
     struct working_set *set = &space->working_set;
-    sync_lock(&set->lock);
+    quiet_lock(&set->lock, &quiet);
     *minimum_pages = set->minimum;
     *maximum_pages = set->maximum;
     *flags = set->flags | (~set->flags & HARD) << 1;
-    sync_unlock(&set->lock);
+    quiet_unlock(&set->lock, &quiet);
     return TIDE_SUCCESS;
 }
 
@@ -157,6 +159,7 @@ tide_status tide_working_set_empty(tide_space *space)
 
 tide_status tide_working_set_watch_begin(tide_space *space, uint64_t capacity)
 {
+    QUIET_SCOPE();
     const tide_status status = space_check(space);
 
     if (tide_failed(status))
@@ -169,6 +172,7 @@ tide_status tide_working_set_watch_begin(tide_space *space, uint64_t capacity)
 
 tide_status tide_working_set_watch_end(tide_space *space)
 {
+    QUIET_SCOPE();
     const tide_status status = space_check(space);
 
     if (!tide_failed(status))
@@ -179,6 +183,7 @@ tide_status tide_working_set_watch_end(tide_space *space)
 tide_status tide_working_set_changes_get(tide_space *space, tide_working_set_change *changes, uint64_t *count,
                                          uint64_t *lost)
 {
+    QUIET_SCOPE();
     const tide_status status = space_check(space);
 
     if (tide_failed(status))

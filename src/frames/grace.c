@@ -44,7 +44,7 @@ struct grace_thread *grace_thread_get(struct grace *grace)
         thread->vad_space_id = 0;
         thread->priority = thread->own_priority = thread->ideal_node = 0;
         thread->background = false;
-        thread->signals_off = false;
+        thread->is_quiet = false;
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;
     }
@@ -110,32 +110,6 @@ void grace_thread_pause(struct grace_thread *thread)
         (void)sync_swap_32(&thread->operating, 1);
         ck_epoch_begin(&thread->epoch, NULL);
     } while (sync_load_32(&grace->stop) != 0);
-}
-
-/* All but those that an instruction of the thread's own causes: these must come at once. */
-static void signals_of_others(sigset_t *set)
-{
-    static const int own[] = { SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
-
-    sigfillset(set);
-    for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
-        sigdelset(set, own[i]);
-}
-
-void grace_signals_block(struct grace_thread *thread)
-{
-    sigset_t set;
-
-    if (thread->signals_off)
-        return;
-    signals_of_others(&set);
-    thread->signals_saved = pthread_sigmask(SIG_BLOCK, &set, &thread->signals) == 0;
-}
-
-void grace_signals_unblock(struct grace_thread *thread)
-{
-    thread->signals_saved = false;
-    (void)pthread_sigmask(SIG_SETMASK, &thread->signals, NULL);
 }
 
 bool grace_space_use(struct grace_thread *thread, const void *space)

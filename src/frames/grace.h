@@ -26,6 +26,7 @@
 #define FRAMES_GRACE_H
 
 #include "base/os.h"
+#include "base/quiet.h"
 #include "base/sync.h"
 
 #include <ck_epoch.h>
@@ -68,12 +69,9 @@ struct grace_thread {
     uint32_t own_priority; /* the same without background mode */
     uint32_t ideal_node;   /* [T] node that it counts as running on, one more than it; 0: that of its CPU */
     bool background;       /* [T] in background mode */
-    /*
-     * Signals are blocked while the thread is inside, if a handler could come back here (grace.signals). [T] whether it
-     * was so from before, in a handler or in a thread of the engine's; whether it was done here; and what was blocked.
-     */
-    bool signals_off, signals_saved;
-    sigset_t signals;
+    /* [T] it is quiet for the thread anyway, in a handler or in a thread of the engine's; what grace_enter() held */
+    bool is_quiet;
+    struct quiet quiet;
     char *buffer; /* [I] GRACE_BUFFER_BYTES for what passes between page files and mapped spaces; page aligned */
     struct grace_thread *next; /* [I] all records of the engine */
 } SYNC_CACHE_ALIGNED;
@@ -82,7 +80,6 @@ struct grace {
     ck_epoch_t epoch SYNC_CACHE_ALIGNED;      /* read by every section, moved once per batch of frames at most */
     uint32_t stop;                            /* [A] the world is to stop */
     uint32_t mapped;                          /* [A] mapped spaces of the engine */
-    uint32_t signals;                         /* [A] spaces whose faults come by signal: the engine has one at least */
     struct sync_event resume;                 /* signalled when it goes on */
     struct sync_lock lock SYNC_CACHE_ALIGNED; /* rank grace: the advancer */
     ck_epoch_record_t advancer;               /* [L:grace] */
@@ -128,22 +125,16 @@ static inline uint16_t grace_long_ago(const struct grace *grace)
 bool grace_advance(struct grace *grace);
 
 void grace_thread_pause(struct grace_thread *thread); /* slow path: the world is stopped */
-void grace_signals_block(struct grace_thread *thread);
-void grace_signals_unblock(struct grace_thread *thread);
 
 /*
  * Enters the engine: afterwards the thread is in an epoch section (tables, VADs and frames that it finds stay) and
  * counts as operating. Nests. The order is: show `operating`, full barrier, read `stop`; the verifier does the mirror
- * image.
- *
- * A signal that comes while the thread is inside may find it with a lock or a claim in its hands. If its handler
- * touches a page of a mapped space, the fault comes back in here and could wait for what its own thread holds. So in an
- * engine with such a space no signal comes meanwhile, but those of faults.
+ * image. It is quiet inside (base/quiet.h).
  */
 static inline void grace_enter(struct grace_thread *thread)
 {
-    if (__builtin_expect(sync_load_relaxed_32(&thread->grace->signals) != 0, 0) && thread->depth == 0)
-        grace_signals_block(thread);
+    if (__builtin_expect(sync_load_relaxed_32(&quiet_wanted) != 0, 0) && thread->depth == 0 && !thread->is_quiet)
+        quiet_hold(&thread->quiet);
     if (thread->depth++ == 0) {
         if (thread->sections == 0) {
             sync_store_relaxed_32(&thread->operating, 1);
@@ -163,39 +154,19 @@ static inline void grace_leave(struct grace_thread *thread)
         GRACE_TSAN_RELEASE(thread->grace);
         ck_epoch_end(&thread->epoch, NULL);
         sync_store_32(&thread->operating, 0);
-        if (__builtin_expect(thread->signals_saved && !thread->signals_off, 0))
-            grace_signals_unblock(thread);
-    }
-}
-
-/*
- * Around a lock that is taken outside: what grace_enter() does for the inside. `held` goes from begin to end.
- */
-static inline bool grace_signals_hold(struct grace_thread *thread)
-{
-    if (__builtin_expect(sync_load_relaxed_32(&thread->grace->signals) == 0, 1) || thread->depth != 0 ||
-        thread->signals_off)
-        return false;
-    grace_signals_block(thread);
-    thread->signals_off = true;
-    return true;
-}
-
-static inline void grace_signals_let(struct grace_thread *thread, bool held)
-{
-    if (__builtin_expect(held, 0)) {
-        thread->signals_off = false;
-        grace_signals_unblock(thread);
+        if (!thread->is_quiet)
+            quiet_end(&thread->quiet);
     }
 }
 
 /* grace_advance() for a thread that is outside. */
 static inline bool grace_advance_outside(struct grace_thread *thread)
 {
-    const bool held = grace_signals_hold(thread);
-    const bool moved = grace_advance(thread->grace);
+    struct quiet quiet;
 
-    grace_signals_let(thread, held);
+    quiet_begin(&quiet);
+    const bool moved = grace_advance(thread->grace);
+    quiet_end(&quiet);
     return moved;
 }
 

@@ -41,12 +41,12 @@ static frame_t run_take(struct frames *frames, struct frames_place wanted)
  * Outside of the engine for a moment, so that the grace period can move: inside, the caller's own section holds it
  * back, and what was just freed could not be had.
  */
-static void grace_let_pass(struct grace *grace, struct grace_thread *thread)
+static void grace_let_pass(struct grace_thread *thread)
 {
     const uint32_t depth = grace_outside_begin(thread);
 
-    (void)grace_advance(grace);
-    (void)grace_advance(grace);
+    (void)grace_advance_outside(thread);
+    (void)grace_advance_outside(thread);
     grace_outside_end(thread, depth);
 }
 
@@ -97,7 +97,7 @@ tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct
     for (unsigned round = 0; round < ROUNDS && taken < count; round++) {
         if (round != 0) {
             large_frames_give_back_unused(space, first, taken);
-            grace_let_pass(&frames->grace, retry->thread);
+            grace_let_pass(retry->thread);
         }
         taken = runs_take(retry, count, placement, first);
     }

@@ -19,6 +19,12 @@ void mapped_page_hide(const tide_space *space, const uint64_t *pte)
         mapping_hide(space->mapping, page_table_page_of(space_frames(space), pte, NULL), 1);
 }
 
+void mapped_page_drop(const tide_space *space, const uint64_t *pte, pte_t seen)
+{
+    if (space->mapping != NULL && (pte_is_valid(seen) || pte_tag(seen) == PTE_TAG_TRANSITION))
+        mapping_drop(space->mapping, page_table_page_of(space_frames(space), pte, NULL), 1);
+}
+
 bool mapped_page_is_held(const tide_space *space, pte_t pte)
 {
     return sync_load_relaxed_64(&space->pins) != 0 &&

@@ -111,6 +111,7 @@ bool page_delete(tide_space *space, uint64_t *pte, pte_t leave, bool zero_is_com
             page_table_large_clear(&space->table, pte);
         if (!pte_cas(pte, seen, pte_busy_form(seen)))
             continue;
+        mapped_page_drop(space, pte, seen); /* it came since the caller looked */
         page_delete_claimed(space, pte, seen, leave);
         return true;
     }

@@ -330,9 +330,11 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
     struct frames *frames = partition->frames;
     const bool first = wait->ns == 0;
     const uint64_t begin = os_clock_ns();
+    struct quiet quiet;
 
     sync_assert_unlocked();
     const uint32_t depth = grace_outside_begin(thread);
+    quiet_begin(&quiet); /* but not while it sleeps */
     const uint32_t value = frames_wait_announce(frames);
     const bool strict = (place.flags & FRAMES_STRICT) != 0;
     /*
@@ -341,12 +343,13 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
      */
     const bool hope = !strict || node_may_bring(partition, place.node);
     const bool again = partition->reclaim(partition, thread, place);
-    (void)grace_advance_outside(thread); /* from outside: inside it moves one step at most */
+    (void)grace_advance(thread->grace); /* from outside: inside it moves one step at most */
     if (strict && !hope && !again && !node_may_bring(partition, place.node) && !frames_wait_is_over(frames, value))
         wait->fruitless++;
     else
         wait->fruitless = 0;
     const tide_status status = wait_verdict(partition, thread, place, wait);
+    quiet_end(&quiet);
     if (!tide_failed(status) && wait->fruitless != 0) {
         (void)sched_yield(); /* there is nothing to wait for: others' turn, and another look */
     } else if (!tide_failed(status) && !first && !again) {

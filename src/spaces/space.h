@@ -193,6 +193,8 @@ pte_t page_claim(tide_space *space, uint64_t *pte);
 
 /* The page of a PTE that the caller has claimed is hidden from the program. */
 void mapped_page_hide(const tide_space *space, const uint64_t *pte);
+/* And lets its memory go, if `seen` is the form of a page in memory. */
+void mapped_page_drop(const tide_space *space, const uint64_t *pte, pte_t seen);
 /*
  * The PTEs of these pages have lost rights: what the program still has is taken away. Locked and pinned pages stay
  * shown, so that system calls on them go on working, and lose the right to be written.

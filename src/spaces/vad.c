@@ -41,9 +41,9 @@
  *
  * Separators. A key of an inner node says where one child ends and the next begins. No VAD may lie across a key, or the
  * pages behind the key would not find it. A new VAD may, if keys were left behind by VADs that are gone: then these
- * keys are first raised to the page after it, in place (raise()). All pages between the old key and the new one are
- * free at that moment, and until the VAD is put in: a reader that goes right by the old key, rather than left by the
- * new one, finds nothing, which was true when it read the key. In nodes that nobody sees yet, keys are raised at
+ * keys are first raised to the page after it, in place (first_raise()). All pages between the old key and the new one
+ * are free at that moment, and until the VAD is put in: a reader that goes right by the old key, rather than left by
+ * the new one, finds nothing, which was true when it read the key. In nodes that nobody sees yet, keys are raised at
  * leisure.
  *
  * The sequence moves after each change, by a locked instruction, so that the epoch which the replaced nodes and VADs
@@ -383,7 +383,7 @@ static void leaf_replace(struct change *change, struct vad_path *path, struct it
  * Raises all keys to the right of the path that lie inside of a VAD on it, whose place is free or which nobody sees
  * yet. Children without VADs may lose all their pages so.
  */
-static void raise(struct vad_path *path, const struct vad *vad)
+static void first_raise(struct vad_path *path, const struct vad *vad)
 {
     for (unsigned level = 1; level <= path->top; level++) {
         struct vad_node *node = path->node[level];
@@ -468,7 +468,7 @@ static void insert_changing(struct change *change, struct vad *vad)
     unsigned next;
     const struct vad_node *next_leaf = vad_from(&walk, vad->first_page, &next);
     ASSERT_ALWAYS(next_leaf == NULL || next_leaf->key[next] > vad->last_page);
-    raise(&path, vad);
+    first_raise(&path, vad);
     const struct vad_node *leaf = path.node[0];
     const unsigned at = path.at[0];
     /* It may not reach past a key, though that be of a VAD that was removed: the pages behind it are asked there. */
@@ -589,7 +589,7 @@ void vad_replace(struct vad_tree *tree, struct vad *const *old, uint64_t old_cou
         replace_changing(&change, old[0], fresh, fresh_count);
         if (change.whole) {
             vad_descend(change.root, fresh[0]->first_page, &path);
-            raise(&path, fresh[0]);
+            first_raise(&path, fresh[0]);
         }
     }
     change_end(&change);

@@ -23,6 +23,7 @@
 #include "tables/mapping.h"
 #include "base/error.h"
 #include "base/os.h"
+#include "base/quiet.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -264,16 +265,17 @@ static uint32_t taken[MAPPINGS_MAX]; /* [L:mappings] */
 
 static struct mapping *slot_take(void)
 {
+    struct quiet quiet;
     struct mapping *mapping = NULL;
 
-    sync_lock(&mappings_lock);
+    quiet_lock(&mappings_lock, &quiet);
     for (unsigned i = 0; i < MAPPINGS_MAX && mapping == NULL; i++) {
         if (taken[i] != 0)
             continue;
         taken[i] = 1;
         mapping = &mappings[i];
     }
-    sync_unlock(&mappings_lock);
+    quiet_unlock(&mappings_lock, &quiet);
     if (mapping == NULL)
         (void)error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0,
                         "%d mapped spaces are open in this process; that is the most", MAPPINGS_MAX);
@@ -293,6 +295,8 @@ struct mapping *mapping_find(uint64_t page)
 
 static void window_free(struct mapping *mapping, uint64_t bytes)
 {
+    struct quiet quiet;
+
     if (mapping->window != NULL)
         (void)munmap(mapping->window, bytes);
     if (mapping->faults >= 0)
@@ -301,9 +305,9 @@ static void window_free(struct mapping *mapping, uint64_t bytes)
         (void)close(mapping->file);
     if (mapping->zeroes != NULL)
         (void)munmap((char *)(uintptr_t)mapping->zeroes, MAPPING_BATCH * TIDE_PAGE_BYTES);
-    sync_lock(&mappings_lock);
+    quiet_lock(&mappings_lock, &quiet);
     taken[mapping - mappings] = 0;
-    sync_unlock(&mappings_lock);
+    quiet_unlock(&mappings_lock, &quiet);
 }
 
 tide_status mapping_create(const tide_mapped_options *options, struct pte_waits *waits, void *owner,

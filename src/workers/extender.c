@@ -260,11 +260,12 @@ bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64
 {
     struct worker *const worker = workers_get(workers, TIDE_WORKER_EXTENDER, 0);
     struct commit *const commit = &workers->partition->commit;
+    struct quiet quiet;
     bool enough = false;
 
     sync_assert_unlocked();
     const uint32_t depth = grace_outside_begin(thread);
-    sync_lock(&worker->lock);
+    quiet_lock(&worker->lock, &quiet);
     grace_enter(thread);
     for (;;) {
         const uint64_t charge = commit_total(commit), limit = sync_load_64(&commit->limit);
@@ -278,7 +279,7 @@ bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64
     }
     commit_extend_arm(commit, can_grow(worker));
     grace_leave(thread);
-    sync_unlock(&worker->lock);
+    quiet_unlock(&worker->lock, &quiet);
     grace_outside_end(thread, depth);
     return enough;
 }

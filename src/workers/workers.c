@@ -146,10 +146,9 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
                     int *error)
 {
     uint64_t done = 0;
+    struct quiet quiet;
 
-    /* A fault in a handler that came now might do this step too, and wait for the lock. */
-    const bool held = grace_signals_hold(thread);
-    sync_lock(&worker->lock);
+    quiet_lock(&worker->lock, &quiet);
     const uint64_t before = os_thread_cpu_ns();
     (void)grace_advance(
         &worker->workers->partition->frames->grace); /* from outside: inside it moves one step at most */
@@ -164,8 +163,7 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
         done = step(worker, thread, budget, error);
     grace_leave(thread);
     (void)sync_add_64(&worker->cpu_ns, os_thread_cpu_ns() - before);
-    sync_unlock(&worker->lock);
-    grace_signals_let(thread, held);
+    quiet_unlock(&worker->lock, &quiet);
     if (worker->workers->mode == TIDE_WORKERS_MANUAL) { /* else the trimmer threads look */
         bad_frames_settle(worker->workers->partition);
         partition_events_look(worker->workers->partition);
@@ -238,12 +236,12 @@ static void *thread_main(void *context)
     struct worker *worker = context;
     struct workers *workers = worker->workers;
     struct grace_thread *thread = worker->record;
+    struct quiet quiet;
     char name[16];
 
     sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
-    grace_signals_block(thread); /* for good: handlers of the program's run in the program's threads */
-    thread->signals_saved = false;
-    thread->signals_off = true;
+    quiet_hold(&quiet); /* for good: handlers of the program's run in the program's threads */
+    thread->is_quiet = true;
     snprintf(name, sizeof name, "tide-%s-%u", names[worker->kind], worker->node);
     os_thread_name(name);
     /*
@@ -314,9 +312,10 @@ void workers_hold(struct workers *workers, tide_worker kind, bool hold)
     sync_store_32(&workers->held[kind], hold);
     for (unsigned n = 0; n < workers->node_count; n++) {
         struct worker *worker = workers_get(workers, kind, n);
+        struct quiet quiet;
 
-        sync_lock(&worker->lock); /* a running step has ended */
-        sync_unlock(&worker->lock);
+        quiet_lock(&worker->lock, &quiet); /* a running step has ended */
+        quiet_unlock(&worker->lock, &quiet);
         frames_bell_ring(bell_of(worker));
     }
 }

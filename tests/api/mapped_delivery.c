@@ -598,6 +598,15 @@ static void storm_member(struct crew_member *member)
             CREW_NOTE(member, tide_virtual_discard(storm.space, address_of(at), PG) == TIDE_SUCCESS);
         if (turn % 41 == 0)
             CREW_NOTE(member, tide_engine_empty(storm.fixture->engine, TIDE_EMPTY_MODIFIED) == TIDE_SUCCESS);
+        /* Calls with locks of their own, and one that stops all others. */
+        if (turn % 5 == 0)
+            CREW_NOTE(member, statistics_now(storm.fixture).spaces == 2);
+        if (turn % 11 == 0)
+            CREW_NOTE(member, tide_working_set_set_limits(storm.space, 20, 600 + turn % 50, 0) == TIDE_SUCCESS);
+        if (turn % 13 == 0)
+            CREW_NOTE(member, tide_engine_empty(storm.fixture->engine, TIDE_EMPTY_WORKING_SETS) == TIDE_SUCCESS);
+        if (turn % 97 == 0)
+            CREW_NOTE(member, tide_engine_verify(storm.fixture->engine, NULL) == TIDE_SUCCESS);
     }
     atomic_fetch_sub(&storm.left, 1);
 }

@@ -26,6 +26,7 @@ enum { FRAMES = 64, PAGES = 96, THREADS = 6, ROUNDS = 6, OPERATIONS = 4000, SLOT
 struct crew {
     tide_engine *engine;
     tide_space *space;
+    bool mapped;
     tide_address base;
     uint32_t failed; /* [A] */
     uint64_t seed;
@@ -115,7 +116,8 @@ static void pin_page(struct crew *crew, tide_address page)
 
     if (status == TIDE_SUCCESS) {
         sched_yield();
-        if (!stamp_right(tide_pin_iovec(pin, NULL)[0].iov_base, page))
+        /* A pointer into a mapped space is one to its page, which may be decommitted, pinned or not. */
+        if (!crew->mapped && !stamp_right(tide_pin_iovec(pin, NULL)[0].iov_base, page))
             crew_fail(crew, "a pinned frame holds another page's stamp", status);
         tide_pin_destroy(pin);
     } else if (status != TIDE_ACCESS_VIOLATION) {
@@ -193,7 +195,8 @@ static void *member(void *context)
             recommit(crew, page, 1 + random_below(&state, PAGES - index < 8 ? PAGES - index : 8));
             break;
         case 4:
-            hold_page(crew, page);
+            if (!crew->mapped)
+                hold_page(crew, page);
             break;
         case 5:
             /*
@@ -244,16 +247,15 @@ static void verify_good(struct crew *crew)
         fail_msg("%s", report.first);
 }
 
-static void races_are_decided_the_same_way_whoever_yields(void **state)
+static void races_run(bool mapped)
 {
     char path[] = "yields-XXXXXX";
     const tide_page_file_config file = { .path = path, .minimum_bytes = SLOTS * TIDE_PAGE_BYTES };
-    struct crew crew = { .seed = 1 };
+    struct crew crew = { .seed = 1, .mapped = mapped };
     pthread_t threads[THREADS];
     tide_config config;
     uint64_t bytes = PAGES * TIDE_PAGE_BYTES;
 
-    (void)state;
     hook_set(true);
     assert_int_equal(close(mkstemp(path)), 0);
     tide_config_init(&config);
@@ -263,7 +265,9 @@ static void races_are_decided_the_same_way_whoever_yields(void **state)
     config.page_file_count = 1;
     config.frame_wait_ms = 60000;
     assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
-    assert_int_equal(tide_space_create(crew.engine, &crew.space), TIDE_SUCCESS);
+    assert_int_equal(mapped ? tide_mapped_space_create(crew.engine, NULL, &crew.space)
+                            : tide_space_create(crew.engine, &crew.space),
+                     TIDE_SUCCESS);
     assert_int_equal(
         tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
         TIDE_SUCCESS);
@@ -278,6 +282,20 @@ static void races_are_decided_the_same_way_whoever_yields(void **state)
     assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
     assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
     hook_set(false);
+}
+
+static void races_are_decided_the_same_way_whoever_yields(void **state)
+{
+    (void)state;
+    races_run(false);
+}
+
+static void races_over_a_mapped_space(void **state)
+{
+    (void)state;
+    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
+        skip();
+    races_run(true);
 }
 
 /* ---- regions that come and go under faults ---------------------------------------------------------------------- */
@@ -304,24 +322,30 @@ static void *toucher(void *context)
 /*
  * One thread reserves, writes, reads back and releases at one address, again and again, while others fault there. A
  * fault that began under one region must not end in the next one's table or take its page away: what was written is
- * read. With a neighbour in the same leaf table, the table outlives the regions; without one, it goes with each.
+ * read. Every other page is left to the others, so that pages come as their region goes. With a neighbour in the same
+ * leaf table, the table outlives the regions; without one, it goes with each.
  */
-static void a_fault_of_an_old_region_harms_no_new_one(void **state)
+static void regions_run(bool mapped)
 {
-    (void)state;
     for (unsigned with_neighbour = 0; with_neighbour < 2; with_neighbour++) {
-        struct crew crew = { .seed = 5, .base = 0x40000000 };
+        struct crew crew = { .seed = 5, .base = 0x40000000, .mapped = mapped };
         pthread_t threads[TOUCHERS];
         tide_config config;
         uint64_t bytes = TIDE_PAGE_BYTES;
-        tide_address neighbour = crew.base + (1 << 20);
+        tide_address lowest, highest;
 
         hook_set(true);
         tide_config_init(&config);
         config.disable_aslr = true;
         config.memory_bytes = 512 * TIDE_PAGE_BYTES;
         assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
-        assert_int_equal(tide_space_create(crew.engine, &crew.space), TIDE_SUCCESS);
+        assert_int_equal(mapped ? tide_mapped_space_create(crew.engine, NULL, &crew.space)
+                                : tide_space_create(crew.engine, &crew.space),
+                         TIDE_SUCCESS);
+        assert_int_equal(tide_space_range(crew.space, &lowest, &highest), TIDE_SUCCESS);
+        if (mapped)
+            crew.base = (lowest + (1 << 30)) >> 21 << 21;
+        tide_address neighbour = crew.base + (1 << 20);
         if (with_neighbour)
             assert_int_equal(tide_virtual_alloc(crew.space, &neighbour, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT,
                                                 TIDE_PAGE_READWRITE),
@@ -335,9 +359,9 @@ static void a_fault_of_an_old_region_harms_no_new_one(void **state)
             bytes = REGION_PAGES * TIDE_PAGE_BYTES;
             tide_status status =
                 tide_virtual_alloc(crew.space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE);
-            for (uint64_t page = 0; page < REGION_PAGES && status == TIDE_SUCCESS; page++)
+            for (uint64_t page = 0; page < REGION_PAGES && status == TIDE_SUCCESS; page += 2)
                 status = tide_write(crew.space, base + page * TIDE_PAGE_BYTES, &round, sizeof round);
-            for (uint64_t page = 0; page < REGION_PAGES && status == TIDE_SUCCESS; page++) {
+            for (uint64_t page = 0; page < REGION_PAGES && status == TIDE_SUCCESS; page += 2) {
                 uint64_t read = 0;
                 status = tide_read(crew.space, base + page * TIDE_PAGE_BYTES, &read, sizeof read);
                 if (read != round)
@@ -360,11 +384,71 @@ static void a_fault_of_an_old_region_harms_no_new_one(void **state)
     }
 }
 
+static void a_fault_of_an_old_region_harms_no_new_one(void **state)
+{
+    (void)state;
+    regions_run(false);
+}
+
+static void a_fault_of_an_old_region_over_a_mapped_space(void **state)
+{
+    (void)state;
+    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
+        skip();
+    regions_run(true);
+}
+
+/*
+ * A page that comes while the range that it is in is decommitted goes too: not its frame alone, but the window's page.
+ */
+static void a_fault_beside_a_decommit_leaves_nothing(void **state)
+{
+    struct crew crew = { .seed = 9, .mapped = true };
+    pthread_t threads[TOUCHERS];
+    tide_config config;
+    uint64_t bytes = (REGION_PAGES + 1) * TIDE_PAGE_BYTES; /* one more, so that it is a part that goes */
+
+    (void)state;
+    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
+        skip();
+    hook_set(true);
+    tide_config_init(&config);
+    config.memory_bytes = 512 * TIDE_PAGE_BYTES;
+    assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
+    assert_int_equal(tide_mapped_space_create(crew.engine, NULL, &crew.space), TIDE_SUCCESS);
+    assert_int_equal(
+        tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+        TIDE_SUCCESS);
+    for (unsigned i = 0; i < TOUCHERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, toucher, &crew), 0);
+    yield_state = 54321;
+    for (unsigned round = 0; round < 2 * REGIONS && sync_load_32(&crew.failed) == 0; round++) {
+        bytes = REGION_PAGES * TIDE_PAGE_BYTES;
+        if (tide_virtual_free(crew.space, crew.base, bytes, TIDE_MEM_DECOMMIT) != TIDE_SUCCESS)
+            crew_fail(&crew, "decommit", TIDE_INVARIANT_VIOLATED);
+        if (mapping_pages(crew.space->mapping) != 0)
+            crew_fail(&crew, "a page that is not committed is still in the window", TIDE_INVARIANT_VIOLATED);
+        if (tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE) != TIDE_SUCCESS)
+            crew_fail(&crew, "commit", TIDE_INVARIANT_VIOLATED);
+    }
+    const bool failed = sync_swap_32(&crew.failed, 1) != 0;
+    yield_state = 0;
+    for (unsigned i = 0; i < TOUCHERS; i++)
+        pthread_join(threads[i], NULL);
+    assert_false(failed);
+    assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
+    assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
+    hook_set(false);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(races_are_decided_the_same_way_whoever_yields),
+        cmocka_unit_test(races_over_a_mapped_space),
         cmocka_unit_test(a_fault_of_an_old_region_harms_no_new_one),
+        cmocka_unit_test(a_fault_of_an_old_region_over_a_mapped_space),
+        cmocka_unit_test(a_fault_beside_a_decommit_leaves_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
