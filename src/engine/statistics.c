@@ -421,6 +421,43 @@ static void frame_describe(const struct frames *frames, frame_t frame, tide_page
     }
 }
 
+static void page_describe(const tide_space *space, uint64_t page, pte_t seen, tide_page_info *info)
+{
+    *info = (tide_page_info){ .frame = UINT64_MAX, .node = TIDE_NO_PREFERRED_NODE };
+    info->protection = pte_page_protection_of(pte_protection(seen));
+    if (seen.bits == 0) {
+        const struct vad *vad = vad_find(&space->vads, page);
+        info->protection = vad == NULL ? 0 : pte_page_protection_of(sync_load_32(&vad->commit_state) & ~VAD_GONE);
+        info->state = info->protection == 0 ? TIDE_PAGE_STATE_FREE : TIDE_PAGE_STATE_DEMAND_ZERO;
+        return;
+    }
+    if (pte_is_valid(seen)) {
+        frame_describe(space_frames(space), pte_frame(seen), info);
+        info->state = TIDE_PAGE_STATE_ACTIVE;
+        info->valid = true;
+        info->age = pte_age(seen);
+        return;
+    }
+    switch (pte_tag(seen)) {
+    case PTE_TAG_NONE:
+        info->state = seen.bits & PTE_BAD ? TIDE_PAGE_STATE_LOST : TIDE_PAGE_STATE_DEMAND_ZERO;
+        break;
+    case PTE_TAG_TRANSITION:
+        frame_describe(space_frames(space), pte_frame(seen), info);
+        break;
+    case PTE_TAG_PAGE_FILE:
+        info->state = TIDE_PAGE_STATE_PAGE_FILE;
+        info->page_file = pte_slot(seen).file;
+        info->slot = pte_slot(seen).slot;
+        break;
+    case PTE_TAG_BUSY:
+        info->state = TIDE_PAGE_STATE_BUSY;
+        break;
+    default:
+        info->state = TIDE_PAGE_STATE_FREE;
+    }
+}
+
 tide_status tide_page_query(tide_space *space, tide_address address, tide_page_info *info)
 {
     const tide_status status = space_check(space);
@@ -435,40 +472,13 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    *info = (tide_page_info){ .frame = UINT64_MAX, .node = TIDE_NO_PREFERRED_NODE };
     grace_enter(thread);
     const uint64_t *pte = page_table_find(&space->table, address / TIDE_PAGE_BYTES);
-    const pte_t seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
-    info->protection = pte_page_protection_of(pte_protection(seen));
-    if (seen.bits == 0) {
-        const struct vad *vad = vad_find(&space->vads, address / TIDE_PAGE_BYTES);
-        info->protection = vad == NULL ? 0 : pte_page_protection_of(sync_load_32(&vad->commit_state) & ~VAD_GONE);
-        info->state = info->protection == 0 ? TIDE_PAGE_STATE_FREE : TIDE_PAGE_STATE_DEMAND_ZERO;
-    } else if (pte_is_valid(seen)) {
-        frame_describe(space_frames(space), pte_frame(seen), info);
-        info->state = TIDE_PAGE_STATE_ACTIVE;
-        info->valid = true;
-        info->age = pte_age(seen);
-    } else {
-        switch (pte_tag(seen)) {
-        case PTE_TAG_NONE:
-            info->state = seen.bits & PTE_BAD ? TIDE_PAGE_STATE_LOST : TIDE_PAGE_STATE_DEMAND_ZERO;
-            break;
-        case PTE_TAG_TRANSITION:
-            frame_describe(space_frames(space), pte_frame(seen), info);
-            break;
-        case PTE_TAG_PAGE_FILE:
-            info->state = TIDE_PAGE_STATE_PAGE_FILE;
-            info->page_file = pte_slot(seen).file;
-            info->slot = pte_slot(seen).slot;
-            break;
-        case PTE_TAG_BUSY:
-            info->state = TIDE_PAGE_STATE_BUSY;
-            break;
-        default:
-            info->state = TIDE_PAGE_STATE_FREE;
-        }
-    }
+    pte_t seen;
+    do { /* until what its frame says belongs to it */
+        seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
+        page_describe(space, address / TIDE_PAGE_BYTES, seen, info);
+    } while (pte != NULL && pte_load(pte).bits != seen.bits);
     grace_leave(thread);
     return TIDE_SUCCESS;
 }

@@ -96,6 +96,17 @@ static void hold_page(struct crew *crew, tide_address page)
     tide_access_end(&access);
 }
 
+/* What is told of a page fits together, whatever becomes of it meanwhile. */
+static void query_page(struct crew *crew, tide_address page)
+{
+    tide_page_info info;
+    const tide_status status = tide_page_query(crew->space, page, &info);
+
+    if (status != TIDE_SUCCESS || info.valid != (info.state == TIDE_PAGE_STATE_ACTIVE) ||
+        (info.valid && info.frame == UINT64_MAX))
+        crew_fail(crew, "page query", status);
+}
+
 static void recommit(struct crew *crew, tide_address page, uint64_t pages)
 {
     tide_address base = page;
@@ -220,6 +231,11 @@ static void *member(void *context)
         case 14:
             contents_change_some(crew, page, 1 + random_below(&state, PAGES - index < 4 ? PAGES - index : 4),
                                  random_below(&state, 8));
+            break;
+        case 15:
+        case 16:
+        case 17:
+            query_page(crew, page);
             break;
         default:
             read_page(crew, page);
