@@ -79,7 +79,7 @@ static inline bool mapping_covers(const struct mapping *mapping, uint64_t page)
 
 /* Fresh pages of zeroes, and shown. */
 TIDE_MUST_CHECK int mapping_zero(struct mapping *mapping, uint64_t page, unsigned count, bool writable);
-/* Pages with this content, and shown. */
+/* Pages with this content, and shown; of zeroes, and writable, if `from` is NULL. */
 TIDE_MUST_CHECK int mapping_fill(struct mapping *mapping, uint64_t page, unsigned count, const void *from,
                                  bool writable);
 /* Pages with this content, not shown. */
