@@ -77,6 +77,21 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_access_begin(tide_space *space, tid
 /** The whole of tide_access_pointer(), out of line: for pages that are not valid, and for callers that are not C. */
 TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_resolve(tide_access *access, tide_address address, tide_access_kind kind);
 
+/*
+ * What is read through a pointer depends on the entry that it was made of, which is all the order there has to be; the
+ * compiler may keep the rest of the section in registers. ThreadSanitizer does not know of dependencies.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define TIDE_ACCESS_ORDER __ATOMIC_ACQUIRE
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TIDE_ACCESS_ORDER __ATOMIC_ACQUIRE
+#endif
+#endif
+#ifndef TIDE_ACCESS_ORDER
+#define TIDE_ACCESS_ORDER __ATOMIC_RELAXED
+#endif
+
 /**
  * A pointer to the byte at an address, good up to the end of its page and of the section. A pointer got for reading
  * must not be written through. Takes the fault if the page is not valid.
@@ -94,14 +109,14 @@ TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tid
     if (__builtin_expect(access != NULL && access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag == gigabyte + 1,
                          1)) {
         const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
-        const uint64_t directory = __atomic_load_n(&table[(address >> 21) & 511], __ATOMIC_ACQUIRE);
+        const uint64_t directory = __atomic_load_n(&table[(address >> 21) & 511], TIDE_ACCESS_ORDER);
 
         if (directory & access->large[kind == TIDE_ACCESS_WRITE])
             return access->memory + (directory >> access->large_shift << 21) + (address & 0x1FFFFF);
         if (__builtin_expect(directory != 0, 1)) {
             const char *leaf = access->memory + (directory & access->table_mask);
             const uint64_t entry =
-                __atomic_load_n((const uint64_t *)(const void *)(leaf + ((address >> 9) & 0xFF8)), __ATOMIC_ACQUIRE);
+                __atomic_load_n((const uint64_t *)(const void *)(leaf + ((address >> 9) & 0xFF8)), TIDE_ACCESS_ORDER);
 
             if (__builtin_expect((~entry & access->rights[kind == TIDE_ACCESS_WRITE]) == 0, 1))
                 return access->memory + (entry & access->page_mask) + (address & 0xFFF);
