@@ -54,7 +54,6 @@ static uint32_t update(tide_engine *engine, tide_memory_event event)
 
 tide_status tide_memory_event_fd(tide_engine *engine, tide_memory_event event, int *fd)
 {
-    QUIET_SCOPE();
     tide_status status = event_check(engine, event, fd);
     int made;
 
@@ -72,7 +71,6 @@ tide_status tide_memory_event_fd(tide_engine *engine, tide_memory_event event, i
 
 tide_status tide_memory_event_query(tide_engine *engine, tide_memory_event event, bool *set)
 {
-    QUIET_SCOPE();
     const tide_status status = event_check(engine, event, set);
 
     if (!tide_failed(status)) {

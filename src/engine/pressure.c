@@ -24,7 +24,6 @@ static void sample_fill(tide_space *space, tide_space_sample *sample)
 
 tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snapshot *snapshot)
 {
-    QUIET_SCOPE();
     struct quiet quiet;
     tide_status status = engine_check(engine);
     tide_space_sample *samples = NULL;

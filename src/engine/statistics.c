@@ -95,7 +95,6 @@ static void places_fill(const struct frames *frames, tide_statistics *statistics
 tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
 {
     QUIET_SCOPE();
-    struct quiet quiet;
     const tide_status status = engine_check(engine);
     uint64_t values[SPACE_COUNTER_COUNT];
     struct stores_statistics stores;
@@ -113,7 +112,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->timestamp_ns = workers_clock_ns(engine->workers);
     statistics->node_count = frames->node_count;
     statistics->cpu_count = frames->cpu_count;
-    quiet_lock(&partition->lock, &quiet);
+    sync_lock(&partition->lock);
     memcpy(values, partition->retired.values, sizeof values);
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next) {
         space_counters_sum(space, values);
@@ -122,7 +121,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->spaces = partition->space_count;
     for (const tide_space *space = partition->spaces; space != NULL; space = space->next)
         statistics->locked_pages += sync_load_relaxed_64(&space->locked_pages);
-    quiet_unlock(&partition->lock, &quiet);
+    sync_unlock(&partition->lock);
     faults_fill(values, &statistics->faults);
     statistics->trimmed = values[SPACE_TRIMMED];
     statistics->pages_input = sync_load_relaxed_64(&partition->io.pages_input);
@@ -358,7 +357,6 @@ static uint64_t commit_room(struct commit *commit)
 tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory)
 {
     QUIET_SCOPE();
-    struct quiet quiet;
     const tide_status status = space_check(space);
     uint64_t available = 0;
 
@@ -376,9 +374,9 @@ tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory
         available = usable;
     const uint64_t of_engine = commit_room(commit), of_space = commit_room(&space->commit);
     const uint64_t limit = sync_load_64(&commit->limit), own_limit = sync_load_64(&space->commit.limit);
-    quiet_lock(&space->lock, &quiet);
+    sync_lock(&space->lock);
     const uint64_t reserved = space->vads.pages * TIDE_PAGE_BYTES;
-    quiet_unlock(&space->lock, &quiet);
+    sync_unlock(&space->lock);
     memory->memory_load_percent = usable == 0 ? 100 : (unsigned)((usable - available) * 100 / usable);
     memory->total_physical_bytes = usable * TIDE_PAGE_BYTES;
     memory->available_physical_bytes = available * TIDE_PAGE_BYTES;

@@ -377,9 +377,7 @@ TIDE_MUST_CHECK tide_status contents_change(tide_space *space, struct grace_thre
 /* The whole pages inside of a range, as first and one past the last. TIDE_INVALID_PARAMETER as for any range. */
 TIDE_MUST_CHECK tide_status contents_whole_pages(tide_address base, uint64_t bytes, uint64_t *first, uint64_t *end);
 
-/*
- * ---- locking pages in the working set (lock.c; the rest is faults/lock.c) -----------------------------------------
- */
+/* ---- locking pages in the working set (lock.c; the rest is faults/lock.c) ---------------------------------------- */
 
 /* Pages of a space's minimum working set that cannot be locked (nt-behaviour 6 rule 5). */
 enum { WORKING_SET_LOCK_OVERHEAD_PAGES = 8 };

@@ -216,9 +216,7 @@ static void NU_3_a_full_node_spills_by_the_matrix_of_distances(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- NU-4: available memory ---------------------------------------------------------------------------------------
- */
+/* ---- NU-4: available memory -------------------------------------------------------------------------------------- */
 
 static uint64_t available_on(const struct fixture *fixture, uint32_t node)
 {
@@ -290,9 +288,7 @@ static void NU_4_with_one_node_standby_is_available(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- NU-5: the node binds at the reservation ------------------------------------------------------------------------
- */
+/* ---- NU-5: the node binds at the reservation --------------------------------------------------------------------- */
 
 static void NU_5_a_commit_does_not_move_a_region(void **state)
 {
@@ -333,9 +329,7 @@ static void NU_5_a_commit_does_not_move_a_region(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- NU-6: asked anew at each page-in ------------------------------------------------------------------------------
- */
+/* ---- NU-6: asked anew at each page-in ---------------------------------------------------------------------------- */
 
 static void NU_6_a_page_that_comes_back_asks_anew(void **state)
 {
@@ -509,9 +503,7 @@ static void LS_4_the_fallback_of_a_region_by_distance(void **state)
     fallback_case(*state, true, TIDE_FALLBACK_LOCAL_STANDBY, TIDE_FALLBACK_BY_DISTANCE, false);
 }
 
-/*
- * ---- which placement counts ---------------------------------------------------------------------------------------
- */
+/* ---- which placement counts -------------------------------------------------------------------------------------- */
 
 static void a_regions_placement_goes_before_its_spaces(void **state)
 {
@@ -627,9 +619,7 @@ static void placements_that_make_no_sense_are_refused(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- strict -------------------------------------------------------------------------------------------------------
- */
+/* ---- strict ------------------------------------------------------------------------------------------------------ */
 
 /* No page file: dirty pages can go nowhere, and so the node is full for good. */
 static void strict_fails_when_its_node_is_full(void **state)
@@ -896,9 +886,7 @@ static void prefetch_with_local_standby_takes_back_nothing_that_it_read(void **s
         *state, placed(TIDE_PLACEMENT_FIRST_TOUCH, TIDE_FALLBACK_LOCAL_STANDBY, TIDE_NO_PREFERRED_NODE), true);
 }
 
-/*
- * ---- interleave -----------------------------------------------------------------------------------------------------
- */
+/* ---- interleave -------------------------------------------------------------------------------------------------- */
 
 static void interleave_spreads_by_the_nodes_sizes(void **state)
 {
@@ -988,9 +976,7 @@ static void interleave_over_sizes_without_a_common_measure(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- large pages ----------------------------------------------------------------------------------------------------
- */
+/* ---- large pages ------------------------------------------------------------------------------------------------- */
 
 static tide_status large_placed(tide_space *space, uint64_t count, tide_placement placement, tide_address *base)
 {
@@ -1032,9 +1018,7 @@ static void large_pages_go_by_the_placement_too(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- what is counted ------------------------------------------------------------------------------------------------
- */
+/* ---- what is counted --------------------------------------------------------------------------------------------- */
 
 static void faults_are_counted_by_pair_of_nodes(void **state)
 {
@@ -1137,9 +1121,7 @@ static void a_thread_that_moves_takes_from_its_new_node(void **state)
     fixture_close(fixture);
 }
 
-/*
- * ---- workers --------------------------------------------------------------------------------------------------------
- */
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
 
 static void the_workers_of_a_node_work_for_it_alone(void **state)
 {

@@ -270,6 +270,31 @@ static void verify_good(struct crew *crew)
         fail_msg("%s", report.first);
 }
 
+static void mapped_or_skip(void)
+{
+    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
+        skip();
+}
+
+/* The crew's engine, and its space; one of mapped pages comes with at most so many a fault, 0: as many as it likes. */
+static void crew_open(struct crew *crew, const tide_config *config, unsigned cluster_pages)
+{
+    tide_mapped_options options;
+
+    tide_mapped_options_init(&options);
+    options.cluster_pages = cluster_pages;
+    assert_int_equal(tide_engine_open(config, &crew->engine), TIDE_SUCCESS);
+    assert_int_equal(crew->mapped ? tide_mapped_space_create(crew->engine, &options, &crew->space)
+                                  : tide_space_create(crew->engine, &crew->space),
+                     TIDE_SUCCESS);
+}
+
+static void crew_close(struct crew *crew)
+{
+    assert_int_equal(tide_space_destroy(crew->space), TIDE_SUCCESS);
+    assert_int_equal(tide_engine_close(crew->engine), TIDE_SUCCESS);
+}
+
 static void races_run(bool mapped)
 {
     char path[] = "yields-XXXXXX";
@@ -287,10 +312,7 @@ static void races_run(bool mapped)
     config.page_files = &file;
     config.page_file_count = 1;
     config.frame_wait_ms = 60000;
-    assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
-    assert_int_equal(mapped ? tide_mapped_space_create(crew.engine, NULL, &crew.space)
-                            : tide_space_create(crew.engine, &crew.space),
-                     TIDE_SUCCESS);
+    crew_open(&crew, &config, 0);
     assert_int_equal(
         tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
         TIDE_SUCCESS);
@@ -303,8 +325,7 @@ static void races_run(bool mapped)
         verify_good(&crew);
     }
     assert_int_equal(crew.failed, 0);
-    assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
-    assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
+    crew_close(&crew);
     hook_set(false);
 }
 
@@ -317,8 +338,7 @@ static void races_are_decided_the_same_way_whoever_yields(void **state)
 static void races_over_a_mapped_space(void **state)
 {
     (void)state;
-    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
-        skip();
+    mapped_or_skip();
     races_run(true);
 }
 
@@ -362,10 +382,7 @@ static void regions_run(bool mapped)
         tide_config_init(&config);
         config.disable_aslr = true;
         config.memory_bytes = 512 * TIDE_PAGE_BYTES;
-        assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
-        assert_int_equal(mapped ? tide_mapped_space_create(crew.engine, NULL, &crew.space)
-                                : tide_space_create(crew.engine, &crew.space),
-                         TIDE_SUCCESS);
+        crew_open(&crew, &config, 0);
         assert_int_equal(tide_space_range(crew.space, &lowest, &highest), TIDE_SUCCESS);
         if (mapped)
             crew.base = (lowest + (1 << 30)) >> 21 << 21;
@@ -403,8 +420,7 @@ static void regions_run(bool mapped)
             pthread_join(threads[i], NULL);
         assert_false(failed);
         verify_good(&crew);
-        assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
-        assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
+        crew_close(&crew);
         hook_set(false);
     }
 }
@@ -418,8 +434,7 @@ static void a_fault_of_an_old_region_harms_no_new_one(void **state)
 static void a_fault_of_an_old_region_over_a_mapped_space(void **state)
 {
     (void)state;
-    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
-        skip();
+    mapped_or_skip();
     regions_run(true);
 }
 
@@ -431,19 +446,14 @@ static void a_fault_beside_a_decommit_leaves_nothing(void **state)
     struct crew crew = { .seed = 9, .mapped = true };
     pthread_t threads[TOUCHERS];
     tide_config config;
-    tide_mapped_options options;
     uint64_t bytes = (REGION_PAGES + 1) * TIDE_PAGE_BYTES; /* one more, so that it is a part that goes */
 
     (void)state;
-    if (tide_failed(tide_mapped_check(TIDE_DELIVERY_SIGNAL)))
-        skip();
+    mapped_or_skip();
     hook_set(true);
     tide_config_init(&config);
     config.memory_bytes = 512 * TIDE_PAGE_BYTES;
-    assert_int_equal(tide_engine_open(&config, &crew.engine), TIDE_SUCCESS);
-    tide_mapped_options_init(&options);
-    options.cluster_pages = 1; /* the page that stays comes with nobody's fault */
-    assert_int_equal(tide_mapped_space_create(crew.engine, &options, &crew.space), TIDE_SUCCESS);
+    crew_open(&crew, &config, 1); /* the page that stays comes with nobody's fault */
     assert_int_equal(
         tide_virtual_alloc(crew.space, &crew.base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
         TIDE_SUCCESS);
@@ -465,8 +475,7 @@ static void a_fault_beside_a_decommit_leaves_nothing(void **state)
     for (unsigned i = 0; i < TOUCHERS; i++)
         pthread_join(threads[i], NULL);
     assert_false(failed);
-    assert_int_equal(tide_space_destroy(crew.space), TIDE_SUCCESS);
-    assert_int_equal(tide_engine_close(crew.engine), TIDE_SUCCESS);
+    crew_close(&crew);
     hook_set(false);
 }
 
