@@ -343,15 +343,15 @@ static unsigned ring_reap(struct stores_queue *queue, bool again)
 }
 
 /*
- * Submits what is prepared and waits until something completes. False if the ring cannot be used any more: an error
- * that does not pass, or that has not passed for a second.
+ * Submits what is prepared and waits until so many, of what is in flight, have completed. False if the ring cannot be
+ * used any more: an error that does not pass, or that has not passed for a second.
  */
-static bool ring_turn(struct stores_queue *queue)
+static bool ring_turn(struct stores_queue *queue, unsigned completions)
 {
     unsigned stalls = 0;
 
     for (;;) {
-        const int taken = io_uring_submit_and_wait(&queue->ring, 1);
+        const int taken = io_uring_submit_and_wait(&queue->ring, completions);
         const bool refused = taken == -EAGAIN || taken == -EBUSY; /* for want of kernel memory, or of reaping */
         if (taken < 0 && taken != -EINTR && !refused)
             return false;
@@ -402,7 +402,10 @@ static unsigned ring_write(struct stores_queue *queue, struct stores_write *cons
             if (flight != NULL)
                 ring_prepare(queue, flight);
         }
-        if (queue->in_flight > 0 && !ring_turn(queue)) {
+        /* Woken once for several: to refill a quarter, or when all is done. */
+        const unsigned completions =
+            next == count || queue->in_flight < queue->depth ? queue->in_flight : (queue->depth + 3) / 4;
+        if (queue->in_flight > 0 && !ring_turn(queue, completions)) {
             ring_abandon(queue);
             break;
         }

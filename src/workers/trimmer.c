@@ -7,8 +7,9 @@
  * Once a period it ages all working sets on its node: pages accessed since the last pass become younger, others
  * older. When the node's available pages fall below `low` it trims up to `high`, and ages once more for each `high` -
  * `low` pages that it took: under pressure time passes faster, by what is needed and not by how often it looks. What
- * is on the modified list counts as on its way, since the writer brings it; if the page files are full it does not, and
- * only clean pages are taken: dirty ones could go nowhere.
+ * is on the modified list counts as on its way, since the writer brings it, but if anything is missing beside that, the
+ * trimmer takes half of `high` - `low` at least; if the page files are full it does not count, and only clean pages are
+ * taken: dirty ones could go nowhere.
  *
  * Who gives. Pages go by rank over all spaces (spaces/space.h): the oldest first, of one age those of lower priority
  * first, and those of a space in background mode as if they had been idle for longer. The rank that yields what is
@@ -56,7 +57,11 @@ static uint64_t shortage(const struct worker *worker)
         return 0;
     const bool writable = !page_files_full(worker->workers->partition);
     const uint64_t coming = counts.available + (writable ? counts.lists[FRAME_LIST_MODIFIED] : 0);
-    return coming < node->high + ahead ? node->high + ahead - coming : 0;
+    if (coming >= node->high + ahead)
+        return 0;
+    /* While the writer is busy little is missing at a time, and each time costs a look at all the sets. */
+    const uint64_t missing = node->high + ahead - coming, worthwhile = (node->high - node->low) / 2;
+    return missing > worthwhile ? missing : worthwhile;
 }
 
 /* Is it time to let standby pages go, ahead of those who need their frames? */
@@ -139,17 +144,25 @@ void trimmer_candidates_free(struct worker *worker)
     os_memory_free(worker->candidates, worker->candidate_capacity * sizeof *worker->candidates);
 }
 
-/* Ages all spaces, with the list of spaces locked. */
-static void age_all(struct worker *worker, bool pages_are_short)
+static void aged(struct worker *worker)
 {
-    for (tide_space *space = worker->workers->partition->spaces; space != NULL; space = space->next)
-        (void)working_set_age(space, worker->node, pages_are_short, NULL);
     worker->last_ageing_ns = workers_clock_ns(worker->workers);
     worker->trimmed_since_ageing = 0;
 }
 
-/* Gathers the spaces that have something to give, in the order in which they are to, and their pages by rank. */
-static unsigned candidates_gather(struct worker *worker, struct working_set_ranks *ranks)
+/* Ages all spaces, with the list of spaces locked. */
+static void age_all(struct worker *worker)
+{
+    for (tide_space *space = worker->workers->partition->spaces; space != NULL; space = space->next)
+        (void)working_set_age(space, worker->node, false, NULL);
+    aged(worker);
+}
+
+/*
+ * Gathers the spaces that have something to give, in the order in which they are to, and their pages by rank; `age`:
+ * ages them on the way, since pages are short.
+ */
+static unsigned candidates_gather(struct worker *worker, bool age, struct working_set_ranks *ranks)
 {
     struct partition *partition = worker->workers->partition;
     unsigned count = 0;
@@ -157,7 +170,8 @@ static unsigned candidates_gather(struct worker *worker, struct working_set_rank
     memset(ranks, 0, sizeof *ranks);
     candidates_reserve(worker, partition->space_count);
     for (tide_space *space = partition->spaces; space != NULL; space = space->next) {
-        const uint64_t claim = working_set_look(space, worker->node, ranks);
+        const uint64_t claim = age ? working_set_age(space, worker->node, true, ranks)
+                                   : working_set_look(space, worker->node, ranks);
 
         if (count < worker->candidate_capacity)
             worker->candidates[count++] =
@@ -165,6 +179,8 @@ static unsigned candidates_gather(struct worker *worker, struct working_set_rank
     }
     if (count > 1)
         candidates_sort(worker->candidates, count);
+    if (age)
+        aged(worker);
     return count;
 }
 
@@ -213,14 +229,11 @@ static uint64_t trim(struct worker *worker, uint64_t need)
     /* No space goes away meanwhile. */
     sync_lock(&partition->lock);
     const bool much = worker->trimmed_since_ageing >= node->high - node->low;
-    if (much)
-        age_all(worker, true);
-    unsigned count = candidates_gather(worker, ranks);
+    unsigned count = candidates_gather(worker, much, ranks);
     choice.rank = working_set_rank_for(ranks, need);
     if (choice.rank == 0 && !much) {
         /* Too few that were not accessed: which of the others were, of late? */
-        age_all(worker, true);
-        count = candidates_gather(worker, ranks);
+        count = candidates_gather(worker, true, ranks);
         choice.rank = working_set_rank_for(ranks, need);
     }
     for (int below_minimum = 0; below_minimum < 2 && done < need; below_minimum++)
@@ -244,7 +257,7 @@ uint64_t trimmer_step(struct worker *worker, uint64_t budget)
     if (need == 0) {
         if (workers_clock_ns(workers) - worker->last_ageing_ns >= workers->period_ns) {
             sync_lock(&partition->lock);
-            age_all(worker, false);
+            age_all(worker);
             sync_unlock(&partition->lock);
         }
         return done;

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WRITER_QUEUE_DEPTH = 16, THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 256 };
+enum { THREAD_BUDGET_PAGES = 4096, ZERO_BUDGET_PAGES = 256 };
 
 /* A worker that sleeps looks around once in a while even if nobody rings: thresholds are looked at on refills only. */
 #define IDLE_LOOK_NS 100000000u

@@ -8,9 +8,12 @@
 
 #include "workers/workers.h"
 
-/* Writes of one batch, each of STORES_CLUSTER_MAX pages at most. */
-enum { WRITER_BATCH_WRITES = 32 };
-#define WRITER_COPIES_BYTES ((size_t)WRITER_BATCH_WRITES * STORES_CLUSTER_MAX * TIDE_PAGE_BYTES)
+/*
+ * Of one batch of the writer. Pages that lie alone are a write each, and a batch has enough of those to keep a disk
+ * busy; its pages are few enough that copies of them do not matter beside any budget.
+ */
+enum { WRITER_BATCH_WRITES = 128, WRITER_BATCH_PAGES = 1024, WRITER_QUEUE_DEPTH = 64 };
+#define WRITER_COPIES_BYTES ((size_t)WRITER_BATCH_PAGES * TIDE_PAGE_BYTES)
 
 /* Is there something to do for the policy? Lock-free; also asked by a worker that is about to sleep. */
 bool zero_page_due(const struct worker *worker);

@@ -37,7 +37,8 @@ struct run {
 struct writer_batch {
     struct stores_write writes[WRITER_BATCH_WRITES];
     struct run runs[WRITER_BATCH_WRITES];
-    unsigned count;
+    unsigned count; /* of writes */
+    unsigned pages; /* in them */
 };
 
 const size_t writer_scratch_bytes = sizeof(struct writer_batch);
@@ -175,11 +176,12 @@ static void slots_call(struct partition *partition)
  * none of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page.
  * False if they cannot be read: their space is going, and they with it.
  */
-static bool contents_copy(struct worker *worker, struct stores_write *write, const struct run *run, unsigned index)
+static bool contents_copy(struct worker *worker, const struct writer_batch *batch, struct stores_write *write,
+                          const struct run *run)
 {
     struct frames *frames = worker->workers->partition->frames;
     const struct pfn *first = frame_pfn(frames, run->frames[0]);
-    char *copy = worker->copies + index * (size_t)(STORES_CLUSTER_MAX * TIDE_PAGE_BYTES);
+    char *copy = worker->copies + batch->pages * (size_t)TIDE_PAGE_BYTES;
     uint64_t page;
 
     if (!pfn_is_hollow(sync_load_relaxed_64(&first->word)))
@@ -221,12 +223,13 @@ static unsigned run_add(struct worker *worker, struct writer_batch *batch, const
             part->frames[i] = run->frames[done + i];
             write->pages[i] = (struct iovec){ frame_memory(partition->frames, part->frames[i]), TIDE_PAGE_BYTES };
         }
-        if (!contents_copy(worker, write, part, batch->count - 1)) {
+        if (!contents_copy(worker, batch, write, part)) {
             batch->count--;
             for (unsigned i = 0; i < got; i++)
                 stores_slot_release(partition->stores, (struct stores_slot){ first.file, first.slot + i });
             break;
         }
+        batch->pages += got;
         done += got;
     }
     run_put_back(worker, run, done);
@@ -360,17 +363,16 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
 
     while (more && done < budget && *error == 0) {
         struct stores_write *writes[WRITER_BATCH_WRITES];
-        uint64_t gathered = 0;
+        const uint64_t most = budget - done < WRITER_BATCH_PAGES ? budget - done : WRITER_BATCH_PAGES;
 
-        batch->count = 0;
-        while (more && batch->count < WRITER_BATCH_WRITES && done + gathered < budget) {
+        batch->count = batch->pages = 0;
+        while (more && batch->count < WRITER_BATCH_WRITES && batch->pages < most) {
             struct run run;
-            if (!run_take(worker, budget - done - gathered, &run)) {
+            if (!run_take(worker, most - batch->pages, &run)) {
                 more = false;
                 break;
             }
             const unsigned added = run_add(worker, batch, &run);
-            gathered += added;
             more = added == run.count || batch->count == WRITER_BATCH_WRITES;
         }
         if (batch->count == 0)
