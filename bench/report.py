@@ -252,10 +252,15 @@ def make_targets(rows, replay, cpus):
         at_least("mapped_fresh, %d thread%s: over the kernel's anonymous memory" % (threads, "s" * (threads > 1)), 1,
                  quotient(rate("mapped_fresh", "shared", threads), rate("anonymous_fresh", "shared", threads)))
     reads = by_key.get(("mapped_read", "shared", 64))
+    at_least("mapped_read, 64 threads: touches over fio's reads", 0.9,
+             quotient(rate("mapped_read", "shared", 64), rate("fio_mapped", "shared", 64)))
     at_least("mapped_read, 64 threads: page reads over fio's", 0.9,
              quotient(reads.get("page_reads_per_s") if reads else None, rate("fio_mapped", "shared", 64)))
     at_least("mapped_mixed, 64 threads: over a mapped file under the same limit", 1.2,
              quotient(rate("mapped_mixed", "shared", 64), rate("file_mixed", "shared", 64)))
+    if by_key.get(("swap_mixed", "shared", 64)):
+        at_least("mapped_mixed, 64 threads: over anonymous memory with a swap file under the same limit", 1.2,
+                 quotient(rate("mapped_mixed", "shared", 64), rate("swap_mixed", "shared", 64)))
     for name in MAPPED:
         few = [rate(name, "shared", threads) for threads in (1, 2, 8)]
         at_least("%s: 64 threads over the best of fewer" % name, 0.9,

@@ -55,9 +55,10 @@ void require(bool holds, const Case &which, const std::string &what)
         throw std::runtime_error(which.name + ": " + what);
 }
 
-uint64_t pass_ns()
+/* Many threads meet the disk and the writers in waves, which a short pass would catch one of. */
+uint64_t pass_ns(unsigned threads)
 {
-    return options().quick ? 200000000 : 1000000000;
+    return options().quick && threads < kMostThreads ? 200000000 : 1000000000;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -305,10 +306,10 @@ RivalFile &data_file(std::unique_ptr<RivalFile> &owner, const char *name)
 }
 
 /* Reads pages in the lane's order until the time is over or the pages are. */
-void read_until(Lane &lane, char *base, const std::vector<uint32_t> &order)
+void read_until(Lane &lane, char *base, const std::vector<uint32_t> &order, uint64_t duration_ns)
 {
     uint64_t begin = now_ns(), touches = 0;
-    const uint64_t end = begin + pass_ns();
+    const uint64_t end = begin + duration_ns;
     for (uint32_t page : order) {
         if (begin >= end)
             break;
@@ -325,7 +326,9 @@ void read_until(Lane &lane, char *base, const std::vector<uint32_t> &order)
 Pass read_pass(Team &team, char *base, const std::vector<std::vector<uint32_t>> &orders)
 {
     const uint64_t part_bytes = data_bytes() / team.threads();
-    return team.run([&](Lane &lane) { read_until(lane, base + lane.index * part_bytes, orders[lane.index]); }, true);
+    const uint64_t duration_ns = pass_ns(team.threads());
+    return team.run(
+        [&](Lane &lane) { read_until(lane, base + lane.index * part_bytes, orders[lane.index], duration_ns); }, true);
 }
 
 void hard_passes(benchmark::State &state, const Case &which)
@@ -391,7 +394,7 @@ uint64_t roam_seed()
 /* As many pages must be dirty as there are while passes of this kind go on: many threads bring that about soonest. */
 void settle(const std::function<void(uint64_t duration_ns)> &pass)
 {
-    pass(pass_ns() * 2);
+    pass(options().quick ? 400000000 : 2000000000);
 }
 
 void roam_passes(benchmark::State &state, const Case &which, unsigned write_percent)
@@ -423,11 +426,11 @@ void roam_passes(benchmark::State &state, const Case &which, unsigned write_perc
         });
     settled = write_percent;
     Result result;
-    (void)pass_of(pass_ns() / 4);
+    (void)pass_of(pass_ns(which.threads) / 4);
     for (auto _ : state) {
         CounterDelta counters(engine);
         const tide_mapped_statistics before = g_roam->statistics();
-        Pass pass = pass_of(pass_ns());
+        Pass pass = pass_of(pass_ns(which.threads));
         const tide_statistics delta = counters.delta();
         const double touches = static_cast<double>(pass.operations);
         result.set("page_reads_per_s", static_cast<double>(delta.faults.hard) / pass.seconds);
@@ -453,9 +456,9 @@ void rival_passes(benchmark::State &state, const Case &which, LimitedRival &riva
     if (settled.insert({ &rival, 100 }).first->second != write_percent)
         settle([&](uint64_t duration_ns) { rival.roam(kMostThreads, write_percent, duration_ns, roam_seed()); });
     settled[&rival] = write_percent;
-    (void)rival.roam(which.threads, write_percent, pass_ns() / 4, roam_seed());
+    (void)rival.roam(which.threads, write_percent, pass_ns(which.threads) / 4, roam_seed());
     for (auto _ : state) {
-        const auto figures = rival.roam(which.threads, write_percent, pass_ns(), roam_seed());
+        const auto figures = rival.roam(which.threads, write_percent, pass_ns(which.threads), roam_seed());
         state.SetIterationTime(figures.at("seconds"));
         for (const auto &figure : figures)
             state.counters[figure.first] = benchmark::Counter(figure.second);
@@ -680,7 +683,9 @@ std::vector<Entry> disk_entries()
         { "mapped_hard", "", 1, hard_passes },
         { "file_hard", "mapped_hard", 1, file_hard_passes },
         { "fio_mapped", "mapped_hard mapped_read", 1,
-          [](auto &s, auto &c) { fio_pass(s, c, data_file(g_fio_file, "tide-bench.mapped.fio"), pass_ns()); } },
+          [](auto &s, auto &c) {
+              fio_pass(s, c, data_file(g_fio_file, "tide-bench.mapped.fio"), pass_ns(c.threads));
+          } },
         { "mapped_read", "", 1, [](auto &s, auto &c) { roam_passes(s, c, 0); } },
         { "file_read", "mapped_read", 1, [](auto &s, auto &c) { file_rival_passes(s, c, 0); } },
     };

@@ -12,7 +12,7 @@
  * Of one batch of the writer. Pages that lie alone are a write each, and a batch has enough of those to keep a disk
  * busy; its pages are few enough that copies of them do not matter beside any budget.
  */
-enum { WRITER_BATCH_WRITES = 128, WRITER_BATCH_PAGES = 1024, WRITER_QUEUE_DEPTH = 64 };
+enum { WRITER_BATCH_WRITES = 128, WRITER_BATCH_PAGES = 512, WRITER_QUEUE_DEPTH = 64 };
 #define WRITER_COPIES_BYTES ((size_t)WRITER_BATCH_PAGES * TIDE_PAGE_BYTES)
 
 /* Is there something to do for the policy? Lock-free; also asked by a worker that is about to sleep. */
