@@ -170,8 +170,8 @@ static unsigned candidates_gather(struct worker *worker, bool age, struct workin
     memset(ranks, 0, sizeof *ranks);
     candidates_reserve(worker, partition->space_count);
     for (tide_space *space = partition->spaces; space != NULL; space = space->next) {
-        const uint64_t claim = age ? working_set_age(space, worker->node, true, ranks)
-                                   : working_set_look(space, worker->node, ranks);
+        const uint64_t claim =
+            age ? working_set_age(space, worker->node, true, ranks) : working_set_look(space, worker->node, ranks);
 
         if (count < worker->candidate_capacity)
             worker->candidates[count++] =
