@@ -212,6 +212,7 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
                                                           tide_access_kind kind)
 {
     struct grace_thread *thread = access->thread;
+    tide_space *space = access->space;
     pte_t valid;
 
     if (thread == NULL) {
@@ -219,10 +220,11 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
         return NULL;
     }
     grace_enter(thread);
-    access->status = fault_resolve(access->space, thread, address, kind, &valid);
+    const tide_status status = fault_resolve(space, thread, address, kind, &valid);
     grace_leave(thread);
-    thread->pointers |= !tide_failed(access->status) && access->space->mapping == NULL;
-    return tide_failed(access->status) ? NULL : pointer_of(access->space, valid, address);
+    thread->pointers |= !tide_failed(status) && space->mapping == NULL;
+    access->status = status; /* the section may lie in a mapped space: not inside the engine */
+    return tide_failed(status) ? NULL : pointer_of(space, valid, address);
 }
 
 /*
@@ -505,11 +507,14 @@ void tide_pin_destroy(tide_pin *pin)
     struct grace_thread *thread = engine_thread(engine_of(pin->space));
     bool bad = false;
     for (unsigned i = 0; i < pin->count; i++) {
-        bad = bad || frames_bad_is_noted(space_frames(pin->space), pin->frames[i]);
+        const frame_t frame = pin->frames[i]; /* not read inside the engine: it is malloc()'s memory */
+        struct frames *frames = space_frames(pin->space);
+
+        bad = bad || frames_bad_is_noted(frames, frame);
         /* Without memory for a record the thread unpins all the same: only a verifier could meet it half way. */
         if (thread != NULL)
             grace_enter(thread);
-        frames_reference_drop(space_frames(pin->space), pin->frames[i]);
+        frames_reference_drop(frames, frame);
         if (thread != NULL)
             grace_leave(thread);
     }

@@ -54,6 +54,13 @@ static tide_status fault_take(tide_space *space, tide_address address, tide_acce
     tide_status status;
     pte_t valid;
 
+    /*
+     * Calls touch what the program gave them with no lock in their hands and outside of the engine, since that may lie
+     * in a mapped space.
+     */
+    sync_assert_unlocked();
+    ASSERT_DEBUG(thread == NULL || thread->depth == 0);
+
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     const bool was_quiet = thread->is_quiet;

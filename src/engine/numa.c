@@ -70,10 +70,11 @@ tide_status tide_placement_query(tide_space *space, tide_address address, tide_p
     const struct vad *vad = vad_find(&space->vads, page);
     const struct placement placement = space_placement_of(space, vad == NULL ? placement_none() : vad->placement);
     const uint64_t turn = vad != NULL && vad->kind == VAD_LARGE_PAGES ? (page - vad->first_page) / FRAMES_RUN : page;
-    placement_tell(placement, out);
     /* A node that is nobody's, for a first toucher who is not known. */
-    out->node = space_frames_place(space, placement, turn, TIDE_NO_PREFERRED_NODE).node;
+    const unsigned node = space_frames_place(space, placement, turn, TIDE_NO_PREFERRED_NODE).node;
     grace_leave(thread);
+    placement_tell(placement, out);
+    out->node = node;
     return TIDE_SUCCESS;
 }
 

@@ -22,6 +22,27 @@ static void sample_fill(tide_space *space, tide_space_sample *sample)
     space_faults_fill(space, &sample->faults);
 }
 
+/* The caller's snapshot, and the memory that it gets, may lie in a mapped space: they are filled without a lock. */
+static tide_status snapshot_fill(tide_engine *engine, const tide_space_sample *samples, uint64_t count,
+                                 tide_pressure_snapshot *snapshot)
+{
+    tide_space_sample *copy = malloc((count + 1) * sizeof *copy);
+
+    if (copy == NULL)
+        return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a snapshot of %lu spaces", count);
+    snapshot->statistics.struct_bytes = sizeof snapshot->statistics;
+    const tide_status status = tide_statistics_get(engine, &snapshot->statistics);
+    if (tide_failed(status)) {
+        free(copy);
+        return status;
+    }
+    if (count != 0)
+        memcpy(copy, samples, count * sizeof *copy);
+    snapshot->spaces = copy;
+    snapshot->space_count = count;
+    return TIDE_SUCCESS;
+}
+
 tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snapshot *snapshot)
 {
     struct quiet quiet;
@@ -40,25 +61,19 @@ tide_status tide_pressure_snapshot_take(tide_engine *engine, tide_pressure_snaps
         if (count <= room)
             break;
         quiet_unlock(&partition->lock, &quiet);
-        free(samples);
+        os_memory_free(samples, room * sizeof *samples);
         room = count + 16;
-        samples = malloc(room * sizeof *samples);
+        samples = os_memory_reserve(room * sizeof *samples, TIDE_PAGE_BYTES);
         if (samples == NULL)
-            return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for a snapshot of %lu spaces", room);
+            return TIDE_INSUFFICIENT_RESOURCES;
     }
     uint64_t at = count; /* the newest space, with the highest id, is first on the list */
     for (tide_space *space = partition->spaces; space != NULL; space = space->next)
         sample_fill(space, &samples[--at]);
     quiet_unlock(&partition->lock, &quiet);
-    snapshot->statistics.struct_bytes = sizeof snapshot->statistics;
-    status = tide_statistics_get(engine, &snapshot->statistics);
-    if (tide_failed(status)) {
-        free(samples);
-        return status;
-    }
-    snapshot->spaces = samples;
-    snapshot->space_count = count;
-    return TIDE_SUCCESS;
+    status = snapshot_fill(engine, samples, count, snapshot);
+    os_memory_free(samples, room * sizeof *samples);
+    return status;
 }
 
 void tide_pressure_snapshot_free(tide_pressure_snapshot *snapshot)

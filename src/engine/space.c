@@ -17,12 +17,15 @@ tide_status engine_space_create(tide_engine *engine, const tide_mapped_options *
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
+    tide_space *space;
     tide_status created;
     do { /* a space is charged its first table */
         grace_enter(thread);
-        created = space_create(&engine->partition, thread, mapped, out);
+        created = space_create(&engine->partition, thread, mapped, &space);
         grace_leave(thread);
     } while (created == TIDE_COMMITMENT_LIMIT && engine->partition.extend(&engine->partition, thread, 1));
+    if (!tide_failed(created))
+        *out = space;
     return created;
 }
 

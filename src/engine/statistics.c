@@ -92,19 +92,12 @@ static void places_fill(const struct frames *frames, tide_statistics *statistics
     statistics->active_pages = frames->total > elsewhere ? frames->total - elsewhere : 0;
 }
 
-tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
+static void statistics_fill(tide_engine *engine, tide_statistics *statistics)
 {
     QUIET_SCOPE();
-    const tide_status status = engine_check(engine);
     uint64_t values[SPACE_COUNTER_COUNT];
     struct stores_statistics stores;
     struct grace_report grace;
-
-    if (tide_failed(status))
-        return status;
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
-                         statistics == NULL ? 0 : statistics->struct_bytes);
     struct partition *partition = &engine->partition;
     struct frames *frames = partition->frames;
     memset(statistics, 0, sizeof *statistics);
@@ -176,6 +169,20 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
     statistics->open_sections = grace.open_sections;
     statistics->stale_sections = grace.stale_sections;
     statistics->longest_section_tid = grace.longest_tid;
+}
+
+tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
+{
+    const tide_status status = engine_check(engine);
+    tide_statistics filled;
+
+    if (tide_failed(status))
+        return status;
+    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
+                         statistics == NULL ? 0 : statistics->struct_bytes);
+    statistics_fill(engine, &filled);
+    *statistics = filled;
     return TIDE_SUCCESS;
 }
 
@@ -242,16 +249,10 @@ tide_status tide_node_statistics_get(tide_engine *engine, unsigned node, tide_no
     return TIDE_SUCCESS;
 }
 
-tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *statistics)
+static void space_statistics_fill(tide_space *space, tide_space_statistics *statistics)
 {
     struct quiet quiet;
-    const tide_status status = space_check(space);
 
-    if (tide_failed(status))
-        return status;
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
-                         statistics == NULL ? 0 : statistics->struct_bytes);
     memset(statistics, 0, sizeof *statistics);
     statistics->struct_bytes = sizeof *statistics;
     space_faults_fill(space, &statistics->faults);
@@ -270,6 +271,20 @@ tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *
     statistics->locked_pages = sync_load_relaxed_64(&space->locked_pages);
     statistics->offered_pages = sync_load_relaxed_64(&space->offered_pages);
     quiet_unlock(&space->lock, &quiet);
+}
+
+tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *statistics)
+{
+    const tide_status status = space_check(space);
+    tide_space_statistics filled;
+
+    if (tide_failed(status))
+        return status;
+    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
+                         statistics == NULL ? 0 : statistics->struct_bytes);
+    space_statistics_fill(space, &filled);
+    *statistics = filled;
     return TIDE_SUCCESS;
 }
 
@@ -470,14 +485,16 @@ tide_status tide_page_query(tide_space *space, tide_address address, tide_page_i
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
+    tide_page_info described;
     grace_enter(thread);
     const uint64_t *pte = page_table_find(&space->table, address / TIDE_PAGE_BYTES);
     pte_t seen;
     do { /* until what its frame says belongs to it */
         seen = pte == NULL ? (pte_t){ 0 } : pte_load(pte);
-        page_describe(space, address / TIDE_PAGE_BYTES, seen, info);
+        page_describe(space, address / TIDE_PAGE_BYTES, seen, &described);
     } while (pte != NULL && pte_load(pte).bits != seen.bits);
     grace_leave(thread);
+    *info = described;
     return TIDE_SUCCESS;
 }
 

@@ -276,11 +276,13 @@ tide_status tide_frame_query(tide_engine *engine, uint64_t frame, tide_frame_inf
     struct grace_thread *thread = engine_thread(engine);
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
+    tide_frame_info filled;
     grace_enter(thread);
     sync_lock(&partition->lock);
-    frame_info_fill(partition, (frame_t){ (uint32_t)frame }, info);
+    frame_info_fill(partition, (frame_t){ (uint32_t)frame }, &filled);
     sync_unlock(&partition->lock);
     grace_leave(thread);
+    *info = filled;
     return TIDE_SUCCESS;
 }
 

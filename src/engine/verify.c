@@ -23,19 +23,19 @@ struct verify {
     tide_engine *engine;
     struct frames *frames;
     tide_verify_report *report;
-    uint8_t *table;    /* per frame: found as a table of a space */
-    uint8_t *listed;   /* per frame: seen on a list or in a cache */
-    uint32_t *valid;   /* per frame: valid PTEs that name it */
-    uint32_t *tally;   /* per frame that is a table: frames that name a PTE in it */
-    uint32_t *entries; /* per frame that is a table: valid and transition PTEs in it */
-    uint64_t *slots;   /* every slot that a PTE or an original names */
-    uint64_t slot_count, slot_room;
-    uint64_t locked, offered; /* of the space that is being looked at */
-    uint64_t resident;        /* locked and large pages of all spaces */
-    void *page;               /* for reading slots */
-    void *copy;               /* of a frame's memory, behind it */
+    uint8_t *table;                            /* per frame: found as a table of a space */
+    uint8_t *listed;                           /* per frame: seen on a list or in a cache */
+    uint32_t *valid;                           /* per frame: valid PTEs that name it */
+    uint32_t *tally;                           /* per frame that is a table: frames that name a PTE in it */
+    uint32_t *entries;                         /* per frame that is a table: valid and transition PTEs in it */
+    uint8_t *named;                            /* bit per slot: a PTE or an original names it */
+    uint64_t first_named[TIDE_MAX_PAGE_FILES]; /* bit of slot 0 of each file */
+    uint64_t slot_count;                       /* named */
+    uint64_t locked, offered;                  /* of the space that is being looked at */
+    uint64_t resident;                         /* locked and large pages of all spaces */
+    void *page;                                /* for reading slots */
+    void *copy;                                /* of a frame's memory, behind it */
     int io_error;
-    bool out_of_memory;
 };
 
 __attribute__((format(printf, 2, 3))) static void violated(struct verify *verify, const char *format, ...)
@@ -53,20 +53,17 @@ static void slot_note(struct verify *verify, uint64_t original)
 {
     const struct stores_slot slot = pte_slot((pte_t){ original });
 
-    if (verify->slot_count == verify->slot_room) {
-        const uint64_t room = verify->slot_room == 0 ? 1024 : verify->slot_room * 2;
-        uint64_t *slots = realloc(verify->slots, room * sizeof *slots);
-        if (slots == NULL) {
-            verify->out_of_memory = true;
-            return;
-        }
-        verify->slots = slots;
-        verify->slot_room = room;
-    }
-    verify->slots[verify->slot_count++] = ((uint64_t)slot.file << 32) | slot.slot;
+    verify->slot_count++;
     verify->report->slots_checked++;
-    if (!stores_slot_allocated(verify->engine->partition.stores, slot))
+    if (!stores_slot_allocated(verify->engine->partition.stores, slot)) {
         violated(verify, "I7: slot %u of page file %u is named and not allocated", slot.slot, slot.file);
+        return;
+    }
+    const uint64_t at = verify->first_named[slot.file] + slot.slot;
+    const uint8_t bit = (uint8_t)(1u << at % 8);
+    if (verify->named[at / 8] & bit)
+        violated(verify, "I7: slot %u of page file %u has two owners", slot.slot, slot.file);
+    verify->named[at / 8] |= bit;
 }
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
@@ -458,24 +455,11 @@ static void frames_check(struct verify *verify, unsigned node)
 
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 
-static int slot_compare(const void *a, const void *b)
-{
-    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
 static void slots_check(struct verify *verify)
 {
     struct stores_statistics statistics;
 
     stores_statistics_get(verify->engine->partition.stores, &statistics);
-    if (verify->slot_count != 0)
-        qsort(verify->slots, verify->slot_count, sizeof *verify->slots, slot_compare);
-    for (uint64_t i = 1; i < verify->slot_count; i++)
-        if (verify->slots[i] == verify->slots[i - 1])
-            violated(verify, "I7: slot %u of page file %u has two owners", (uint32_t)verify->slots[i],
-                     (unsigned)(verify->slots[i] >> 32));
     if (!stores_check(verify->engine->partition.stores))
         violated(verify, "I7: the map of a page file's slots does not agree with its counts");
     if (statistics.used_slots != verify->slot_count)
@@ -542,28 +526,53 @@ static void verify_stopped(struct verify *verify)
                  sync_load_64(&partition->commit.limit));
 }
 
+/*
+ * All the memory that verification takes, in one piece. Not by malloc(), whose memory may lie in a mapped space of this
+ * engine, and whose lock a thread may hold that has stopped.
+ */
+static size_t memory_reserve(struct verify *verify)
+{
+    struct stores *stores = verify->engine->partition.stores;
+    const size_t end = verify->frames->end;
+    uint64_t slots = 0;
+
+    for (unsigned f = 0; f < stores_file_count(stores); f++) {
+        struct stores_file_statistics file;
+
+        stores_file_size(stores, f, &file);
+        verify->first_named[f] = slots;
+        slots += file.maximum_slots + 1; /* slot 0 is the header */
+    }
+    const size_t words = 3 * end * sizeof *verify->valid;
+    const size_t bytes = 2 * (size_t)TIDE_PAGE_BYTES + words + 2 * end + slots / 8 + 1;
+    char *memory = os_memory_reserve(bytes, TIDE_PAGE_BYTES);
+    if (memory == NULL)
+        return 0;
+    verify->page = memory;
+    verify->copy = memory + TIDE_PAGE_BYTES;
+    verify->valid = (uint32_t *)(void *)(memory + 2 * (size_t)TIDE_PAGE_BYTES);
+    verify->tally = verify->valid + end;
+    verify->entries = verify->tally + end;
+    verify->table = (uint8_t *)(verify->entries + end);
+    verify->listed = verify->table + end;
+    verify->named = verify->listed + end;
+    return bytes;
+}
+
 tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
 {
-    tide_verify_report local;
+    tide_verify_report local; /* the caller's may lie in a mapped space of this engine, which stands still */
     tide_status status = engine_check(engine);
-    struct verify verify = { .engine = engine, .report = report != NULL ? report : &local };
+    struct verify verify = { .engine = engine, .report = &local };
     struct quiet quiet;
 
     if (tide_failed(status))
         return status;
-    memset(verify.report, 0, sizeof *verify.report);
+    memset(&local, 0, sizeof local);
     verify.frames = engine->partition.frames;
-    const size_t end = verify.frames->end;
-    verify.table = calloc(end, sizeof *verify.table);
-    verify.listed = calloc(end, sizeof *verify.listed);
-    verify.valid = calloc(end, sizeof *verify.valid);
-    verify.tally = calloc(end, sizeof *verify.tally);
-    verify.entries = calloc(end, sizeof *verify.entries);
-    verify.page = aligned_alloc(TIDE_PAGE_BYTES, 2 * TIDE_PAGE_BYTES);
-    verify.copy = verify.page == NULL ? NULL : (char *)verify.page + TIDE_PAGE_BYTES;
-    if (verify.table == NULL || verify.listed == NULL || verify.valid == NULL || verify.tally == NULL ||
-        verify.entries == NULL || verify.page == NULL) {
-        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %zu frames", end);
+    const size_t bytes = memory_reserve(&verify);
+    if (bytes == 0) {
+        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %u frames", verify.frames->end);
         goto out;
     }
     quiet_lock(&engine->world, &quiet);
@@ -571,21 +580,15 @@ tide_status tide_engine_verify(tide_engine *engine, tide_verify_report *report)
     verify_stopped(&verify);
     grace_world_resume(&verify.frames->grace);
     quiet_unlock(&engine->world, &quiet);
-    if (verify.report->violations != 0)
-        status = error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", verify.report->violations,
-                           verify.report->first);
-    else if (verify.out_of_memory)
-        status = error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory to verify %lu slots", verify.slot_count);
+    os_memory_free(verify.page, bytes);
+    if (local.violations != 0)
+        status =
+            error_set(TIDE_INVARIANT_VIOLATED, 0, 0, "%lu violations; first: %.180s", local.violations, local.first);
     else if (verify.io_error != 0)
         status =
             error_set(TIDE_IO_ERROR, verify.io_error, 0, "a slot could not be read: %s", strerror(verify.io_error));
 out:
-    free(verify.table);
-    free(verify.listed);
-    free(verify.valid);
-    free(verify.tally);
-    free(verify.entries);
-    free(verify.slots);
-    free(verify.page);
+    if (report != NULL)
+        *report = local;
     return status;
 }

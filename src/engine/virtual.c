@@ -1,10 +1,15 @@
 /*
  * Public calls of the VirtualAlloc family: pointers are checked here, then spaces/ does the work.
  *
+ * What the caller's pointers point to may lie in a mapped space of the same engine, so that touching it is a fault: it
+ * is taken before the engine is entered, and filled in after it was left.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/error.h"
 #include "engine/engine_impl.h"
+
+#include <string.h>
 
 static tide_status places_check(const void *base, const void *bytes)
 {
@@ -56,10 +61,16 @@ static tide_status allocate(tide_space *space, const struct region_request *requ
         return status;
     if (request->type == TIDE_MEM_RESET || request->type == TIDE_MEM_RESET_UNDO)
         return allocate_reset(space, request, base, bytes);
+    tide_address at = *base;
+    uint64_t size = *bytes;
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_allocate(space, thread, request, base, bytes);
-        grace_leave(thread);
+    if (thread == NULL)
+        return status;
+    status = region_allocate(space, thread, request, &at, &size);
+    grace_leave(thread);
+    if (!tide_failed(status)) {
+        *base = at;
+        *bytes = size;
     }
     return status;
 }
@@ -81,12 +92,15 @@ tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *
 tide_status tide_virtual_alloc2(tide_space *space, tide_address *base, uint64_t *bytes, uint32_t type,
                                 uint32_t protection, const tide_alloc_parameters *parameters)
 {
+    tide_alloc_parameters copy;
+
+    if (parameters != NULL)
+        copy = *parameters;
     const struct region_request request = { .type = type,
                                             .protection = protection,
                                             .node = TIDE_NO_PREFERRED_NODE,
                                             .extended = true,
-                                            .parameters = parameters };
-
+                                            .parameters = parameters != NULL ? &copy : NULL };
     return allocate(space, &request, base, bytes);
 }
 
@@ -109,11 +123,17 @@ tide_status tide_virtual_free_native(tide_space *space, tide_address *base, uint
 
     if (tide_failed(status))
         return status;
+    tide_address at = *base;
+    uint64_t size = *bytes;
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_free_native(space, thread, base, bytes, type);
-        grace_leave(thread);
-        frames_events_freed(space_frames(space));
+    if (thread == NULL)
+        return status;
+    status = region_free_native(space, thread, &at, &size, type);
+    grace_leave(thread);
+    frames_events_freed(space_frames(space));
+    if (!tide_failed(status)) {
+        *base = at;
+        *bytes = size;
     }
     return status;
 }
@@ -122,44 +142,61 @@ tide_status tide_virtual_protect(tide_space *space, tide_address base, uint64_t 
                                  uint32_t *old)
 {
     tide_status status;
+    uint32_t before;
 
     if (old == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "the place for the old protection is NULL");
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_protect(space, thread, base, bytes, protection, old);
-        grace_leave(thread);
-    }
+    if (thread == NULL)
+        return status;
+    status = region_protect(space, thread, base, bytes, protection, &before);
+    grace_leave(thread);
+    if (!tide_failed(status))
+        *old = before;
     return status;
 }
 
 tide_status tide_virtual_query(tide_space *space, tide_address address, tide_region *region)
 {
     tide_status status;
+    tide_region found;
 
     if (region == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, address, "the place for the region is NULL");
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = region_query(space, address, region);
-        grace_leave(thread);
-    }
+    if (thread == NULL)
+        return status;
+    status = region_query(space, address, &found);
+    grace_leave(thread);
+    if (!tide_failed(status))
+        *region = found;
     return status;
 }
 
 tide_status tide_stack_create(tide_space *space, uint64_t reserve_bytes, uint64_t commit_bytes, tide_stack *stack)
 {
     tide_status status;
+    tide_stack made;
 
     if (stack == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for the stack is NULL");
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = stack_create(space, thread, reserve_bytes, commit_bytes, stack);
-        grace_leave(thread);
-    }
+    if (thread == NULL)
+        return status;
+    status = stack_create(space, thread, reserve_bytes, commit_bytes, &made);
+    grace_leave(thread);
+    if (!tide_failed(status))
+        *stack = made;
     return status;
 }
+
+/* Addresses of so many pages are the most that a call on a range can report. */
+static uint64_t pages_of(uint64_t bytes)
+{
+    return bytes / TIDE_PAGE_BYTES + 2;
+}
+
+enum { WATCH_FEW = 64 };
 
 tide_status tide_write_watch_get(tide_space *space, uint32_t flags, tide_address base, uint64_t bytes,
                                  tide_address *addresses, uint64_t *count, uint32_t *granularity)
@@ -169,13 +206,25 @@ tide_status tide_write_watch_get(tide_space *space, uint32_t flags, tide_address
     if (count == NULL || (addresses == NULL && *count != 0))
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "the place for the %s is NULL",
                          count == NULL ? "count" : "addresses");
+    tide_address few[WATCH_FEW], *found = few;
+    uint64_t room = *count < pages_of(bytes) ? *count : pages_of(bytes);
+    const size_t found_bytes = room * sizeof *found;
+    if (room > WATCH_FEW && (found = os_memory_reserve(found_bytes, TIDE_PAGE_BYTES)) == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread != NULL) {
-        status = watch_get(space, thread, flags, base, bytes, addresses, count);
+        status = watch_get(space, thread, flags, base, bytes, found, &room);
         grace_leave(thread);
     }
-    if (!tide_failed(status) && granularity != NULL)
-        *granularity = TIDE_PAGE_BYTES;
+    if (thread != NULL && !tide_failed(status)) {
+        if (room != 0)
+            memcpy(addresses, found, room * sizeof *found);
+        *count = room;
+        if (granularity != NULL)
+            *granularity = TIDE_PAGE_BYTES;
+    }
+    if (found != few)
+        os_memory_free(found, found_bytes);
     return status;
 }
 
@@ -261,14 +310,20 @@ tide_status tide_virtual_prefetch(tide_space *space, const tide_memory_range *ra
 
     if (tide_failed(status))
         return status;
+    tide_memory_range range = ranges[0];
+    struct prefetch_budget budget;
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        struct prefetch_budget budget;
-
-        fault_prefetch_budget(space, &budget);
-        for (size_t i = 0; i < count && !budget.spent; i++)
-            fault_prefetch(space, thread, ranges[i].address, ranges[i].bytes, &budget);
+    if (thread == NULL)
+        return status;
+    fault_prefetch_budget(space, &budget);
+    for (size_t i = 0;;) {
+        fault_prefetch(space, thread, range.address, range.bytes, &budget);
+        if (++i == count || budget.spent)
+            break;
         grace_leave(thread);
+        range = ranges[i];
+        grace_enter(thread);
     }
+    grace_leave(thread);
     return status;
 }

@@ -117,10 +117,12 @@ tide_status tide_working_set_get_limits(tide_space *space, uint64_t *minimum_pag
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "a place for the limits is NULL");
     struct working_set *set = &space->working_set;
     quiet_lock(&set->lock, &quiet);
-    *minimum_pages = set->minimum;
-    *maximum_pages = set->maximum;
-    *flags = set->flags | (~set->flags & HARD) << 1;
+    const uint64_t minimum = set->minimum, maximum = set->maximum;
+    const uint32_t now = set->flags;
     quiet_unlock(&set->lock, &quiet);
+    *minimum_pages = minimum;
+    *maximum_pages = maximum;
+    *flags = now | (~now & HARD) << 1;
     return TIDE_SUCCESS;
 }
 

@@ -66,7 +66,8 @@ static void entry_fill(const tide_space *space, tide_working_set_entry *entry)
 
 tide_status tide_working_set_query(tide_space *space, tide_working_set_entry *entries, size_t count)
 {
-    enum { TOGETHER = 1024 }; /* so that a long array does not hold the grace period back */
+    enum { TOGETHER = 64 }; /* by way of the stack: the caller's array may lie in a mapped space */
+    tide_working_set_entry some[TOGETHER];
     const tide_status status = space_check(space);
 
     if (tide_failed(status))
@@ -81,12 +82,15 @@ tide_status tide_working_set_query(tide_space *space, tide_working_set_entry *en
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    for (size_t i = 0; i < count; i++) {
-        if (i % TOGETHER == 0)
-            grace_enter(thread);
-        entry_fill(space, &entries[i]);
-        if (i % TOGETHER == TOGETHER - 1 || i == count - 1)
-            grace_leave(thread);
+    for (size_t done = 0; done < count; done += TOGETHER) {
+        const size_t part = count - done < TOGETHER ? count - done : TOGETHER;
+
+        memcpy(some, &entries[done], part * sizeof *some);
+        grace_enter(thread);
+        for (size_t i = 0; i < part; i++)
+            entry_fill(space, &some[i]);
+        grace_leave(thread);
+        memcpy(&entries[done], some, part * sizeof *some);
     }
     return TIDE_SUCCESS;
 }
@@ -110,6 +114,7 @@ static void page_add(const struct frames *frames, const uint64_t *pte, tide_work
 tide_status tide_working_set_statistics_get(tide_space *space, tide_working_set_statistics *statistics)
 {
     const tide_status status = space_check(space);
+    tide_working_set_statistics sums;
     uint64_t page = 0;
 
     if (tide_failed(status))
@@ -119,15 +124,17 @@ tide_status tide_working_set_statistics_get(tide_space *space, tide_working_set_
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (thread == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    memset(statistics, 0, sizeof *statistics);
+    memset(&sums, 0, sizeof sums);
     for (;;) {
         grace_enter(thread);
         const uint64_t *leaf = page_table_next_leaf(&space->table, &page, TIDE_HIGHEST_ADDRESS / TIDE_PAGE_BYTES);
         for (unsigned i = 0; leaf != NULL && i < TABLE_ENTRIES; i++)
-            page_add(space_frames(space), &leaf[i], statistics);
+            page_add(space_frames(space), &leaf[i], &sums);
         grace_leave(thread);
         if (leaf == NULL)
-            return TIDE_SUCCESS;
+            break;
         page += TABLE_ENTRIES;
     }
+    *statistics = sums;
+    return TIDE_SUCCESS;
 }

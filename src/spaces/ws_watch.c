@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "spaces/space.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 void working_set_watch_note(tide_space *space, const struct grace_thread *thread, tide_address address,
@@ -37,16 +36,18 @@ static void watch_exchange(tide_space *space, tide_working_set_change *changes, 
     sync_lock(&watch->lock);
     tide_working_set_change *old = watch->changes;
     watch->changes = changes;
+    const size_t old_bytes = watch->capacity * sizeof *old;
     watch->capacity = capacity;
     watch->count = watch->lost = 0;
     sync_store_32(&space->watched, changes != NULL);
     sync_unlock(&watch->lock);
-    free(old);
+    os_memory_free(old, old_bytes);
 }
 
 tide_status working_set_watch_begin(tide_space *space, uint64_t capacity)
 {
-    tide_working_set_change *changes = calloc(capacity, sizeof *changes);
+    /* Not by malloc(): faults write there, and its memory may lie in a mapped space. */
+    tide_working_set_change *changes = os_memory_reserve(capacity * sizeof *changes, TIDE_PAGE_BYTES);
 
     if (changes == NULL)
         return error_set(TIDE_INSUFFICIENT_RESOURCES, 0, 0, "no memory for %lu records of faults", capacity);
@@ -59,27 +60,38 @@ void working_set_watch_end(tide_space *space)
     watch_exchange(space, NULL, 0);
 }
 
+/* The records go by way of a copy: the caller's place for them may fault, which is a record of its own. */
 tide_status working_set_watch_take(tide_space *space, tide_working_set_change *changes, uint64_t *count, uint64_t *lost)
 {
     struct working_set_watch *watch = &space->watch;
-    const uint64_t room = *count;
+    const uint64_t room = *count < TIDE_WORKING_SET_WATCH_MAX ? *count : TIDE_WORKING_SET_WATCH_MAX;
+    const size_t copy_bytes = (room + 1) * sizeof *changes;
+    tide_working_set_change *copy = os_memory_reserve(copy_bytes, TIDE_PAGE_BYTES);
+    uint64_t noted, noted_lost = 0;
     tide_status status = TIDE_SUCCESS;
 
+    if (copy == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
     sync_lock(&watch->lock);
-    const uint64_t noted = watch->count;
-    if (watch->changes == NULL) {
-        status = error_set(TIDE_INVALID_PARAMETER, 0, 0, "the working set is not watched");
-    } else if (room < noted) {
-        status = error_set(TIDE_BUFFER_TOO_SMALL, 0, 0, "room for %lu records; %lu are needed", room, noted);
-        *count = noted;
-    } else {
+    noted = watch->count;
+    const bool is_watched = watch->changes != NULL;
+    if (is_watched && noted <= room) {
         if (noted != 0)
-            memcpy(changes, watch->changes, noted * sizeof *changes);
-        *count = noted;
-        if (lost != NULL)
-            *lost = watch->lost;
+            memcpy(copy, watch->changes, noted * sizeof *copy);
+        noted_lost = watch->lost;
         watch->count = watch->lost = 0;
     }
     sync_unlock(&watch->lock);
+    if (!is_watched)
+        status = error_set(TIDE_INVALID_PARAMETER, 0, 0, "the working set is not watched");
+    else if (room < noted)
+        status = error_set(TIDE_BUFFER_TOO_SMALL, 0, 0, "room for %lu records; %lu are needed", room, noted);
+    else if (noted != 0)
+        memcpy(changes, copy, noted * sizeof *copy);
+    os_memory_free(copy, copy_bytes);
+    if (is_watched)
+        *count = noted;
+    if (!tide_failed(status) && lost != NULL)
+        *lost = noted_lost;
     return status;
 }
