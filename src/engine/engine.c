@@ -158,6 +158,15 @@ tide_status engine_check(const tide_engine *engine)
     return TIDE_SUCCESS;
 }
 
+tide_status engine_place_check(const size_t *struct_bytes, size_t expected)
+{
+    if (struct_bytes == NULL)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "the place for a structure of %zu bytes is NULL", expected);
+    if (*struct_bytes != expected)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", expected, *struct_bytes);
+    return TIDE_SUCCESS;
+}
+
 tide_status engine_node_check(const tide_engine *engine, unsigned node)
 {
     const unsigned count = engine->partition.topology->node_count;

@@ -49,6 +49,12 @@ TIDE_MUST_CHECK tide_status engine_space_create(tide_engine *engine, const tide_
                                                 tide_space **space);
 /* The faults of a mapped space come to nobody any more (mapped.c). */
 void engine_delivery_end(tide_space *space);
+/*
+ * A structure that a call reads or fills in, which begins with struct_bytes: TIDE_INVALID_PARAMETER if it is NULL or
+ * another version's.
+ */
+#define PLACE_CHECK(place) engine_place_check((place) == NULL ? NULL : &(place)->struct_bytes, sizeof *(place))
+TIDE_MUST_CHECK tide_status engine_place_check(const size_t *struct_bytes, size_t expected);
 /* Refuses a NULL or dead handle. */
 tide_status engine_check(const tide_engine *engine);
 tide_status space_check(const tide_space *space);

@@ -348,14 +348,13 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
 
 tide_status tide_mapped_query(const tide_space *space, tide_mapped_statistics *statistics)
 {
-    const tide_status status = space_check(space);
+    tide_status status = space_check(space);
     struct mapping_counters sums;
 
+    if (!tide_failed(status))
+        status = PLACE_CHECK(statistics);
     if (tide_failed(status))
         return status;
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "statistics of %zu bytes; this library's have %zu",
-                         statistics == NULL ? 0 : statistics->struct_bytes, sizeof *statistics);
     if (space->mapping == NULL)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "space %lu is no mapped space", space->id);
     mapping_count(space->mapping, &sums);

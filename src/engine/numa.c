@@ -11,14 +11,6 @@
 
 /* ---- placement -------------------------------------------------------------------------------------------------- */
 
-static tide_status placement_bytes_check(const tide_placement *placement)
-{
-    if (placement == NULL || placement->struct_bytes != sizeof *placement)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes of a placement must be %zu and is %zu",
-                         sizeof *placement, placement == NULL ? 0 : placement->struct_bytes);
-    return TIDE_SUCCESS;
-}
-
 static void placement_tell(struct placement from, tide_placement *to)
 {
     to->policy = (tide_placement_policy)from.policy;
@@ -32,7 +24,7 @@ tide_status tide_space_set_placement(tide_space *space, const tide_placement *wa
     struct placement placement;
 
     if (!tide_failed(status))
-        status = placement_bytes_check(wanted);
+        status = PLACE_CHECK(wanted);
     if (!tide_failed(status))
         status =
             placement_check(space_frames(space), wanted->policy, wanted->fallback, wanted->node, false, &placement);
@@ -46,7 +38,7 @@ tide_status tide_space_get_placement(tide_space *space, tide_placement *placemen
     tide_status status = space_check(space);
 
     if (!tide_failed(status))
-        status = placement_bytes_check(placement);
+        status = PLACE_CHECK(placement);
     if (!tide_failed(status))
         placement_tell(space_placement(space), placement);
     return status;
@@ -57,7 +49,7 @@ tide_status tide_placement_query(tide_space *space, tide_address address, tide_p
     tide_status status = space_check(space);
 
     if (!tide_failed(status))
-        status = placement_bytes_check(out);
+        status = PLACE_CHECK(out);
     if (tide_failed(status))
         return status;
     if (address > TIDE_HIGHEST_ADDRESS)
@@ -190,11 +182,10 @@ tide_status tide_numa_node_memory_get(tide_engine *engine, uint32_t node, tide_n
 
     if (!tide_failed(status))
         status = engine_node_check(engine, node);
+    if (!tide_failed(status))
+        status = PLACE_CHECK(memory);
     if (tide_failed(status))
         return status;
-    if (memory == NULL || memory->struct_bytes != sizeof *memory)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *memory,
-                         memory == NULL ? 0 : memory->struct_bytes);
     const unsigned nodes = engine->partition.topology->node_count;
     uint64_t *faults = malloc((size_t)nodes * nodes * sizeof *faults);
     if (faults == NULL)

@@ -173,14 +173,13 @@ static void statistics_fill(tide_engine *engine, tide_statistics *statistics)
 
 tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics)
 {
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
     tide_statistics filled;
 
+    if (!tide_failed(status))
+        status = PLACE_CHECK(statistics);
     if (tide_failed(status))
         return status;
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
-                         statistics == NULL ? 0 : statistics->struct_bytes);
     statistics_fill(engine, &filled);
     *statistics = filled;
     return TIDE_SUCCESS;
@@ -198,9 +197,9 @@ tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, t
     if (index >= stores_file_count(stores))
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "page file %u; the engine has %u", index,
                          stores_file_count(stores));
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
-                         statistics == NULL ? 0 : statistics->struct_bytes);
+    const tide_status place = PLACE_CHECK(statistics);
+    if (tide_failed(place))
+        return place;
     stores_file_statistics_get(stores, index, &file);
     *statistics = (tide_page_file_statistics){
         .struct_bytes = sizeof *statistics,
@@ -275,14 +274,13 @@ static void space_statistics_fill(tide_space *space, tide_space_statistics *stat
 
 tide_status tide_space_statistics_get(tide_space *space, tide_space_statistics *statistics)
 {
-    const tide_status status = space_check(space);
+    tide_status status = space_check(space);
     tide_space_statistics filled;
 
+    if (!tide_failed(status))
+        status = PLACE_CHECK(statistics);
     if (tide_failed(status))
         return status;
-    if (statistics == NULL || statistics->struct_bytes != sizeof *statistics)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *statistics,
-                         statistics == NULL ? 0 : statistics->struct_bytes);
     space_statistics_fill(space, &filled);
     *statistics = filled;
     return TIDE_SUCCESS;
@@ -337,11 +335,12 @@ tide_status tide_performance_information_get(tide_engine *engine, tide_performan
 {
     tide_statistics statistics = { .struct_bytes = sizeof statistics };
     struct grace_report grace;
+    tide_status status = engine_check(engine);
 
-    if (!tide_failed(engine_check(engine)) && (information == NULL || information->struct_bytes != sizeof *information))
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *information,
-                         information == NULL ? 0 : information->struct_bytes);
-    const tide_status status = tide_statistics_get(engine, &statistics);
+    if (!tide_failed(status))
+        status = PLACE_CHECK(information);
+    if (!tide_failed(status))
+        status = tide_statistics_get(engine, &statistics);
     if (tide_failed(status))
         return status;
     grace_report(&engine->partition.frames->grace, &grace);
@@ -372,14 +371,13 @@ static uint64_t commit_room(struct commit *commit)
 tide_status tide_memory_status_get(tide_space *space, tide_memory_status *memory)
 {
     QUIET_SCOPE();
-    const tide_status status = space_check(space);
+    tide_status status = space_check(space);
     uint64_t available = 0;
 
+    if (!tide_failed(status))
+        status = PLACE_CHECK(memory);
     if (tide_failed(status))
         return status;
-    if (memory == NULL || memory->struct_bytes != sizeof *memory)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "struct_bytes must be %zu and is %zu", sizeof *memory,
-                         memory == NULL ? 0 : memory->struct_bytes);
     const struct frames *frames = space_frames(space);
     struct commit *commit = &space->partition->commit;
     for (unsigned n = 0; n < frames->node_count; n++)
