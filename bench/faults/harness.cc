@@ -291,6 +291,9 @@ void add_case(const Case &which, unsigned passes, const std::function<void(bench
                                  [which, body](benchmark::State &state) {
                                      try {
                                          body(state, which);
+                                     } catch (const NotMeasured &why) {
+                                         /* report.py knows it by these words. */
+                                         state.SkipWithError((std::string("not measured: ") + why.what()).c_str());
                                      } catch (const std::exception &exception) {
                                          g_failed = true;
                                          state.SkipWithError(exception.what());

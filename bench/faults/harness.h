@@ -161,6 +161,11 @@ class Team {
 enum class Space { kPrivate, kShared };
 const char *space_name(Space space);
 
+/** A case has no figure for a reason that lies with a rival or the host: told, and no failure. */
+class NotMeasured : public std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 struct Case {
     std::string name; /* the class */
     Space space = Space::kPrivate;

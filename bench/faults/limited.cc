@@ -255,6 +255,7 @@ LimitedRival::~LimitedRival()
 
 void LimitedRival::end()
 {
+    /* What was not sent yet is lost with a child that has ended. */
     fclose(to_);
     fclose(from_);
     if (child_ > 0)
@@ -266,7 +267,7 @@ std::string LimitedRival::read_line()
 {
     char line[1024];
     if (fgets(line, sizeof line, from_) == nullptr)
-        throw std::runtime_error("the rival under a limit has ended, as when its control group ran out of memory");
+        throw NotMeasured("the rival under a limit has ended, as when its control group ran out of memory");
     const std::string text(line, strcspn(line, "\n"));
     if (text.compare(0, 6, "error ") == 0)
         throw std::runtime_error("the rival under a limit: " + text.substr(6));

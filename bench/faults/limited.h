@@ -47,6 +47,8 @@ class LimitedRival {
     /** Figures of one pass, by name, as a case publishes them. */
     std::map<std::string, double> roam(unsigned threads, unsigned write_percent, uint64_t duration_ns, uint64_t seed);
 
+    unsigned settled_percent = 100; /**< share of writes of the passes that it is in the long run of; 100: none yet */
+
   private:
     std::string read_line();
     void end();

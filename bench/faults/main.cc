@@ -9,6 +9,7 @@
 #include "harness.h"
 #include "limited.h"
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -124,6 +125,7 @@ int main(int argc, char **argv)
             fputs(kUsage, stdout);
             return 0;
         }
+    signal(SIGPIPE, SIG_IGN); /* of a rival that has ended */
     benchmark::Initialize(&argc, argv);
     parse(argc, argv);
     try {

@@ -450,12 +450,13 @@ void roam_passes(benchmark::State &state, const Case &which, unsigned write_perc
     result.publish(state);
 }
 
-void rival_passes(benchmark::State &state, const Case &which, LimitedRival &rival, unsigned write_percent)
-{
-    static std::map<const LimitedRival *, unsigned> settled;
-    if (settled.insert({ &rival, 100 }).first->second != write_percent)
+/* The rival's process may be killed for its own limit; then this case has no figure, and the next a new process. */
+void rival_passes(benchmark::State &state, const Case &which, LimitedRival &rival, unsigned write_percent,
+                  const std::function<void()> &end)
+try {
+    if (rival.settled_percent != write_percent)
         settle([&](uint64_t duration_ns) { rival.roam(kMostThreads, write_percent, duration_ns, roam_seed()); });
-    settled[&rival] = write_percent;
+    rival.settled_percent = write_percent;
     (void)rival.roam(which.threads, write_percent, pass_ns(which.threads) / 4, roam_seed());
     for (auto _ : state) {
         const auto figures = rival.roam(which.threads, write_percent, pass_ns(which.threads), roam_seed());
@@ -463,6 +464,9 @@ void rival_passes(benchmark::State &state, const Case &which, LimitedRival &riva
         for (const auto &figure : figures)
             state.counters[figure.first] = benchmark::Counter(figure.second);
     }
+} catch (const NotMeasured &) {
+    end();
+    throw;
 }
 
 void file_rival_passes(benchmark::State &state, const Case &which, unsigned write_percent)
@@ -470,7 +474,7 @@ void file_rival_passes(benchmark::State &state, const Case &which, unsigned writ
     if (!g_map_rival)
         g_map_rival = std::make_unique<LimitedRival>(data_file(g_map_file, "tide-bench.mapped.file").path(),
                                                      data_bytes(), options().budget_bytes);
-    rival_passes(state, which, *g_map_rival, write_percent);
+    rival_passes(state, which, *g_map_rival, write_percent, [] { g_map_rival.reset(); });
 }
 
 /*
@@ -495,7 +499,7 @@ void swap_rival_passes(benchmark::State &state, const Case &which, Swap::Kind ki
         g_swap_rival = std::make_unique<SwapRival>(kind);
         current = kind;
     }
-    rival_passes(state, which, g_swap_rival->rival, write_percent);
+    rival_passes(state, which, g_swap_rival->rival, write_percent, [] { g_swap_rival.reset(); });
     if (which.threads == kMostThreads && write_percent != 0)
         g_swap_rival.reset();
 }

@@ -90,8 +90,6 @@ void fault_count_places(struct fault *fault, frame_t frame, unsigned node, unsig
 tide_status fault_frame_wait(struct fault *fault, struct frames_place place)
 {
     fault_settle(fault);
-    if (fault->space->mapping != NULL && working_set_replace(fault->space, place.node))
-        return FAULT_AGAIN;
     const tide_status status = space_frame_wait(fault->space, fault->thread, place, &fault->wait);
 
     if (status == TIDE_NO_MEMORY && (place.flags & FRAMES_SPILL)) {

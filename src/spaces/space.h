@@ -284,12 +284,6 @@ struct working_set_choice {
 };
 /* Removes up to `budget` pages from the working set, from the hand on, once around at most. Returns the count. */
 uint64_t working_set_trim(tide_space *space, struct working_set_choice choice, uint64_t budget);
-/*
- * For a thread that found no frame for a page of a mapped space: takes a few pages of the node out of its working set,
- * in the order of the hand, those that are clean and not accessed of late first. Their frames can be used at once, for
- * nobody points to them. True if any was clean; false too if another thread is at it.
- */
-bool working_set_replace(tide_space *space, unsigned node);
 /* Removes up to `budget` pages, highest rank first, then accessed ones. Ages the set once. Returns the count. */
 uint64_t working_set_trim_oldest(tide_space *space, uint64_t budget);
 

@@ -382,23 +382,6 @@ uint64_t working_set_trim_oldest(tide_space *space, uint64_t budget)
     return done;
 }
 
-bool working_set_replace(tide_space *space, unsigned node)
-{
-    struct working_set_choice choice = { .node = node, .clean_only = true };
-    struct trim_batch batch;
-
-    if (!sync_trylock(&space->working_set.lock))
-        return false;
-    batch_begin(&batch, space);
-    uint64_t done = trim_locked(&batch, choice, TRIM_BATCH);
-    if (done == 0) {
-        choice.accessed_too = true;
-        done = trim_locked(&batch, choice, TRIM_BATCH / 4);
-    }
-    sync_unlock(&space->working_set.lock);
-    return done != 0;
-}
-
 /* ---- limits ----------------------------------------------------------------------------------------------------- */
 
 uint64_t working_set_largest(const struct partition *partition)
