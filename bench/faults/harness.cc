@@ -64,6 +64,7 @@ uint64_t power_of_two_below(uint64_t value)
 
 unsigned g_case_count;
 bool g_failed;
+const std::string kNotMeasured = "not measured: "; /* report.py knows it by these words */
 
 } // namespace
 
@@ -292,8 +293,7 @@ void add_case(const Case &which, unsigned passes, const std::function<void(bench
                                      try {
                                          body(state, which);
                                      } catch (const NotMeasured &why) {
-                                         /* report.py knows it by these words. */
-                                         state.SkipWithError((std::string("not measured: ") + why.what()).c_str());
+                                         state.SkipWithError((kNotMeasured + why.what()).c_str());
                                      } catch (const std::exception &exception) {
                                          g_failed = true;
                                          state.SkipWithError(exception.what());
@@ -302,6 +302,11 @@ void add_case(const Case &which, unsigned passes, const std::function<void(bench
         ->Iterations(passes)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
+}
+
+bool is_not_measured(const std::string &message)
+{
+    return message.compare(0, kNotMeasured.size(), kNotMeasured) == 0;
 }
 
 unsigned case_count()

@@ -209,6 +209,8 @@ class Result {
 /** Registers a case with a fixed number of passes. An exception from the body marks case and run as failed. */
 void add_case(const Case &which, unsigned passes, const std::function<void(benchmark::State &, const Case &)> &body);
 unsigned case_count();
+/** Does the error of a case say that it was not measured? */
+bool is_not_measured(const std::string &message);
 bool any_case_failed();
 
 /** Thread counts of a step: 1, 2, 4, 8, 16 and 64, or 1, 2 and 64 in a quick run. */

@@ -44,7 +44,7 @@ class ProgressReporter : public benchmark::BenchmarkReporter {
             printf("  [%3u/%u] %2u:%02u  %-42s", done_, case_count(), elapsed / 60, elapsed % 60,
                    run.run_name.function_name.c_str());
             if (run.error_occurred)
-                printf("  FAILED: %s\n", run.error_message.c_str());
+                printf("  %s%s\n", is_not_measured(run.error_message) ? "" : "FAILED: ", run.error_message.c_str());
             else
                 printf("  %9.3f M/s\n", run.counters.at("faults_per_s").value / 1e6);
             fflush(stdout);
