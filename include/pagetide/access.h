@@ -46,8 +46,6 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch(tide_space *space, tide_addre
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t bytes,
                                                          tide_access_kind kind);
 
-#define TIDE_ACCESS_DIRECTORIES 8u /**< gigabytes whose page directories a section remembers */
-
 /**
  * An open access section: between begin and end, pointers got from it stay good, whatever the trimmer and the writers
  * do, and the calls cost no shared write. Keep it short: frames that left a working set meanwhile cannot be reused
@@ -59,16 +57,11 @@ typedef struct tide_access {
     void *thread;
     char *memory;
     tide_status status;
-    uint64_t rights[2];   /* what an entry must have, by tide_access_kind */
-    uint64_t large[2];    /* the bit of a directory entry that stands for a large page with that right */
-    uint64_t table_mask;  /* picks the leaf's place in memory out of a directory entry */
-    uint64_t page_mask;   /* picks the page's place in memory out of an entry */
-    unsigned large_shift; /* of a large page's number in a directory entry */
-    /* Page directories met, of 1 GiB each: that of gigabyte g in entry g % TIDE_ACCESS_DIRECTORIES. */
-    struct {
-        uint64_t tag; /* g + 1; 0 for none */
-        const uint64_t *table;
-    } directories[TIDE_ACCESS_DIRECTORIES];
+    tide_address limit;     /* addresses below it may be looked up in `leaves`; 0: none may */
+    const uint64_t *leaves; /* for each 2 MiB of addresses where their page table lies, or their large page */
+    uint64_t rights[2];     /* what an entry of a table must have, by tide_access_kind */
+    uint64_t large[2];      /* the bit of leaves[] that stands for a large page with that right */
+    uint64_t page_mask;     /* picks the page's place in memory out of an entry */
 } tide_access;
 
 /** Begins an access section on a space. @return TIDE_SUCCESS, TIDE_INVALID_HANDLE, TIDE_INSUFFICIENT_RESOURCES. */
@@ -104,22 +97,18 @@ TIDE_MUST_CHECK TIDE_EXPORT void *tide_access_resolve(tide_access *access, tide_
 TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tide_address address,
                                                         tide_access_kind kind)
 {
-    const uint64_t gigabyte = address >> 30;
+    if (__builtin_expect(access != NULL && address < access->limit, 1)) {
+        const uint64_t leaf = __atomic_load_n(&access->leaves[address >> 21], TIDE_ACCESS_ORDER);
 
-    if (__builtin_expect(access != NULL && access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag == gigabyte + 1,
-                         1)) {
-        const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
-        const uint64_t directory = __atomic_load_n(&table[(address >> 21) & 511], TIDE_ACCESS_ORDER);
-
-        if (directory & access->large[kind == TIDE_ACCESS_WRITE])
-            return access->memory + (directory >> access->large_shift << 21) + (address & 0x1FFFFF);
-        if (__builtin_expect(directory != 0, 1)) {
-            const char *leaf = access->memory + (directory & access->table_mask);
+        if (__builtin_expect(leaf & 1, 1)) {
+            const char *table = (const char *)(uintptr_t)(leaf - 1);
             const uint64_t entry =
-                __atomic_load_n((const uint64_t *)(const void *)(leaf + ((address >> 9) & 0xFF8)), TIDE_ACCESS_ORDER);
+                __atomic_load_n((const uint64_t *)(const void *)(table + ((address >> 9) & 0xFF8)), TIDE_ACCESS_ORDER);
 
             if (__builtin_expect((~entry & access->rights[kind == TIDE_ACCESS_WRITE]) == 0, 1))
                 return access->memory + (entry & access->page_mask) + (address & 0xFFF);
+        } else if (leaf & access->large[kind == TIDE_ACCESS_WRITE]) {
+            return (void *)(uintptr_t)(address + (leaf & ~0x1FFFFFull));
         }
     }
     return tide_access_resolve(access, address, kind);

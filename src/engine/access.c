@@ -200,10 +200,8 @@ tide_status tide_access_begin(tide_space *space, tide_access *access)
                              .thread = thread,
                              .memory = space_frames(space)->memory,
                              .rights = { fault_rights(TIDE_ACCESS_READ), fault_rights(TIDE_ACCESS_WRITE) },
-                             .large = { TABLE_LARGE_READ, TABLE_LARGE_WRITE },
-                             .table_mask = TABLE_FRAME_MASK,
-                             .page_mask = PTE_FRAME_MASK,
-                             .large_shift = TABLE_LARGE_SHIFT };
+                             .large = { TABLE_LEAF_LARGE_READ, TABLE_LEAF_LARGE_WRITE },
+                             .page_mask = PTE_FRAME_MASK };
     return TIDE_SUCCESS;
 }
 
@@ -228,23 +226,29 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
 }
 
 /*
- * Remembers the page directory of an address, if there is one, so that the next pointers come without asking anybody.
- * Only once the thread's sections have given a pointer: one that has given none does not hold back the grace period
- * while it waits (grace_sections_suspend()), so it must not give one unseen. Directories stay as long as their space.
+ * From now on the section looks up pointers in the index of the leaves, without asking anybody, and that of this address
+ * is in it, unless somebody works on the space's regions. Only once the thread's sections have given a pointer: one that
+ * has given none does not hold back the grace period while it waits (grace_sections_suspend()), so it must not give one
+ * unseen. The lock is not waited for: who has it may wait for what the section holds back.
  */
-__attribute__((noinline)) static const uint64_t *directory_find(tide_access *access, tide_address address)
+__attribute__((noinline)) static void index_use(tide_access *access, tide_address address)
 {
-    const struct grace_thread *thread = access->thread;
-    const uint64_t gigabyte = address >> 30;
+    struct grace_thread *thread = access->thread;
+    tide_space *space = access->space;
+    struct page_table *table = &space->table;
 
-    if (thread == NULL || thread->pointers == 0 || address > TIDE_HIGHEST_ADDRESS || access->space->mapping != NULL)
-        return NULL;
-    const uint64_t *table = page_table_directory(&access->space->table, address / TIDE_PAGE_BYTES);
-    if (table != NULL) {
-        access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag = gigabyte + 1;
-        access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table = table;
+    if (thread->pointers == 0 || table->leaves == NULL)
+        return;
+    access->leaves = table->leaves;
+    access->limit = TIDE_HIGHEST_ADDRESS + 1;
+    if (sync_load_64(&table->leaves[address >> 21]) != 0)
+        return;
+    grace_enter(thread);
+    if (sync_trylock(&space->lock)) {
+        page_table_index_leaf(table, address / TIDE_PAGE_BYTES);
+        sync_unlock(&space->lock);
     }
-    return table;
+    grace_leave(thread);
 }
 
 static inline uint64_t large_right(tide_access_kind kind)
@@ -253,27 +257,23 @@ static inline uint64_t large_right(tide_access_kind kind)
 }
 
 /*
- * The PTE of an address, or NULL: it has no table, or lies in a large page that has the right, to which *large points.
+ * The PTE of an address, or NULL: the index does not know, or it lies in a large page that has the right, to which
+ * *large points.
  */
-static inline const uint64_t *section_pte(tide_access *access, tide_address address, uint64_t right, void **large)
+static inline const uint64_t *section_pte(const tide_access *access, tide_address address, tide_access_kind kind,
+                                          void **large)
 {
-    const uint64_t gigabyte = address >> 30;
-    const uint64_t *table = access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].table;
-
-    if (__builtin_expect(access->directories[gigabyte % TIDE_ACCESS_DIRECTORIES].tag != gigabyte + 1, 0)) {
-        table = directory_find(access, address);
-        if (table == NULL)
-            return NULL;
-    }
-    const uint64_t entry = sync_load_64(&table[(address >> 21) & (TABLE_ENTRIES - 1)]);
-    if (__builtin_expect(entry == 0, 0))
+    if (__builtin_expect(address >= access->limit, 0))
         return NULL;
-    if (entry & right) {
-        *large = table_large_memory(access->memory, entry) + (address & (TIDE_LARGE_PAGE_BYTES - 1));
-        return NULL;
+    const uint64_t entry = sync_load_64(&access->leaves[address >> 21]);
+    if (__builtin_expect((entry & TABLE_LEAF) != 0, 1)) {
+        const uint64_t *leaf =
+            (const uint64_t *)(uintptr_t)(entry - TABLE_LEAF); /* NOLINT(performance-no-int-to-ptr) */
+        return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
     }
-    const uint64_t *leaf = (const uint64_t *)(const void *)(access->memory + (entry & TABLE_FRAME_MASK));
-    return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
+    if (entry & access->large[kind == TIDE_ACCESS_WRITE])
+        *large = tide_pointer(address + (entry & ~(TIDE_LARGE_PAGE_BYTES - 1ull)));
+    return NULL;
 }
 
 /* The pointer, if the PTE allows the access without a fault; else NULL. */
@@ -293,12 +293,20 @@ void *tide_access_resolve(tide_access *access, tide_address address, tide_access
         (void)error_set(TIDE_INVALID_PARAMETER, 0, address, "the access section is NULL");
         return NULL;
     }
+    const struct grace_thread *thread = access->thread;
     void *pointer = NULL;
-    const uint64_t *pte = section_pte(access, address, large_right(kind), &pointer);
 
-    if (pte != NULL)
-        pointer = section_pointer(access, pte, address, fault_rights(kind));
-    return pointer != NULL ? pointer : pointer_slow(access, address, kind);
+    /* Tables stay while the section is open, as its pointers do. */
+    if (thread != NULL && thread->pointers != 0 && access->space->mapping == NULL && address <= TIDE_HIGHEST_ADDRESS) {
+        const uint64_t *pte = page_table_find(&access->space->table, address / TIDE_PAGE_BYTES);
+        if (pte != NULL)
+            pointer = section_pointer(access, pte, address, fault_rights(kind));
+    }
+    if (pointer == NULL)
+        pointer = pointer_slow(access, address, kind);
+    if (pointer != NULL && access->space->mapping == NULL)
+        index_use(access, address);
+    return pointer;
 }
 
 tide_status tide_access_pointers(tide_access *access, const tide_address *addresses, unsigned count,
@@ -318,13 +326,13 @@ tide_status tide_access_pointers(tide_access *access, const tide_address *addres
 
         for (unsigned i = 0; i < part; i++) {
             large[i] = NULL;
-            ptes[i] = section_pte(access, addresses[done + i], large_right(kind), &large[i]);
+            ptes[i] = section_pte(access, addresses[done + i], kind, &large[i]);
             __builtin_prefetch(ptes[i]);
         }
         for (unsigned i = 0; i < part; i++) {
             void *pointer = ptes[i] == NULL ? large[i] : section_pointer(access, ptes[i], addresses[done + i], rights);
             if (__builtin_expect(pointer == NULL, 0)) {
-                pointer = pointer_slow(access, addresses[done + i], kind);
+                pointer = tide_access_resolve(access, addresses[done + i], kind);
                 if (pointer == NULL && !tide_failed(status))
                     status = access->status;
             }
@@ -420,7 +428,7 @@ void tide_access_end(tide_access *access)
     if (access->status == TIDE_ACCESS_SECTION_TOO_LONG)
         (void)grace_advance_outside(thread); /* what it held back should be free when it begins again */
     access->thread = NULL;
-    memset(access->directories, 0, sizeof access->directories);
+    access->limit = 0;
 }
 
 /* ---- pins ------------------------------------------------------------------------------------------------------- */

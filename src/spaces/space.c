@@ -189,6 +189,8 @@ tide_status space_create(struct partition *partition, struct grace_thread *threa
         if (tide_failed(status))
             goto out;
     }
+    if (space->mapping == NULL)
+        page_table_index_make(&space->table); /* without one pointers are slower */
     space->tables_charged = 1;
     sync_lock_init(&space->tables_lock, SYNC_RANK_space_tables);
     sync_lock(&partition->lock);

@@ -78,8 +78,31 @@ tide_status page_table_init(struct page_table *table, struct frames *frames, uns
     if (frame_is_none(frame))
         return error_set(TIDE_NO_MEMORY, 0, 0, "no frame for the root table; %lu pages in all", frames->total);
     table->root = frame_memory(frames, frame);
+    table->leaves = NULL;
     table->table_pages = 1;
     return TIDE_SUCCESS;
+}
+
+void page_table_index_make(struct page_table *table)
+{
+    table->leaves = os_memory_reserve(TABLE_LEAVES * sizeof *table->leaves, TIDE_PAGE_BYTES);
+}
+
+static uint64_t *index_of(const struct page_table *table, uint64_t page)
+{
+    ASSERT_DEBUG(page / TABLE_ENTRIES < TABLE_LEAVES);
+    return &table->leaves[page / TABLE_ENTRIES];
+}
+
+void page_table_index_leaf(struct page_table *table, uint64_t page)
+{
+    const uint64_t *directory = page_table_directory(table, page);
+    const uint64_t entry = directory == NULL ? 0 : sync_load_64(&directory[table_index(page, 1)]);
+
+    /* A large page's is set with its mark, and not by who comes late and may have read a mark that has gone since. */
+    if (table->leaves != NULL && entry != 0 && !(entry & TABLE_LARGE_MASK))
+        (void)sync_cas_64(index_of(table, page), 0,
+                          (uint64_t)(uintptr_t)table_entry_memory(table->frames, entry) | TABLE_LEAF);
 }
 
 uint64_t *page_table_make(struct page_table *table, uint64_t page, unsigned node, unsigned *made)
@@ -177,9 +200,15 @@ void page_table_large_set(struct page_table *table, uint64_t page, frame_t first
     uint64_t *entry = &directory[table_index(page, 1)];
 
     ASSERT_ALWAYS(page % TABLE_ENTRIES == 0 && first.number % FRAMES_RUN == 0 && (sync_load_64(entry) & PTE_VALID));
-    if (run < 1ull << (64 - TABLE_LARGE_SHIFT))
-        sync_store_64(entry, (sync_load_64(entry) & ~TABLE_LARGE_MASK) | run << TABLE_LARGE_SHIFT | TABLE_LARGE_READ |
-                                 TABLE_LARGE_WRITE);
+    if (run >= 1ull << (64 - TABLE_LARGE_SHIFT))
+        return;
+    sync_store_64(entry, (sync_load_64(entry) & ~TABLE_LARGE_MASK) | run << TABLE_LARGE_SHIFT | TABLE_LARGE_READ |
+                             TABLE_LARGE_WRITE);
+    if (table->leaves != NULL)
+        sync_store_64(index_of(table, page),
+                      ((uint64_t)(uintptr_t)table_large_memory(table->frames->memory, sync_load_64(entry)) -
+                       page * TIDE_PAGE_BYTES) |
+                          TABLE_LEAF_LARGE_READ | TABLE_LEAF_LARGE_WRITE);
 }
 
 void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
@@ -187,8 +216,11 @@ void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
     const size_t offset = (size_t)((const char *)pte - table->frames->memory);
     uint64_t *entry = pfn_pte(frame_pfn(table->frames, (frame_t){ (uint32_t)(offset / TIDE_PAGE_BYTES) }));
 
-    if (sync_load_64(entry) & TABLE_LARGE_MASK)
-        sync_store_64(entry, sync_load_64(entry) & ~TABLE_LARGE_MASK);
+    if (!(sync_load_64(entry) & TABLE_LARGE_MASK))
+        return;
+    sync_store_64(entry, sync_load_64(entry) & ~TABLE_LARGE_MASK);
+    if (table->leaves != NULL)
+        sync_store_64(index_of(table, page_table_page_of(table->frames, pte, NULL)), 0);
 }
 
 void page_table_free_leaf(struct page_table *table, uint64_t page)
@@ -204,6 +236,8 @@ void page_table_free_leaf(struct page_table *table, uint64_t page)
     const pte_t entry = { sync_swap_64(&level[table_index(page, 1)], 0) };
     if (entry.bits == 0)
         return;
+    if (table->leaves != NULL)
+        (void)sync_swap_64(index_of(table, page), 0);
     frames_free(table->frames, pte_frame(entry));
     (void)sync_add_64(&table->table_pages, (uint64_t)-1);
 }
@@ -225,6 +259,8 @@ void page_table_destroy(struct page_table *table)
     frames_free(table->frames,
                 (frame_t){ (uint32_t)(((char *)table->root - table->frames->memory) / TIDE_PAGE_BYTES) });
     table->root = NULL;
+    os_memory_free(table->leaves, TABLE_LEAVES * sizeof *table->leaves);
+    table->leaves = NULL;
 }
 
 /*

@@ -35,6 +35,7 @@ struct pte_waits {
 struct page_table {
     struct frames *frames; /* [I] */
     uint64_t *root;        /* [I] */
+    uint64_t *leaves;      /* [I] index of the leaves, or NULL; the words are [A] [E] */
     uint64_t table_pages
         SYNC_CACHE_ALIGNED; /* [A] frames used as tables, the root included; written only when tables come and go */
 };
@@ -49,6 +50,19 @@ void page_table_destroy(struct page_table *table);
 #define TABLE_LARGE_WRITE PTE_WRITE
 #define TABLE_LARGE_SHIFT 44
 #define TABLE_LARGE_MASK (TABLE_LARGE_READ | TABLE_LARGE_WRITE | ~0ull << TABLE_LARGE_SHIFT)
+/*
+ * Index of the leaves: a word for each 2 MiB of addresses, in one array of the process, which costs memory only where it
+ * is used. So who looks for a pointer needs two loads instead of five that wait for each other. A word is 0 (nothing
+ * known: the tables tell); or the leaf's address | TABLE_LEAF; or of a large page what is to be added to an address to
+ * get the pointer, a multiple of 2 MiB, | its rights. It is set after the directory entry that it repeats, by who finds
+ * it missing, under the space's lock; and goes after it, before the grace period of the leaf begins. Words of large
+ * pages come and go with the mark in the directory, under the region's lock.
+ */
+#define TABLE_LEAF 1ull
+#define TABLE_LEAF_LARGE_READ 2ull
+#define TABLE_LEAF_LARGE_WRITE 4ull
+enum { TABLE_LEAVES = 1 << 26 };
+
 #define TABLE_FRAME_MASK ((uint64_t)UINT32_MAX << PTE_FRAME_SHIFT)
 
 static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t entry)
@@ -119,7 +133,12 @@ void page_table_large_set(struct page_table *table, uint64_t page, frame_t first
 /* Takes that back, for a PTE below that is about to change. With the region locked. */
 void page_table_large_clear(const struct page_table *table, const uint64_t *pte);
 
-/* Unlinks and frees the leaf of a page. All its entries are 0 or of no consequence, and no region overlaps it. */
+/* Gives the table its index, if there are addresses for it. Before anybody uses the table. */
+void page_table_index_make(struct page_table *table);
+/* Puts the leaf of a page into the index, if it has one and is not there. Space locked, inside grace_enter(). */
+void page_table_index_leaf(struct page_table *table, uint64_t page);
+
+/* Unlinks and frees the leaf of a page, under the space's lock. All its entries are 0 or of no consequence, and no region overlaps it. */
 void page_table_free_leaf(struct page_table *table, uint64_t page);
 
 /* For frames_options.detach, .vacate and .near. */

@@ -199,6 +199,47 @@ static void a_deleted_page_is_not_reused_under_a_section(void **state)
     fixture_close(fixture);
 }
 
+/*
+ * What a section remembers of where tables lie must go with them: their frames become pages, here of words that would
+ * be good entries of a table.
+ */
+static void tables_that_are_gone_are_not_read(void **state)
+{
+    SOFT_SPACES_ONLY(ONLY_ADDR);
+    struct fixture *fixture = *state;
+    tide_access access;
+    fixture_open(fixture, 64);
+    tide_space *space = space_new(fixture), *other = space_new(fixture);
+    const tide_address stays = region_new(space, 1);
+    for (unsigned round = 0; round < 20; round++) {
+        tide_address gone = stays + (1ull << 30), base = 0;
+        uint64_t bytes = PG;
+        assert_success(
+            tide_virtual_alloc(space, &gone, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE));
+        assert_success(tide_access_begin(space, &access));
+        for (unsigned i = 0; i < 3; i++) { /* by a fault, by the tables, and by what is remembered */
+            assert_non_null(tide_access_pointer(&access, stays, TIDE_ACCESS_WRITE));
+            assert_non_null(tide_access_pointer(&access, gone, TIDE_ACCESS_WRITE));
+        }
+        tide_access_end(&access);
+        assert_success(tide_virtual_free(space, gone, 0, TIDE_MEM_RELEASE));
+        bytes = 40 * PG; /* nearly all frames */
+        assert_success(
+            tide_virtual_alloc(other, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE));
+        for (tide_address at = base; at < base + bytes; at += 8) {
+            const uint64_t word = 0xFFF;
+            assert_success(tide_write(other, at, &word, sizeof word));
+        }
+        assert_success(tide_access_begin(space, &access));
+        assert_non_null(tide_access_pointer(&access, stays, TIDE_ACCESS_READ));
+        assert_null(tide_access_pointer(&access, gone, TIDE_ACCESS_READ));
+        assert_status(access.status, TIDE_ACCESS_VIOLATION);
+        tide_access_end(&access);
+        assert_success(tide_virtual_free(other, base, 0, TIDE_MEM_RELEASE));
+    }
+    fixture_close(fixture);
+}
+
 /* A pointer got for writing before the trim, written through after it: the write is part of the page. */
 static void a_write_after_the_trim_is_not_lost(void **state)
 {
@@ -528,6 +569,7 @@ static const struct CMUnitTest access_sections[] = {
     API_TEST(a_dirty_page_is_not_written_nor_reused_under_a_section),
     API_TEST(a_clean_page_is_not_reused_under_a_section),
     API_TEST(a_deleted_page_is_not_reused_under_a_section),
+    API_TEST(tables_that_are_gone_are_not_read),
     API_TEST(a_write_after_the_trim_is_not_lost),
     API_TEST(a_write_after_the_write_out_is_not_lost),
     API_TEST(sections_nest),

@@ -310,6 +310,40 @@ static void test_large_page_in_the_directory(void **state)
     assert_null(page_table_find(&table, 1024));
 }
 
+/* The index repeats the directories, where there is one: it gets leaves that are asked for, and loses what goes. */
+static void test_index_of_leaves(void **state)
+{
+    const frame_t first = { 5 * FRAMES_RUN };
+    uint64_t *pte = make(1024, 3);
+
+    (void)state;
+    page_table_index_leaf(&table, 1024); /* there is no index: nothing happens */
+    assert_null(table.leaves);
+    page_table_index_make(&table);
+    assert_non_null(table.leaves);
+    assert_int_equal(table.leaves[2], 0);
+    page_table_index_leaf(&table, 512); /* no such leaf */
+    page_table_index_leaf(&table, 1ull << 34);
+    assert_int_equal(table.leaves[1] | table.leaves[1 << 25], 0);
+    page_table_index_leaf(&table, 1500);
+    assert_int_equal(table.leaves[2], (uintptr_t)pte | TABLE_LEAF);
+    page_table_large_set(&table, 1024, first);
+    const uint64_t large = table.leaves[2];
+    assert_int_equal(large & 7, TABLE_LEAF_LARGE_READ | TABLE_LEAF_LARGE_WRITE);
+    assert_int_equal(1024ull * TIDE_PAGE_BYTES + (large & ~7ull),
+                     (uintptr_t)(frames->memory + 5ull * FRAMES_RUN * TIDE_PAGE_BYTES));
+    page_table_index_leaf(&table, 1024); /* no leaf takes a large page's place */
+    assert_int_equal(table.leaves[2], large);
+    page_table_large_clear(&table, pte + 300);
+    assert_int_equal(table.leaves[2], 0);
+    page_table_index_leaf(&table, 1024);
+    assert_int_equal(table.leaves[2], (uintptr_t)pte | TABLE_LEAF);
+    page_table_free_leaf(&table, 1024);
+    assert_int_equal(table.leaves[2], 0);
+    page_table_index_leaf(&table, 1024);
+    assert_int_equal(table.leaves[2], 0);
+}
+
 /* No frame: what was made on the way stays, nothing is lost, and the next call goes on from there. */
 static void test_out_of_frames(void **state)
 {
@@ -403,6 +437,7 @@ int main(void)
         TEST(test_missing),
         TEST(test_free_leaf),
         TEST(test_large_page_in_the_directory),
+        TEST(test_index_of_leaves),
         TEST(test_out_of_frames),
         TEST(test_racing_makers),
     };
