@@ -226,10 +226,10 @@ __attribute__((noinline, cold)) static void *pointer_slow(tide_access *access, t
 }
 
 /*
- * From now on the section looks up pointers in the index of the leaves, without asking anybody, and that of this address
- * is in it, unless somebody works on the space's regions. Only once the thread's sections have given a pointer: one that
- * has given none does not hold back the grace period while it waits (grace_sections_suspend()), so it must not give one
- * unseen. The lock is not waited for: who has it may wait for what the section holds back.
+ * From now on the section looks up pointers in the index of the leaves, without asking anybody, and that of this
+ * address is in it, unless somebody works on the space's regions. Only once the thread's sections have given a pointer:
+ * one that has given none does not hold back the grace period while it waits (grace_sections_suspend()), so it must not
+ * give one unseen. The lock is not waited for: who has it may wait for what the section holds back.
  */
 __attribute__((noinline)) static void index_use(tide_access *access, tide_address address)
 {

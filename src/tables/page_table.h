@@ -50,9 +50,11 @@ void page_table_destroy(struct page_table *table);
 #define TABLE_LARGE_WRITE PTE_WRITE
 #define TABLE_LARGE_SHIFT 44
 #define TABLE_LARGE_MASK (TABLE_LARGE_READ | TABLE_LARGE_WRITE | ~0ull << TABLE_LARGE_SHIFT)
+#define TABLE_FRAME_MASK ((uint64_t)UINT32_MAX << PTE_FRAME_SHIFT)
+
 /*
- * Index of the leaves: a word for each 2 MiB of addresses, in one array of the process, which costs memory only where it
- * is used. So who looks for a pointer needs two loads instead of five that wait for each other. A word is 0 (nothing
+ * Index of the leaves: a word for each 2 MiB of addresses, in one array of the process, which costs memory only where
+ * it is used. So who looks for a pointer needs two loads instead of four that wait for each other. A word is 0 (nothing
  * known: the tables tell); or the leaf's address | TABLE_LEAF; or of a large page what is to be added to an address to
  * get the pointer, a multiple of 2 MiB, | its rights. It is set after the directory entry that it repeats, by who finds
  * it missing, under the space's lock; and goes after it, before the grace period of the leaf begins. Words of large
@@ -62,8 +64,6 @@ void page_table_destroy(struct page_table *table);
 #define TABLE_LEAF_LARGE_READ 2ull
 #define TABLE_LEAF_LARGE_WRITE 4ull
 enum { TABLE_LEAVES = 1 << 26 };
-
-#define TABLE_FRAME_MASK ((uint64_t)UINT32_MAX << PTE_FRAME_SHIFT)
 
 static inline uint64_t *table_entry_memory(const struct frames *frames, uint64_t entry)
 {
@@ -138,7 +138,10 @@ void page_table_index_make(struct page_table *table);
 /* Puts the leaf of a page into the index, if it has one and is not there. Space locked, inside grace_enter(). */
 void page_table_index_leaf(struct page_table *table, uint64_t page);
 
-/* Unlinks and frees the leaf of a page, under the space's lock. All its entries are 0 or of no consequence, and no region overlaps it. */
+/*
+ * Unlinks and frees the leaf of a page, under the space's lock. All its entries are 0 or of no consequence, and no
+ * region overlaps it.
+ */
 void page_table_free_leaf(struct page_table *table, uint64_t page);
 
 /* For frames_options.detach, .vacate and .near. */
