@@ -190,33 +190,31 @@ tide_status tide_stack_create(tide_space *space, uint64_t reserve_bytes, uint64_
     return status;
 }
 
-/* Addresses of so many pages are the most that a call on a range can report. */
-static uint64_t pages_of(uint64_t bytes)
-{
-    return bytes / TIDE_PAGE_BYTES + 2;
-}
-
-enum { WATCH_FEW = 64 };
-
 tide_status tide_write_watch_get(tide_space *space, uint32_t flags, tide_address base, uint64_t bytes,
                                  tide_address *addresses, uint64_t *count, uint32_t *granularity)
 {
+    enum { FEW = 64 };
+    tide_address few[FEW], *found = few;
     tide_status status;
 
     if (count == NULL || (addresses == NULL && *count != 0))
         return error_set(TIDE_INVALID_PARAMETER, 0, base, "the place for the %s is NULL",
                          count == NULL ? "count" : "addresses");
-    tide_address few[WATCH_FEW], *found = few;
-    uint64_t room = *count < pages_of(bytes) ? *count : pages_of(bytes);
-    const size_t found_bytes = room * sizeof *found;
-    if (room > WATCH_FEW && (found = os_memory_reserve(found_bytes, TIDE_PAGE_BYTES)) == NULL)
-        return TIDE_INSUFFICIENT_RESOURCES;
     struct grace_thread *thread = engine_call_begin(space, &status);
-    if (thread != NULL) {
-        status = watch_get(space, thread, flags, base, bytes, found, &room);
-        grace_leave(thread);
-    }
-    if (thread != NULL && !tide_failed(status)) {
+    if (thread == NULL)
+        return status;
+    /* A range lies in one region, so that it has no more pages than that. */
+    const struct vad *vad = vad_find(&space->vads, base / TIDE_PAGE_BYTES);
+    const uint64_t most = vad == NULL ? 0 : vad->last_page - vad->first_page + 1;
+    grace_leave(thread);
+    uint64_t room = *count < most ? *count : most;
+    const size_t found_bytes = room * sizeof *found;
+    if (room > FEW && (found = os_memory_reserve(found_bytes, TIDE_PAGE_BYTES)) == NULL)
+        return TIDE_INSUFFICIENT_RESOURCES;
+    grace_enter(thread);
+    status = watch_get(space, thread, flags, base, bytes, found, &room);
+    grace_leave(thread);
+    if (!tide_failed(status)) {
         if (room != 0)
             memcpy(addresses, found, room * sizeof *found);
         *count = room;
@@ -310,20 +308,18 @@ tide_status tide_virtual_prefetch(tide_space *space, const tide_memory_range *ra
 
     if (tide_failed(status))
         return status;
-    tide_memory_range range = ranges[0];
     struct prefetch_budget budget;
     struct grace_thread *thread = engine_call_begin(space, &status);
     if (thread == NULL)
         return status;
     fault_prefetch_budget(space, &budget);
-    for (size_t i = 0;;) {
-        fault_prefetch(space, thread, range.address, range.bytes, &budget);
-        if (++i == count || budget.spent)
-            break;
-        grace_leave(thread);
-        range = ranges[i];
-        grace_enter(thread);
-    }
     grace_leave(thread);
+    for (size_t i = 0; i < count && !budget.spent; i++) {
+        const tide_memory_range range = ranges[i];
+
+        grace_enter(thread);
+        fault_prefetch(space, thread, range.address, range.bytes, &budget);
+        grace_leave(thread);
+    }
     return status;
 }

@@ -423,6 +423,9 @@ static void ranges(struct walk *walk)
                 TIDE_PAGE_READONLY, &old);
         REFUSED(tide_write_watch_get, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, 0, at, bytes, got, &room,
                 NULL);
+        uint64_t huge = UINT64_MAX;
+        REFUSED(tide_write_watch_get, "room for more than there is", TIDE_INVALID_PARAMETER, walk->space, 0, at, bytes,
+                got, &huge, NULL);
         REFUSED(tide_write_watch_reset, wrapping[i].what, TIDE_INVALID_PARAMETER, walk->space, at, bytes);
     }
     REFUSED(tide_virtual_protect, "size 0", TIDE_INVALID_PARAMETER, walk->space, walk->base, 0, TIDE_PAGE_READONLY,
