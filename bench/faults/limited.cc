@@ -255,7 +255,6 @@ LimitedRival::~LimitedRival()
 
 void LimitedRival::end()
 {
-    /* What was not sent yet is lost with a child that has ended. */
     fclose(to_);
     fclose(from_);
     if (child_ > 0)

@@ -394,7 +394,7 @@ uint64_t roam_seed()
 /* As many pages must be dirty as there are while passes of this kind go on: many threads bring that about soonest. */
 void settle(const std::function<void(uint64_t duration_ns)> &pass)
 {
-    pass(options().quick ? 400000000 : 2000000000);
+    pass(pass_ns(1) * 2);
 }
 
 void roam_passes(benchmark::State &state, const Case &which, unsigned write_percent)

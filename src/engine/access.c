@@ -272,7 +272,7 @@ static inline const uint64_t *section_pte(const tide_access *access, tide_addres
         return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
     }
     if (entry & access->large[kind == TIDE_ACCESS_WRITE])
-        *large = tide_pointer(address + (entry & ~(TIDE_LARGE_PAGE_BYTES - 1ull)));
+        *large = (void *)(uintptr_t)(address + (entry & ~(TIDE_LARGE_PAGE_BYTES - 1ull)));
     return NULL;
 }
 

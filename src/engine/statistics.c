@@ -188,7 +188,7 @@ tide_status tide_statistics_get(tide_engine *engine, tide_statistics *statistics
 tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, tide_page_file_statistics *statistics)
 {
     QUIET_SCOPE();
-    const tide_status status = engine_check(engine);
+    tide_status status = engine_check(engine);
     struct stores_file_statistics file;
 
     if (tide_failed(status))
@@ -197,9 +197,9 @@ tide_status tide_page_file_statistics_get(tide_engine *engine, unsigned index, t
     if (index >= stores_file_count(stores))
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "page file %u; the engine has %u", index,
                          stores_file_count(stores));
-    const tide_status place = PLACE_CHECK(statistics);
-    if (tide_failed(place))
-        return place;
+    status = PLACE_CHECK(statistics);
+    if (tide_failed(status))
+        return status;
     stores_file_statistics_get(stores, index, &file);
     *statistics = (tide_page_file_statistics){
         .struct_bytes = sizeof *statistics,

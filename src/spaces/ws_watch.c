@@ -67,13 +67,13 @@ tide_status working_set_watch_take(tide_space *space, tide_working_set_change *c
     const uint64_t room = *count < TIDE_WORKING_SET_WATCH_MAX ? *count : TIDE_WORKING_SET_WATCH_MAX;
     const size_t copy_bytes = (room + 1) * sizeof *changes;
     tide_working_set_change *copy = os_memory_reserve(copy_bytes, TIDE_PAGE_BYTES);
-    uint64_t noted, noted_lost = 0;
+    uint64_t noted_lost = 0;
     tide_status status = TIDE_SUCCESS;
 
     if (copy == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
     sync_lock(&watch->lock);
-    noted = watch->count;
+    const uint64_t noted = watch->count;
     const bool is_watched = watch->changes != NULL;
     if (is_watched && noted <= room) {
         if (noted != 0)

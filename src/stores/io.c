@@ -403,8 +403,7 @@ static unsigned ring_write(struct stores_queue *queue, struct stores_write *cons
                 ring_prepare(queue, flight);
         }
         /* Woken once for several: to refill a quarter, or when all is done. */
-        const unsigned completions =
-            next == count || queue->in_flight < queue->depth ? queue->in_flight : (queue->depth + 3) / 4;
+        const unsigned completions = next == count ? queue->in_flight : (queue->depth + 3) / 4;
         if (queue->in_flight > 0 && !ring_turn(queue, completions)) {
             ring_abandon(queue);
             break;

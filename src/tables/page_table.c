@@ -94,6 +94,13 @@ static uint64_t *index_of(const struct page_table *table, uint64_t page)
     return &table->leaves[page / TABLE_ENTRIES];
 }
 
+/* A full barrier: who asks for the epoch afterwards has it from after the change. */
+static void index_set(const struct page_table *table, uint64_t page, uint64_t word)
+{
+    if (table->leaves != NULL)
+        (void)sync_swap_64(index_of(table, page), word);
+}
+
 void page_table_index_leaf(struct page_table *table, uint64_t page)
 {
     const uint64_t *directory = page_table_directory(table, page);
@@ -204,11 +211,8 @@ void page_table_large_set(struct page_table *table, uint64_t page, frame_t first
         return;
     sync_store_64(entry, (sync_load_64(entry) & ~TABLE_LARGE_MASK) | run << TABLE_LARGE_SHIFT | TABLE_LARGE_READ |
                              TABLE_LARGE_WRITE);
-    if (table->leaves != NULL)
-        sync_store_64(index_of(table, page),
-                      ((uint64_t)(uintptr_t)table_large_memory(table->frames->memory, sync_load_64(entry)) -
-                       page * TIDE_PAGE_BYTES) |
-                          TABLE_LEAF_LARGE_READ | TABLE_LEAF_LARGE_WRITE);
+    const uint64_t memory = (uintptr_t)table_large_memory(table->frames->memory, sync_load_64(entry));
+    index_set(table, page, (memory - page * TIDE_PAGE_BYTES) | TABLE_LEAF_LARGE_READ | TABLE_LEAF_LARGE_WRITE);
 }
 
 void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
@@ -219,8 +223,7 @@ void page_table_large_clear(const struct page_table *table, const uint64_t *pte)
     if (!(sync_load_64(entry) & TABLE_LARGE_MASK))
         return;
     sync_store_64(entry, sync_load_64(entry) & ~TABLE_LARGE_MASK);
-    if (table->leaves != NULL)
-        sync_store_64(index_of(table, page_table_page_of(table->frames, pte, NULL)), 0);
+    index_set(table, page_table_page_of(table->frames, pte, NULL), 0);
 }
 
 void page_table_free_leaf(struct page_table *table, uint64_t page)
@@ -236,8 +239,7 @@ void page_table_free_leaf(struct page_table *table, uint64_t page)
     const pte_t entry = { sync_swap_64(&level[table_index(page, 1)], 0) };
     if (entry.bits == 0)
         return;
-    if (table->leaves != NULL)
-        (void)sync_swap_64(index_of(table, page), 0);
+    index_set(table, page, 0);
     frames_free(table->frames, pte_frame(entry));
     (void)sync_add_64(&table->table_pages, (uint64_t)-1);
 }

@@ -237,12 +237,4 @@ static const struct CMUnitTest mapped_arguments[] = {
     API_TEST(arguments_may_lie_in_a_mapped_space),
 };
 
-int main(int argc, char **argv)
-{
-    if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS) {
-        print_message("skipped: %s\n", tide_last_error()->message);
-        return SUPPORT_SKIPPED;
-    }
-    return support_main(argc, argv, "mapped_arguments", mapped_arguments,
-                        sizeof(mapped_arguments) / sizeof(mapped_arguments[0]));
-}
+API_MAIN_MAPPED(mapped_arguments)

@@ -617,11 +617,4 @@ static const struct CMUnitTest mapped_spaces[] = {
     API_TEST(the_window_goes_with_its_space),
 };
 
-int main(int argc, char **argv)
-{
-    if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS) {
-        print_message("skipped: %s\n", tide_last_error()->message);
-        return SUPPORT_SKIPPED;
-    }
-    return support_main(argc, argv, "mapped_spaces", mapped_spaces, sizeof(mapped_spaces) / sizeof(mapped_spaces[0]));
-}
+API_MAIN_MAPPED(mapped_spaces)

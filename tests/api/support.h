@@ -141,6 +141,16 @@ int support_main(int argc, char **argv, const char *group, const struct CMUnitTe
     {                                                                                                                  \
         return support_main(argc, argv, #tests, tests, sizeof(tests) / sizeof((tests)[0]));                            \
     }
+/* The same of tests that are about mapped spaces alone: skipped where these are not permitted. */
+#define API_MAIN_MAPPED(tests)                                                                                         \
+    int main(int argc, char **argv)                                                                                    \
+    {                                                                                                                  \
+        if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS) {                                                 \
+            print_message("skipped: %s\n", tide_last_error()->message);                                                \
+            return SUPPORT_SKIPPED;                                                                                    \
+        }                                                                                                              \
+        return support_main(argc, argv, #tests, tests, sizeof(tests) / sizeof((tests)[0]));                            \
+    }
 
 /* ---- statuses and figures --------------------------------------------------------------------------------------- */
 
