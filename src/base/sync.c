@@ -21,10 +21,12 @@ void (*sync_point_hook)(const void *address);
 #endif
 
 /*
- * Spins before a waiter sleeps. A critical section is tens of nanoseconds; a sleep and a wake-up cost tens of
- * microseconds.
+ * How a waiter spins before it sleeps: so many pauses, a look, twice as many up to the longest, a look. A critical
+ * section is tens of nanoseconds, and who holds a lock often comes back for it at once (the pages of a shard, one after
+ * the other): a waiter that looks all the time takes the line away from under it, and both creep. A sleep and a wake-up
+ * cost tens of microseconds.
  */
-enum { LOCK_SPINS = 200 };
+enum { LOCK_LOOKS = 6, LOCK_PAUSES_FIRST = 16, LOCK_PAUSES_MOST = 128 };
 
 static void futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *relative)
 {
@@ -45,10 +47,14 @@ void sync_lock_init(struct sync_lock *lock, enum sync_rank rank)
 /* The classic three-state mutex: whoever slept takes the lock as 2, so that its unlock wakes the next. */
 void sync_lock_wait(struct sync_lock *lock)
 {
-    for (unsigned i = 0; i < LOCK_SPINS; i++) {
+    unsigned pauses = LOCK_PAUSES_FIRST;
+
+    for (unsigned look = 0; look < LOCK_LOOKS; look++) {
+        for (unsigned i = 0; i < pauses; i++)
+            sync_pause();
         if (sync_load_relaxed_32(&lock->word) == 0 && sync_cas_32(&lock->word, 0, 1))
             return;
-        sync_pause();
+        pauses = pauses < LOCK_PAUSES_MOST ? pauses * 2 : pauses;
     }
     while (sync_swap_32(&lock->word, 2) != 0)
         futex_wait(&lock->word, 2, NULL);

@@ -13,6 +13,9 @@
 /* Refills between two looks at the thresholds, per CPU: a look sums all shards, so it is not done per fault. */
 enum { REFILLS_PER_CHECK = 8, SEARCHES_PER_CHECK = 64 };
 
+/* Standby frames that a CPU takes off one shard before it looks again which is oldest. */
+enum { STANDBY_FROM_ONE = 8 };
+
 /* ---- zeroing ---------------------------------------------------------------------------------------------------- */
 
 void frame_zero(void *page)
@@ -174,7 +177,12 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
 static frame_t standby_take_lowest(struct frames *frames, unsigned node, unsigned highest, struct frames_cpu *cpu)
 {
     for (unsigned priority = 0; priority <= highest; priority++) {
-        const frame_t frame = standby_take(frames, node, priority, 0, cpu);
+        const bool look = sync_load_relaxed_64(&cpu->repurposed[priority]) % STANDBY_FROM_ONE == 0;
+        struct frames_turn *const turn = &cpu->standby_turns[priority];
+        const unsigned start = look ? shards_oldest(frames, node, FRAME_LIST_STANDBY + priority, turn)
+                                    : sync_load_relaxed_32(&turn->shard);
+        const frame_t frame = standby_take(frames, node, priority, start, cpu);
+
         if (!frame_is_none(frame)) {
             (void)sync_add_64(&cpu->repurposed[priority], 1);
             return frame;

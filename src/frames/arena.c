@@ -178,11 +178,11 @@ static tide_status lists_create(struct frames *frames, const tide_config *config
 
     if (shards == 0) {
         /*
-         * As many as CPUs times 8, and no shard with fewer than some thousand frames: small engines keep exact FIFO
-         * order.
+         * As many as CPUs times 32, and no shard with fewer than some thousand frames: small engines keep exact FIFO
+         * order. Two threads that meet on a shard meet on it for a while, and are slowed down several times meanwhile.
          */
-        const uint64_t by_size = frames->total / frames->node_count / 4096;
-        shards = power_of_two_below(by_size < frames->cpu_count * 8ull ? by_size : frames->cpu_count * 8ull);
+        const uint64_t by_size = frames->total / frames->node_count / 4096, by_cpus = frames->cpu_count * 32ull;
+        shards = power_of_two_below(by_size < by_cpus ? by_size : by_cpus);
     }
     frames->shard_mask = shards - 1;
     const size_t node_bytes = FRAME_LIST_COUNT * (size_t)shards * sizeof(struct frame_shard);

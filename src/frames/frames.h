@@ -49,10 +49,16 @@ enum frame_list {
 
 struct frame_shard {
     struct sync_lock lock; /* rank list_shard */
-    uint32_t head;         /* [L:list_shard] frame number or UINT32_MAX */
+    uint32_t head;         /* [L:list_shard] frame number or UINT32_MAX; [A] for shards_oldest() */
     uint32_t tail;         /* [L:list_shard] */
     uint64_t count;        /* [L:list_shard]; [A] for whoever sums */
 } SYNC_CACHE_ALIGNED;
+
+/* Which shard of a list the oldest frame is taken of: see shards_oldest(). Hints. */
+struct frames_turn {
+    uint32_t shard; /* [A] the last answer */
+    uint32_t looks; /* [A] looks so far */
+};
 
 /*
  * A worker that sleeps until there is work. Whoever makes work reads `sleeping`, nearly always 0, and writes nothing.
@@ -78,6 +84,7 @@ struct frames_node {
     uint64_t zero_trigger;                       /* [I] free pages that wake the zero-page thread */
     struct frame_shard *lists[FRAME_LIST_COUNT]; /* [I] list_shards each */
     uint32_t run_hint;                           /* [A] block at which the next search for a run begins */
+    struct frames_turn modified_turn;            /* of which modified frames are taken */
     struct frames_bell zero_page;
     struct frames_bell writer;
     struct frames_bell trimmer;
@@ -103,9 +110,10 @@ struct frames_cache {
 
 struct frames_cpu {
     struct frames_cache caches[FRAMES_CACHES_PER_CPU];
-    uint64_t inline_zeroed; /* [A] */
-    uint64_t repurposed[8]; /* [A] */
-    uint32_t searches;      /* [A] frames that came past the caches; a hint, which may miss some */
+    uint64_t inline_zeroed;              /* [A] */
+    uint64_t repurposed[8];              /* [A] */
+    uint32_t searches;                   /* [A] frames that came past the caches; a hint, which may miss some */
+    struct frames_turn standby_turns[8]; /* of which standby frames of each priority are taken */
 } FRAMES_PAGE_ALIGNED;
 
 struct frames;

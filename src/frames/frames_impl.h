@@ -93,4 +93,10 @@ void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t f
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t frame);
 
+/*
+ * The shard of a list whose head left its working set first, of the last answer and some others, which take turns. They
+ * are looked at without a lock: it is a hint.
+ */
+unsigned shards_oldest(const struct frames *frames, unsigned node, enum frame_list list, struct frames_turn *turn);
+
 #endif

@@ -25,7 +25,7 @@ void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t f
     if (shard->tail != FRAME_NIL)
         sync_store_relaxed_32(&frames->pfns[shard->tail].next, frame.number);
     else
-        shard->head = frame.number;
+        sync_store_relaxed_32(&shard->head, frame.number);
     shard->tail = frame.number;
     count_add(shard, 1);
 }
@@ -40,7 +40,7 @@ void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t f
         frames->pfns[shard->head].previous = frame.number;
     else
         shard->tail = frame.number;
-    shard->head = frame.number;
+    sync_store_relaxed_32(&shard->head, frame.number);
     count_add(shard, 1);
 }
 
@@ -51,13 +51,47 @@ void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t fram
     if (pfn->previous != FRAME_NIL)
         sync_store_relaxed_32(&frames->pfns[pfn->previous].next, pfn->next);
     else
-        shard->head = pfn->next;
+        sync_store_relaxed_32(&shard->head, pfn->next);
     if (pfn->next != FRAME_NIL)
         frames->pfns[pfn->next].previous = pfn->previous;
     else
         shard->tail = pfn->previous;
     frame_mark_unlisted(frames, frame);
     count_add(shard, -1);
+}
+
+/* How many epochs ago the head of a shard left its working set; -1 if there is none. */
+static int head_age(const struct frames *frames, const struct frame_shard *shard)
+{
+    const uint32_t head = sync_load_relaxed_32(&shard->head);
+
+    return head == FRAME_NIL
+               ? -1
+               : (uint16_t)(grace_now(&frames->grace) - pfn_grace(sync_load_relaxed_64(&frames->pfns[head].word)));
+}
+
+unsigned shards_oldest(const struct frames *frames, unsigned node, enum frame_list list, struct frames_turn *turn)
+{
+    enum { LOOKS = 8 };
+    const struct frame_shard *shards = frames->nodes[node].lists[list];
+    const unsigned count = frames->shard_mask + 1, step = count > LOOKS ? count / LOOKS : 1;
+    const uint32_t first = sync_load_relaxed_32(&turn->looks);
+    unsigned oldest = sync_load_relaxed_32(&turn->shard) & frames->shard_mask;
+    int age = head_age(frames, &shards[oldest]);
+
+    /* Frames are handed out shard by shard, so those of neighbouring shards are often of one age: looks are spread. */
+    for (unsigned i = 0; i < LOOKS && i < count; i++) {
+        const unsigned s = (first + i * step) & frames->shard_mask;
+        const int other = head_age(frames, &shards[s]);
+
+        if (other > age) {
+            oldest = s;
+            age = other;
+        }
+    }
+    sync_store_relaxed_32(&turn->looks, first + 1);
+    sync_store_relaxed_32(&turn->shard, oldest);
+    return oldest;
 }
 
 bool frames_batch_insert(struct frames_batch *batch, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen)
@@ -232,8 +266,10 @@ static bool modified_detach(struct frames *frames, struct frame_shard *shard, fr
 
 frame_t frames_take_modified(struct frames *frames, unsigned node)
 {
-    for (unsigned s = 0; s <= frames->shard_mask; s++) {
-        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_MODIFIED][s];
+    const unsigned start = shards_oldest(frames, node, FRAME_LIST_MODIFIED, &frames->nodes[node].modified_turn);
+
+    for (unsigned i = 0; i <= frames->shard_mask; i++) {
+        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_MODIFIED][(start + i) & frames->shard_mask];
 
         if (sync_load_relaxed_64(&shard->count) == 0)
             continue;

@@ -570,6 +570,39 @@ static void LS_3_standby_is_repurposed_by_priority_and_age(void **state)
     fixture_close(fixture);
 }
 
+/*
+ * The same rule for an engine of usual size, whose lists are in shards: what goes first is what is oldest, not what lies
+ * in the first shard. Runs of 64 frames take turns over the shards, so the heads of the shards are of one age but for a
+ * run or two, and nine in ten is what has to be.
+ */
+static void LS_3_the_oldest_go_first_in_lists_of_many_shards(void **state)
+{
+    SOFT_SPACES_ONLY(ONLY_BATCH);
+    enum { PAGES = 6000, STEP = 250, TAKEN = PAGES / 2 };
+    struct fixture *fixture = *state;
+    fixture->config.list_shards = 16;
+    fixture->config.cpu_cache_pages = TIDE_NO_CPU_CACHE;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, 8192);
+    tide_space *owner = space_new(fixture);
+    const tide_address base = region_new(owner, PAGES);
+    for (unsigned i = 0; i < PAGES; i += STEP) {
+        touch_pages(owner, base + i * PG, STEP, TIDE_ACCESS_WRITE, TIDE_PAGE_FAULT_DEMAND_ZERO);
+        trim_all(owner);
+        write_modified(fixture);
+    }
+    tide_space *other = space_new(fixture);
+    tide_address fresh = region_new_at(other, TIDE_LOWEST_ADDRESS, 8192);
+    consume_frames(fixture, other, &fresh, 0);
+    const uint64_t standby = statistics_now(fixture).repurposed[TIDE_PRIORITY_NORMAL];
+    touch_pages(other, fresh, TAKEN, TIDE_ACCESS_WRITE, TIDE_PAGE_FAULT_DEMAND_ZERO);
+    assert_in_range(statistics_now(fixture).repurposed[TIDE_PRIORITY_NORMAL] - standby, TAKEN, TAKEN + TAKEN / 100);
+
+    const unsigned old_gone = pages_in_state(owner, base, TAKEN, TIDE_PAGE_STATE_PAGE_FILE);
+    assert_in_range(old_gone, TAKEN * 9 / 10, TAKEN);
+    fixture_close(fixture);
+}
+
 struct node_load {
     tide_space *space;
     tide_address base;
@@ -766,6 +799,7 @@ static const struct CMUnitTest page_lists[] = {
     API_TEST(LS_1_reads_take_free_and_demand_zero_takes_zeroed),
     API_TEST(LS_2_demand_zero_past_zeroed_zeroes_inline),
     API_TEST(LS_3_standby_is_repurposed_by_priority_and_age),
+    API_TEST(LS_3_the_oldest_go_first_in_lists_of_many_shards),
     API_TEST(LS_4_a_full_node_overflows_region_node),
     API_TEST(LS_4_a_full_node_overflows_thread_node),
     API_TEST(ZT_1_the_eighth_free_page_wakes_the_zero_page_thread),
