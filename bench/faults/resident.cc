@@ -2,7 +2,8 @@
  * Access to pages that are in memory: 8 bytes at a random address, again and again, summed.
  *
  *   access_pointer   tide_access_pointer() inside access sections of kSectionAccesses accesses
- *   access_pointers  tide_access_pointers(), kBatch addresses at a time, then the loads
+ *   access_pointers  tide_access_pointers(), kBatch addresses at a time, two batches under way: pointers are asked for, then
+ *                    the words of the batch before are loaded
  *   access_read      tide_read() of 8 bytes
  *   raw_pointer      the rival: a load from plain memory, behind huge pages as an engine's frames are
  *   access_large     as access_pointer, the region being of large pages (TIDE_MEM_LARGE_PAGES), as the rival's memory is
@@ -32,7 +33,7 @@ namespace bench {
 namespace {
 
 constexpr uint64_t kSectionAccesses = 1024;
-constexpr uint64_t kBatch = 32; /* divides kSectionAccesses */
+constexpr uint64_t kBatch = 16; /* divides kSectionAccesses */
 
 /* The word at an offset of a thread's part: what raw memory and spaces are filled with. */
 uint64_t content(uint64_t word)
@@ -211,7 +212,7 @@ template <bool dependent> uint64_t by_pointer(Lane &lane, const Part &part, uint
     return sequence.sum;
 }
 
-/* The next batch is fetched after the last load of one, so that the sampled latencies have their share of it. */
+/* The next batch is asked for before the first load of one, so that the sampled latencies have their share of it. */
 uint64_t by_pointers(Lane &lane, const Part &part, uint64_t bytes, uint64_t accesses)
 {
     Sequence<false> sequence(lane.index, bytes);
@@ -220,19 +221,20 @@ uint64_t by_pointers(Lane &lane, const Part &part, uint64_t bytes, uint64_t acce
         check(tide_access_begin(part.space, &access), "tide_access_begin");
         const uint64_t count = std::min(kSectionAccesses, accesses - done);
         tide_address addresses[kBatch];
-        void *words[kBatch];
-        auto fetch = [&](uint64_t begin) {
+        void *words[2][kBatch];
+        auto ask = [&](uint64_t begin) {
             const uint64_t wanted = std::min(kBatch, count - begin);
             for (uint64_t i = 0; i < wanted; i++)
                 addresses[i] = part.base + sequence.next_offset();
-            check(tide_access_pointers(&access, addresses, static_cast<unsigned>(wanted), TIDE_ACCESS_READ, words),
+            check(tide_access_pointers(&access, addresses, static_cast<unsigned>(wanted), TIDE_ACCESS_READ,
+                                       words[begin / kBatch % 2]),
                   "tide_access_pointers");
         };
-        fetch(0);
+        ask(0);
         repeat(lane, count, [&](uint64_t i) {
-            sequence.consume(*static_cast<const uint64_t *>(words[i % kBatch]));
-            if (i % kBatch == kBatch - 1 && i + 1 < count)
-                fetch(i + 1);
+            if (i % kBatch == 0 && i + kBatch < count)
+                ask(i + kBatch);
+            sequence.consume(*static_cast<const uint64_t *>(words[i / kBatch % 2][i % kBatch]));
             return true;
         });
         tide_access_end(&access);

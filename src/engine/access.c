@@ -256,24 +256,12 @@ static inline uint64_t large_right(tide_access_kind kind)
     return kind == TIDE_ACCESS_WRITE ? TABLE_LARGE_WRITE : TABLE_LARGE_READ;
 }
 
-/*
- * The PTE of an address, or NULL: the index does not know, or it lies in a large page that has the right, to which
- * *large points.
- */
-static inline const uint64_t *section_pte(const tide_access *access, tide_address address, tide_access_kind kind,
-                                          void **large)
+/* The PTE of an address in the leaf that the index of the leaves says; NULL if it says none. */
+static inline const uint64_t *section_pte(uint64_t entry, tide_address address)
 {
-    if (__builtin_expect(address >= access->limit, 0))
-        return NULL;
-    const uint64_t entry = sync_load_64(&access->leaves[address >> 21]);
-    if (__builtin_expect((entry & TABLE_LEAF) != 0, 1)) {
-        const uint64_t *leaf =
-            (const uint64_t *)(uintptr_t)(entry - TABLE_LEAF); /* NOLINT(performance-no-int-to-ptr) */
-        return &leaf[(address >> 12) & (TABLE_ENTRIES - 1)];
-    }
-    if (entry & access->large[kind == TIDE_ACCESS_WRITE])
-        *large = (void *)(uintptr_t)(address + (entry & ~(TIDE_LARGE_PAGE_BYTES - 1ull)));
-    return NULL;
+    const uint64_t *leaf = (const uint64_t *)(uintptr_t)(entry - TABLE_LEAF); /* NOLINT(performance-no-int-to-ptr) */
+
+    return __builtin_expect((entry & TABLE_LEAF) != 0, 1) ? &leaf[(address >> 12) & (TABLE_ENTRIES - 1)] : NULL;
 }
 
 /* The pointer, if the PTE allows the access without a fault; else NULL. */
@@ -312,32 +300,48 @@ void *tide_access_resolve(tide_access *access, tide_address address, tide_access
 tide_status tide_access_pointers(tide_access *access, const tide_address *addresses, unsigned count,
                                  tide_access_kind kind, void **pointers)
 {
-    enum { TOGETHER = 32 };
+    /* More misses than the processor has under way at once make the rest wait, with what comes after them. */
+    enum { TOGETHER = 16 };
     const uint64_t rights = fault_rights(kind);
     tide_status status = TIDE_SUCCESS;
+    uint64_t large;
 
     if (access == NULL || ((addresses == NULL || pointers == NULL) && count != 0))
         return error_set(TIDE_INVALID_PARAMETER, 0, 0,
                          "the section, the addresses or the place for %u pointers is NULL", count);
+    large = access->large[kind == TIDE_ACCESS_WRITE];
     for (unsigned done = 0; done < count; done += TOGETHER) {
         const unsigned part = count - done < TOGETHER ? count - done : TOGETHER;
         const uint64_t *ptes[TOGETHER];
-        void *large[TOGETHER];
+        unsigned char pending[TOGETHER];
+        unsigned pendings = 0;
 
         for (unsigned i = 0; i < part; i++) {
-            large[i] = NULL;
-            ptes[i] = section_pte(access, addresses[done + i], kind, &large[i]);
-            __builtin_prefetch(ptes[i]);
+            const tide_address address = addresses[done + i];
+            const uint64_t entry =
+                __builtin_expect(address < access->limit, 1) ? sync_load_64(&access->leaves[address >> 21]) : 0;
+
+            if (entry & large) {
+                void *const pointer = (void *)(uintptr_t)(address + (entry & ~(TIDE_LARGE_PAGE_BYTES - 1ull)));
+                __builtin_prefetch(pointer);
+                pointers[done + i] = pointer;
+                continue;
+            }
+            ptes[pendings] = section_pte(entry, address);
+            __builtin_prefetch(ptes[pendings]);
+            pending[pendings++] = (unsigned char)i;
         }
-        for (unsigned i = 0; i < part; i++) {
-            void *pointer = ptes[i] == NULL ? large[i] : section_pointer(access, ptes[i], addresses[done + i], rights);
+        for (unsigned p = 0; p < pendings; p++) {
+            const unsigned i = done + pending[p];
+            void *pointer = ptes[p] == NULL ? NULL : section_pointer(access, ptes[p], addresses[i], rights);
+
             if (__builtin_expect(pointer == NULL, 0)) {
-                pointer = tide_access_resolve(access, addresses[done + i], kind);
+                pointer = tide_access_resolve(access, addresses[i], kind);
                 if (pointer == NULL && !tide_failed(status))
                     status = access->status;
             }
             __builtin_prefetch(pointer);
-            pointers[done + i] = pointer;
+            pointers[i] = pointer;
         }
     }
     if (tide_failed(status))

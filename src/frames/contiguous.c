@@ -94,6 +94,23 @@ static void frames_put_back(struct frames *frames, unsigned node, uint32_t first
         sync_event_signal(&frames->available);
 }
 
+void frames_run_seek(struct frames *frames, unsigned n, uint64_t wanted)
+{
+    struct frames_node *node = &frames->nodes[n];
+    const uint32_t blocks = node->count / FRAMES_RUN;
+    uint32_t longest = 0, hint = 0;
+
+    for (uint32_t block = 0, length = 0; block < blocks && longest < wanted; block++) {
+        length = block_serves(frames, node->first + block * FRAMES_RUN, false) ? length + 1 : 0;
+        if (length > longest) {
+            longest = length;
+            hint = block + 1 - length;
+        }
+    }
+    if (longest != 0)
+        sync_store_relaxed_32(&node->run_hint, hint);
+}
+
 frame_t frames_take_run(struct frames *frames, unsigned n, bool standby)
 {
     struct frames_node *node = &frames->nodes[n];

@@ -300,6 +300,11 @@ void frames_free(struct frames *frames, frame_t frame);
  * only with the writers' reserve. O(frames of the node) at worst, in short critical sections.
  */
 frame_t frames_take_run(struct frames *frames, unsigned node, bool standby);
+/*
+ * The searches to come begin where `wanted` blocks of the node lie one after the other, or else most of them, so that
+ * the runs they give do too, as long as nobody else takes frames there. A look without a lock.
+ */
+void frames_run_seek(struct frames *frames, unsigned node, uint64_t wanted);
 /* Returns all frames in CPU caches to the lists; or only those of one node's CPUs, which are that node's frames. */
 void frames_drain_caches(struct frames *frames);
 void frames_drain_node_caches(struct frames *frames, unsigned node);

@@ -66,6 +66,11 @@ static uint64_t runs_take(struct region_retry *retry, uint64_t count, struct pla
 {
     uint64_t taken = 0;
 
+    if (count > 1) {
+        frames_drain_caches(space_frames(retry->space));
+        frames_run_seek(space_frames(retry->space), space_frames_place(retry->space, placement, 0, retry->node).node,
+                        count);
+    }
     while (taken < count &&
            !frame_is_none(first[taken] = run_take(space_frames(retry->space),
                                                   space_frames_place(retry->space, placement, taken, retry->node))))

@@ -64,6 +64,39 @@ static void a_run_is_whole_aligned_and_off_all_lists(void **state)
     frames_close(frames);
 }
 
+/* Blocks 0 to 9, of which 1 and 5 are somebody's: three in a row are 2 to 4, four are 6 to 9, five there are not. */
+static void a_search_begins_where_enough_blocks_are_in_a_row(void **state)
+{
+    static const struct {
+        uint64_t wanted;
+        uint32_t first;
+    } cases[] = { { 1, 0 }, { 2, 2 }, { 3, 2 }, { 4, 6 }, { 5, 6 } };
+    tide_config config = small_config(10 * FRAMES_RUN);
+    frame_t runs[10];
+
+    (void)state;
+    config.list_shards = 8;
+    struct frames *frames = frames_plain(&config);
+    for (unsigned i = 0; i < 10; i++)
+        runs[i] = frames_take_run(frames, 0, false);
+    for (unsigned i = 0; i < 10; i++)
+        if (i != 1 && i != 5)
+            give_back_run(frames, runs[i]);
+        else
+            for (uint32_t f = 0; f < FRAMES_RUN; f++)
+                frame_state_set(frame_pfn(frames, (frame_t){ runs[i].number + f }),
+                                (uint64_t)FRAME_ACTIVE | PFN_REFERENCE_ONE | PFN_SHARE_ONE);
+    frames_drain_caches(frames);
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        frames_run_seek(frames, 0, cases[i].wanted);
+        const frame_t run = frames_take_run(frames, 0, false);
+        assert_int_equal(run.number - frames->nodes[0].first, cases[i].first * FRAMES_RUN);
+        give_back_run(frames, run);
+        frames_drain_caches(frames);
+    }
+    frames_close(frames);
+}
+
 /* One frame of a block that somebody has, at either end or in the middle: the block stays, and lists and counts too. */
 static void a_spoilt_block_is_left_as_it_was(void **state)
 {
@@ -214,6 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_whole_aligned_and_off_all_lists),
+        cmocka_unit_test(a_search_begins_where_enough_blocks_are_in_a_row),
         cmocka_unit_test(a_spoilt_block_is_left_as_it_was),
         cmocka_unit_test(a_freed_frame_waits_for_its_grace_period),
         cmocka_unit_test(standby_is_repurposed_on_request),
