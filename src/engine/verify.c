@@ -115,6 +115,8 @@ static void lists_check(struct verify *verify, unsigned node)
             }
             if (count != shard->count || shard->tail != previous)
                 violated(verify, "I6: %s counts %lu frames and links %lu", where, shard->count, count);
+            if (count != 0 && (frames->nodes[node].some[l] >> s & 1) == 0)
+                violated(verify, "I6: %s holds %lu frames and is not marked as holding any", where, count);
         }
     }
     for (unsigned c = 0; c < frames->cpu_count * FRAMES_CACHES_PER_CPU && node == 0; c++) {

@@ -46,36 +46,48 @@ void frame_zero_streaming(void *page)
 
 /* ---- taking from lists ------------------------------------------------------------------------------------------ */
 
+/* Pops up to `wanted` frames off a locked shard: free ones only if their grace period has passed. */
+static unsigned shard_pop(struct frames *frames, struct frame_shard *shard, enum frame_list list, unsigned wanted,
+                          uint32_t *taken)
+{
+    unsigned count = 0;
+
+    while (count < wanted && shard->head != FRAME_NIL) {
+        const frame_t frame = { shard->head };
+        const uint64_t word = sync_load_relaxed_64(&frame_pfn(frames, frame)->word);
+
+        if (list == FRAME_LIST_FREE && !grace_passed(&frames->grace, pfn_grace(word)))
+            break;
+        shard_remove(frames, shard, frame);
+        taken[count++] = frame.number;
+    }
+    return count;
+}
+
 /*
- * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. Free frames only if their
- * grace period has passed. The frames keep their state and are the caller's. First round by try-lock: the holder may
- * be off its CPU; only if no other shard answers is it waited for.
+ * Pops up to `wanted` frames off one list of a node, trying the shards from `start` on. The frames keep their state and
+ * are the caller's. First round by try-lock: the holder may be off its CPU; only if no other shard answers is it waited
+ * for.
  */
 static unsigned list_take(struct frames *frames, unsigned node, enum frame_list list, unsigned start, unsigned wanted,
                           uint32_t *taken)
 {
-    const unsigned shards = frames->shard_mask + 1;
     unsigned count = 0;
 
-    for (unsigned i = 0; i < 2 * shards && count < wanted && (i < shards || count == 0); i++) {
-        struct frame_shard *shard = &frames->nodes[node].lists[list][(start + i) & frames->shard_mask];
+    for (int round = 0; round < 2 && count == 0; round++) {
+        uint64_t left = shards_some(frames, node, list, start);
+        struct frame_shard *shard;
 
-        if (sync_load_relaxed_64(&shard->count) == 0)
-            continue;
-        if (i >= shards)
-            sync_lock(&shard->lock);
-        else if (!sync_trylock(&shard->lock))
-            continue;
-        while (count < wanted && shard->head != FRAME_NIL) {
-            const frame_t frame = { shard->head };
-            const uint64_t word = sync_load_relaxed_64(&frame_pfn(frames, frame)->word);
-
-            if (list == FRAME_LIST_FREE && !grace_passed(&frames->grace, pfn_grace(word)))
-                break;
-            shard_remove(frames, shard, frame);
-            taken[count++] = frame.number;
+        while (count < wanted && (shard = shards_next(frames, node, list, start, &left)) != NULL) {
+            if (round == 1)
+                sync_lock(&shard->lock);
+            else if (!sync_trylock(&shard->lock))
+                continue;
+            count += shard_pop(frames, shard, list, wanted - count, taken + count);
+            if (shard->head == FRAME_NIL)
+                shard_unmark(frames, shard, node);
+            sync_unlock(&shard->lock);
         }
-        sync_unlock(&shard->lock);
     }
     return count;
 }
@@ -142,14 +154,15 @@ static void hollow_vacate(struct frames *frames, unsigned node, unsigned highest
 static frame_t standby_take(struct frames *frames, unsigned node, unsigned priority, unsigned start,
                             struct frames_cpu *cpu)
 {
-    for (unsigned i = 0; i <= frames->shard_mask; i++) {
-        struct frame_shard *shard =
-            &frames->nodes[node].lists[FRAME_LIST_STANDBY + priority][(start + i) & frames->shard_mask];
+    const enum frame_list list = FRAME_LIST_STANDBY + priority;
+
+    uint64_t left = shards_some(frames, node, list, start);
+    struct frame_shard *shard;
+
+    while ((shard = shards_next(frames, node, list, start, &left)) != NULL) {
         frame_t frame = FRAME_NONE;
         bool hollow = false;
 
-        if (sync_load_relaxed_64(&shard->count) == 0)
-            continue;
         sync_lock(&shard->lock);
         for (uint32_t number = shard->head; number != FRAME_NIL; number = frames->pfns[number].next) {
             struct pfn *pfn = &frames->pfns[number];
@@ -165,6 +178,8 @@ static frame_t standby_take(struct frames *frames, unsigned node, unsigned prior
             standby_detached(frames, pfn, word);
             break;
         }
+        if (shard->head == FRAME_NIL)
+            shard_unmark(frames, shard, node);
         sync_unlock(&shard->lock);
         if (hollow)
             hollow_vacate(frames, node, priority, frame, cpu);
@@ -208,12 +223,13 @@ static unsigned reserve_allows(const struct frames *frames, unsigned node, enum 
     if (from->reserve == 0)
         return wanted;
     for (unsigned l = 0; l < 2 + 8; l++) {
-        const struct frame_shard *shards = from->lists[l == 0   ? list
-                                                       : l == 1 ? other
-                                                                : FRAME_LIST_STANDBY + (enum frame_list)(l - 2)];
+        const enum frame_list next = l == 0 ? list : l == 1 ? other : FRAME_LIST_STANDBY + (enum frame_list)(l - 2);
 
-        for (unsigned i = 0; i <= frames->shard_mask; i++) {
-            listed += sync_load_relaxed_64(&shards[(start + i) & frames->shard_mask].count);
+        uint64_t left = shards_some(frames, node, next, start);
+        const struct frame_shard *shard;
+
+        while ((shard = shards_next(frames, node, next, start, &left)) != NULL) {
+            listed += sync_load_relaxed_64(&shard->count);
             if (listed >= wanted + from->reserve)
                 return wanted;
         }

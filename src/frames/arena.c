@@ -116,7 +116,7 @@ static unsigned power_of_two_below(uint64_t value)
 {
     unsigned power = 1;
 
-    while (power * 2ull <= value && power < 64)
+    while (power * 2ull <= value && power < FRAMES_SHARDS_MAX)
         power *= 2;
     return power;
 }
@@ -235,9 +235,9 @@ static tide_status cpus_create(struct frames *frames, const tide_config *config)
 
 static tide_status tunables_check(const tide_config *config)
 {
-    if (config->list_shards > 64 || (config->list_shards & (config->list_shards - 1)) != 0)
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to 64",
-                         config->list_shards);
+    if (config->list_shards > FRAMES_SHARDS_MAX || (config->list_shards & (config->list_shards - 1)) != 0)
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "list_shards %u is no power of two from 1 to %u",
+                         config->list_shards, FRAMES_SHARDS_MAX);
     if (config->memory_on_demand && config->start_free)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0,
                          "start_free with memory_on_demand: frames without memory are zeroed, not free");

@@ -68,6 +68,9 @@ struct frames_bell {
     struct sync_event event;
 } SYNC_CACHE_ALIGNED;
 
+/* Most shards of a list: as many as an integer has bits. */
+enum { FRAMES_SHARDS_MAX = 64 };
+
 /* Frames in a run: as many as a page of 2 MiB has. A run begins at a multiple of that. */
 enum { FRAMES_RUN = 512 };
 
@@ -85,6 +88,8 @@ struct frames_node {
     struct frame_shard *lists[FRAME_LIST_COUNT]; /* [I] list_shards each */
     uint32_t run_hint;                           /* [A] block at which the next search for a run begins */
     struct frames_turn modified_turn;            /* of which modified frames are taken */
+    /* For each list, as bits, all shards that hold a frame, and some that no longer do: [A], each changed with its shard locked. */
+    uint64_t some[FRAME_LIST_COUNT] SYNC_CACHE_ALIGNED;
     struct frames_bell zero_page;
     struct frames_bell writer;
     struct frames_bell trimmer;

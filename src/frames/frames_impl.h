@@ -44,6 +44,31 @@ static inline struct frame_shard *frames_shard(const struct frames *frames, unsi
 }
 
 /*
+ * The shards of a list that may hold a frame, as bits, turned so that bit i stands for the shard i behind `start`: a
+ * search looks at no others. A look without a lock.
+ */
+static inline uint64_t shards_some(const struct frames *frames, unsigned node, enum frame_list list, unsigned start)
+{
+    const uint64_t some = sync_load_relaxed_64(&frames->nodes[node].some[list]);
+    const unsigned last = frames->shard_mask;
+
+    start &= last;
+    return start == 0 ? some : (some >> start | some << (last + 1 - start)) & (UINT64_MAX >> (63 - last));
+}
+
+/* The next of these, which is taken off `left`; NULL if none is left. */
+static inline struct frame_shard *shards_next(const struct frames *frames, unsigned node, enum frame_list list,
+                                              unsigned start, uint64_t *left)
+{
+    if (*left == 0)
+        return NULL;
+    const unsigned distance = (unsigned)__builtin_ctzll(*left);
+
+    *left &= *left - 1;
+    return &frames->nodes[node].lists[list][(start + distance) & frames->shard_mask];
+}
+
+/*
  * A frame that is on no list links to itself. Its state alone does not tell: a frame in a CPU's cache, or one that was
  * just allocated, is ZEROED or FREE too.
  */
@@ -92,6 +117,8 @@ static inline void standby_detached(struct frames *frames, struct pfn *pfn, uint
 void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame);
 void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t frame);
+/* For searches, which hold its lock: the shard, of this node, is empty. */
+void shard_unmark(struct frames *frames, const struct frame_shard *shard, unsigned node);
 
 /*
  * The shard of a list whose head left its working set first, of the last answer and some others, which take turns. They

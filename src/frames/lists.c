@@ -16,6 +16,34 @@ static void count_add(struct frame_shard *shard, int64_t delta)
     sync_store_relaxed_64(&shard->count, shard->count + (uint64_t)delta);
 }
 
+/*
+ * The shard's bit among those that hold something. It is changed with the shard locked, so it may be added and taken
+ * off. Only a search that comes to an empty shard takes it off, so that pages that go through a short list do not have
+ * all CPUs write one line.
+ */
+static void shard_mark(struct frames *frames, const struct frame_shard *shard, frame_t frame, bool some)
+{
+    struct frames_node *node = &frames->nodes[frame_node(frames, frame)];
+    const uint64_t index = (uint64_t)(shard - node->lists[0]), shards = frames->shard_mask + 1;
+    const uint64_t bit = 1ull << (index % shards);
+    uint64_t *word = &node->some[index / shards];
+
+    if (((sync_load_relaxed_64(word) & bit) != 0) != some)
+        (void)sync_add_64(word, some ? bit : (uint64_t)0 - bit);
+}
+
+static void shard_push_end(struct frames *frames, struct frame_shard *shard, frame_t frame)
+{
+    count_add(shard, 1);
+    if (shard->count == 1)
+        shard_mark(frames, shard, frame, true);
+}
+
+void shard_unmark(struct frames *frames, const struct frame_shard *shard, unsigned node)
+{
+    shard_mark(frames, shard, (frame_t){ frames->nodes[node].first }, false);
+}
+
 void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t frame)
 {
     struct pfn *pfn = frame_pfn(frames, frame);
@@ -27,7 +55,7 @@ void shard_push_tail(struct frames *frames, struct frame_shard *shard, frame_t f
     else
         sync_store_relaxed_32(&shard->head, frame.number);
     shard->tail = frame.number;
-    count_add(shard, 1);
+    shard_push_end(frames, shard, frame);
 }
 
 void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t frame)
@@ -41,7 +69,7 @@ void shard_push_head(struct frames *frames, struct frame_shard *shard, frame_t f
     else
         shard->tail = frame.number;
     sync_store_relaxed_32(&shard->head, frame.number);
-    count_add(shard, 1);
+    shard_push_end(frames, shard, frame);
 }
 
 void shard_remove(struct frames *frames, struct frame_shard *shard, frame_t frame)
@@ -74,24 +102,24 @@ unsigned shards_oldest(const struct frames *frames, unsigned node, enum frame_li
 {
     enum { LOOKS = 8 };
     const struct frame_shard *shards = frames->nodes[node].lists[list];
-    const unsigned count = frames->shard_mask + 1, step = count > LOOKS ? count / LOOKS : 1;
     const uint32_t first = sync_load_relaxed_32(&turn->looks);
-    unsigned oldest = sync_load_relaxed_32(&turn->shard) & frames->shard_mask;
-    int age = head_age(frames, &shards[oldest]);
+    uint64_t left = shards_some(frames, node, list, first);
+    const unsigned step = (unsigned)__builtin_popcountll(left) / LOOKS + 1;
+    const struct frame_shard *oldest = &shards[sync_load_relaxed_32(&turn->shard) & frames->shard_mask], *shard;
+    int age = head_age(frames, oldest);
 
     /* Frames are handed out shard by shard, so those of neighbouring shards are often of one age: looks are spread. */
-    for (unsigned i = 0; i < LOOKS && i < count; i++) {
-        const unsigned s = (first + i * step) & frames->shard_mask;
-        const int other = head_age(frames, &shards[s]);
+    for (unsigned i = 0; (shard = shards_next(frames, node, list, first, &left)) != NULL; i++) {
+        const int other = i % step == 0 ? head_age(frames, shard) : -1;
 
         if (other > age) {
-            oldest = s;
+            oldest = shard;
             age = other;
         }
     }
     sync_store_relaxed_32(&turn->looks, first + 1);
-    sync_store_relaxed_32(&turn->shard, oldest);
-    return oldest;
+    sync_store_relaxed_32(&turn->shard, (uint32_t)(oldest - shards));
+    return (unsigned)(oldest - shards);
 }
 
 bool frames_batch_insert(struct frames_batch *batch, frame_t frame, uint64_t expected, uint64_t word, uint64_t *seen)
@@ -268,14 +296,15 @@ frame_t frames_take_modified(struct frames *frames, unsigned node)
 {
     const unsigned start = shards_oldest(frames, node, FRAME_LIST_MODIFIED, &frames->nodes[node].modified_turn);
 
-    for (unsigned i = 0; i <= frames->shard_mask; i++) {
-        struct frame_shard *shard = &frames->nodes[node].lists[FRAME_LIST_MODIFIED][(start + i) & frames->shard_mask];
+    uint64_t left = shards_some(frames, node, FRAME_LIST_MODIFIED, start);
+    struct frame_shard *shard;
 
-        if (sync_load_relaxed_64(&shard->count) == 0)
-            continue;
+    while ((shard = shards_next(frames, node, FRAME_LIST_MODIFIED, start, &left)) != NULL) {
         sync_lock(&shard->lock);
         const frame_t head = { shard->head };
         const bool taken = !frame_is_none(head) && modified_detach(frames, shard, head);
+        if (shard->head == FRAME_NIL)
+            shard_unmark(frames, shard, node);
         sync_unlock(&shard->lock);
         if (taken) {
             (void)sync_add_64(&frames->nodes[node].in_transition, 1);
@@ -321,10 +350,11 @@ void frames_bell_wait(struct frames_bell *bell, bool (*due)(void *context), void
 
 uint64_t frames_list_count(const struct frames *frames, unsigned node, enum frame_list list)
 {
-    uint64_t count = 0;
+    uint64_t count = 0, left = shards_some(frames, node, list, 0);
+    const struct frame_shard *shard;
 
-    for (unsigned s = 0; s <= frames->shard_mask; s++)
-        count += sync_load_relaxed_64(&frames->nodes[node].lists[list][s].count);
+    while ((shard = shards_next(frames, node, list, 0, &left)) != NULL)
+        count += sync_load_relaxed_64(&shard->count);
     return count;
 }
 

@@ -13,7 +13,7 @@
  * What is allowed to be shared, and nothing else:
  * - Demand zero: one fault in 32 refills its CPU's frame cache. That writes the list shard that it takes from, and the
  *   PFN records at both ends of its batch (unlinking the last frame writes the `previous` of the frame that stays, and
- *   two records share a line).
+ *   two records share a line); and, where it takes the shard's last frame, the marks of the shards that hold some.
  * - Soft: the fault takes its frame out of the middle of a list. That writes the shard and the PFN records of both
  *   neighbours on the list. Lists are sharded so that two CPUs rarely meet on one: with 16 shards once in 32 faults at
  *   most, with one shard up to every fault.
@@ -514,8 +514,8 @@ static bool run_prepare(struct run *run)
  */
 static bool place_has_home(enum place place)
 {
-    return place == PLACE_PFN || place == PLACE_SHARD || place == PLACE_CPU || place == PLACE_COUNTERS ||
-           place == PLACE_CREDIT || place == PLACE_GLOBAL || place == PLACE_PAGE;
+    return place == PLACE_PFN || place == PLACE_SHARD || place == PLACE_MARKS || place == PLACE_CPU ||
+           place == PLACE_COUNTERS || place == PLACE_CREDIT || place == PLACE_GLOBAL || place == PLACE_PAGE;
 }
 
 /* ---- the sums --------------------------------------------------------------------------------------------------- */
@@ -667,6 +667,8 @@ static uint64_t allowed(const struct row *row, enum place place, uint64_t faults
     switch (place) {
     case PLACE_SHARD:
         return is_soft(row->work) && meet ? faults : refills;
+    case PLACE_MARKS:
+        return is_soft(row->work) ? 0 : refills; /* of refills that empty a shard */
     case PLACE_PFN:
         return 2 * (is_soft(row->work) && meet ? faults : refills);
     case PLACE_TABLE:

@@ -85,6 +85,14 @@ static bool is_slot_map(const tide_engine *engine, uintptr_t address)
     return false;
 }
 
+static bool is_marks(const struct frames *frames, uintptr_t address)
+{
+    for (unsigned n = 0; n < frames->node_count; n++)
+        if (inside(address, frames->nodes[n].some, sizeof frames->nodes[n].some))
+            return true;
+    return false;
+}
+
 static bool is_global(const tide_engine *engine, uintptr_t address)
 {
     const struct frames *frames = engine->partition.frames;
@@ -108,6 +116,8 @@ enum place place_of(const struct places *places, uintptr_t address)
         return frame_place(places, address);
     if (inside(address, frames->nodes[0].lists[0], frames->list_bytes))
         return PLACE_SHARD;
+    if (is_marks(frames, address))
+        return PLACE_MARKS;
     if (inside(address, frames->cpus, frames->cpu_bytes))
         return PLACE_CPU;
     if (inside(address, partition->commit.credits, partition->commit.cpu_count * sizeof(struct commit_credit)))
@@ -191,6 +201,7 @@ int place_node(const struct places *places, uintptr_t address)
         return array_node(frames, address, partition->commit.credits, sizeof(struct commit_credit));
     case PLACE_COUNTERS:
         return counters_node(places, address);
+    case PLACE_MARKS:
     case PLACE_GLOBAL:
         return global_node(places, address);
     default:
@@ -201,10 +212,10 @@ int place_node(const struct places *places, uintptr_t address)
 const char *place_name(enum place place)
 {
     static const char *const names[PLACE_COUNT] = {
-        [PLACE_PFN] = "pfn",       [PLACE_SHARD] = "shard",   [PLACE_CPU] = "cpu",       [PLACE_PTE] = "pte",
-        [PLACE_TABLE] = "table",   [PLACE_PAGE] = "page",     [PLACE_SPACE] = "space",   [PLACE_COUNTERS] = "counter",
-        [PLACE_VAD] = "vad",       [PLACE_THREAD] = "thread", [PLACE_CREDIT] = "credit", [PLACE_SLOT] = "slot",
-        [PLACE_GLOBAL] = "global", [PLACE_STACK] = "stack",   [PLACE_OTHER] = "other",
+        [PLACE_PFN] = "pfn",          [PLACE_SHARD] = "shard",   [PLACE_MARKS] = "marks",   [PLACE_CPU] = "cpu",
+        [PLACE_PTE] = "pte",          [PLACE_TABLE] = "table",   [PLACE_PAGE] = "page",     [PLACE_SPACE] = "space",
+        [PLACE_COUNTERS] = "counter", [PLACE_VAD] = "vad",       [PLACE_THREAD] = "thread", [PLACE_CREDIT] = "credit",
+        [PLACE_SLOT] = "slot",        [PLACE_GLOBAL] = "global", [PLACE_STACK] = "stack",   [PLACE_OTHER] = "other",
     };
     return names[place];
 }
@@ -268,6 +279,7 @@ void place_describe(const struct places *places, uintptr_t address, char *text, 
             if (inside(address, places->spaces[i], sizeof *places->spaces[i]))
                 snprintf(text, bytes, "struct tide_space %u + %" PRIuPTR, i, offset_in(address, places->spaces[i]));
         return;
+    case PLACE_MARKS:
     case PLACE_GLOBAL:
         global_describe(places->engine, address, text, bytes);
         return;

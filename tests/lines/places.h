@@ -11,6 +11,7 @@
 enum place {
     PLACE_PFN,      /* PFN records */
     PLACE_SHARD,    /* shards of the page lists */
+    PLACE_MARKS,    /* which shards of a node's lists hold something */
     PLACE_CPU,      /* the CPUs' frame caches */
     PLACE_PTE,      /* leaf page tables */
     PLACE_TABLE,    /* upper page tables */

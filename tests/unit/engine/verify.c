@@ -296,6 +296,19 @@ static void I6_a_lost_frame_is_found(void **state)
     frames_give_back(scene->frames, frame, true);
 }
 
+/* A shard that searches would pass by. */
+static void I6_a_shard_that_is_not_marked_is_found(void **state)
+{
+    struct scene *scene = *state;
+    struct frames_node *node = &scene->space->partition->frames->nodes[0];
+    const uint64_t some = node->some[FRAME_LIST_MODIFIED];
+
+    node->some[FRAME_LIST_MODIFIED] = 0;
+    assert_violated(scene, "I6");
+    node->some[FRAME_LIST_MODIFIED] = some;
+    assert_sound(scene);
+}
+
 static void I6_a_broken_link_is_found(void **state)
 {
     struct scene *scene = *state;
@@ -565,6 +578,7 @@ int main(void)
         VERIFY_TEST(I6_a_frame_on_the_wrong_list_is_found),
         VERIFY_TEST(I6_a_listed_frame_with_a_reference_is_found),
         VERIFY_TEST(I6_a_lost_frame_is_found),
+        VERIFY_TEST(I6_a_shard_that_is_not_marked_is_found),
         VERIFY_TEST(I6_a_broken_link_is_found),
         VERIFY_TEST(I7_a_slot_without_owner_is_found),
         VERIFY_TEST(I7_a_slot_with_two_owners_is_found),
