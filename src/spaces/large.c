@@ -99,6 +99,9 @@ tide_status large_frames_take(struct region_retry *retry, uint64_t count, struct
     struct frames *frames = space_frames(space);
     uint64_t taken = 0;
 
+    /* What was just freed may be in the row that the pages are to lie in. */
+    if (count > 1)
+        grace_let_pass(retry->thread);
     for (unsigned round = 0; round < ROUNDS && taken < count; round++) {
         if (round != 0) {
             large_frames_give_back_unused(space, first, taken);

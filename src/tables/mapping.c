@@ -287,9 +287,10 @@ static struct mapping *slot_take(void)
 struct mapping *mapping_find(uint64_t page)
 {
     for (unsigned i = 0; i < MAPPINGS_MAX; i++) {
-        const uint64_t pages = sync_load_64(&mappings[i].pages);
+        const uint64_t pages = sync_load_64(&mappings[i].pages), first = sync_load_64(&mappings[i].first_page);
 
-        if (pages != 0 && page - mappings[i].first_page < pages)
+        /* Asked again: in between the slot may have become another mapping's. */
+        if (pages != 0 && page - first < pages && sync_load_64(&mappings[i].pages) == pages)
             return &mappings[i];
     }
     return NULL;
@@ -347,7 +348,7 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
         window_free(mapping, bytes);
         return status;
     }
-    mapping->first_page = (uintptr_t)mapping->window / TIDE_PAGE_BYTES;
+    sync_store_64(&mapping->first_page, (uintptr_t)mapping->window / TIDE_PAGE_BYTES);
     sync_store_64(&mapping->pages, bytes / TIDE_PAGE_BYTES);
     *out = mapping;
     return TIDE_SUCCESS;
