@@ -37,6 +37,7 @@ struct stress_options {
     const char *pagefile;    /* NULL: in a temporary folder */
     unsigned nodes;          /* of a synthetic topology; 0: this machine's */
     unsigned faults;         /* I/O errors per 1000 operations; 0: no I/O filter */
+    unsigned hangs;          /* of 1000 writes to the first page file, so many stand still; 0: there is but one file */
     uint64_t memory_factor;  /* committed pages wanted, as a multiple of the frames */
     uint64_t bad_frames;     /* frames taken out of use during the run */
     uint64_t poison;         /* of these, so many more by the kernel: real poisoned memory */
@@ -48,6 +49,7 @@ struct stress_run {
     struct stress_options options; /* [I] */
     char command[512];             /* [I] what repeats the run */
     char pagefile[512];            /* [I] path, empty for none */
+    char second[520];              /* [I] path of the second page file, empty for none */
     tide_engine *engine;           /* [I] */
     unsigned node_count;           /* [I] */
     struct shadow shadow;
@@ -57,6 +59,7 @@ struct stress_run {
     _Atomic uint64_t read_errors;  /* [A] injected */
     _Atomic uint64_t write_errors; /* [A] injected, at most write_errors_max: each can cost a slot for good */
     uint64_t write_errors_max;     /* [I] */
+    _Atomic uint64_t hung;         /* [A] writes that stood still */
     uint64_t start_ns;             /* [I] for the threads */
     cpu_set_t cpus;                /* [I] that the run may use */
     _Atomic uint64_t retired;      /* [A] frames of bad_frames so far */

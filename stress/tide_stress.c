@@ -29,6 +29,7 @@ enum { EXIT_PASS = 0, EXIT_FAIL = 1, EXIT_SKIPPED = 77 };
 enum {
     VERIFY_PERIOD_SECONDS = 2,
     WATCHDOG_SECONDS = 60,
+    HANG_MS = 300,      /* longer than a writer waits for one file */
     SETTLE_SECONDS = 30 /* for frames and slots that wait for a grace period or a worker at the end */
 };
 
@@ -52,6 +53,8 @@ static void remove_files(const struct stress_run *run)
 {
     if (run->pagefile[0] != '\0')
         unlink(run->pagefile);
+    if (run->second[0] != '\0')
+        unlink(run->second);
     if (temporary_folder[0] != '\0')
         rmdir(temporary_folder);
 }
@@ -109,6 +112,7 @@ static void usage(FILE *to, const char *program)
         "  --over N             address space to use, as a multiple of the memory [4]\n"
         "  --nodes N            synthetic topology of N nodes, 0 for this machine's [0]\n"
         "  --faults N           fail N of 1000 page-file reads, and some writes, and delay others [0]\n"
+        "  --hangs N            two page files; N of 1000 writes to the first stand still for 300 ms [0]\n"
         "  --bad-frames N       take N frames out of use during the run, as bad memory [0]\n"
         "  --poison N           let the kernel poison N frames more (MADV_HWPOISON): needs CAP_SYS_ADMIN [0]\n"
         "  --mapped KIND        mapped spaces, whose threads use plain pointers too; faults come by \"signal\", by "
@@ -157,6 +161,7 @@ static struct stress_options parse_options(int argc, char **argv)
         { "over", required_argument, NULL, 'm' },
         { "nodes", required_argument, NULL, 'N' },
         { "faults", required_argument, NULL, 'e' },
+        { "hangs", required_argument, NULL, 'H' },
         { "bad-frames", required_argument, NULL, 'B' },
         { "poison", required_argument, NULL, 'P' },
         { "mapped", required_argument, NULL, 'M' },
@@ -211,6 +216,9 @@ static struct stress_options parse_options(int argc, char **argv)
         case 'e':
             options.faults = (unsigned)parse_number(program, "faults", optarg, 0, 500);
             break;
+        case 'H':
+            options.hangs = (unsigned)parse_number(program, "hangs", optarg, 0, 500);
+            break;
         case 'B':
             options.bad_frames = parse_number(program, "bad-frames", optarg, 0, 1ull << 32);
             break;
@@ -244,6 +252,10 @@ static struct stress_options parse_options(int argc, char **argv)
         fprintf(stderr, "%s: --mapped does not go with --bad-frames and --poison\n", program);
         exit(EXIT_FAIL);
     }
+    if (options.hangs > 0 && options.pagefile_bytes == 0) {
+        fprintf(stderr, "%s: --hangs does not go with --pagefile-bytes 0\n", program);
+        exit(EXIT_FAIL);
+    }
     const char *seconds = getenv("TIDE_TEST_SECONDS");
     if (seconds != NULL && *seconds != '\0')
         options.seconds = parse_number(program, "seconds", seconds, 1, 86400 * 365);
@@ -261,10 +273,11 @@ static void write_command(struct stress_run *run, const char *program)
     int n =
         snprintf(run->command, sizeof(run->command),
                  "%s --seed %llu --seconds %llu --ops %llu --threads %u --frames %llu --spaces %u "
-                 "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --bad-frames %llu --poison %llu --mapped %s",
+                 "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --hangs %u --bad-frames %llu --poison %llu "
+                 "--mapped %s",
                  program, (unsigned long long)o->seed, (unsigned long long)o->seconds, (unsigned long long)o->ops,
                  o->threads, (unsigned long long)o->frames, o->spaces, (unsigned long long)o->pagefile_bytes,
-                 (unsigned long long)o->memory_factor, o->nodes, o->faults, (unsigned long long)o->bad_frames,
+                 (unsigned long long)o->memory_factor, o->nodes, o->faults, o->hangs, (unsigned long long)o->bad_frames,
                  (unsigned long long)o->poison, mapped_names[o->mapped]);
     if (o->pagefile != NULL && n > 0 && (size_t)n < sizeof(run->command))
         snprintf(run->command + n, sizeof(run->command) - (size_t)n, " --pagefile %s", o->pagefile);
@@ -278,10 +291,14 @@ static void write_command(struct stress_run *run, const char *program)
 static int inject(void *context, tide_io_kind kind, unsigned file, uint64_t slot, unsigned pages)
 {
     struct stress_run *run = context;
-    (void)file, (void)slot, (void)pages;
+    (void)slot, (void)pages;
     uint64_t random = run->options.seed + atomic_fetch_add_explicit(&run->injections, 1, memory_order_relaxed);
     if (stress_random_below(&random, 64) == 0)
         sleep_ms(1);
+    if (file == 0 && kind == TIDE_IO_WRITE && stress_random_below(&random, 1000) < run->options.hangs) {
+        atomic_fetch_add_explicit(&run->hung, 1, memory_order_relaxed);
+        sleep_ms(HANG_MS);
+    }
     if (atomic_load(&run->inject_off) > 0 || stress_random_below(&random, 1000) >= run->options.faults)
         return 0;
     if (kind == TIDE_IO_READ) {
@@ -294,12 +311,19 @@ static int inject(void *context, tide_io_kind kind, unsigned file, uint64_t slot
     return EIO;
 }
 
+static void choose_second(struct stress_run *run)
+{
+    if (run->options.hangs > 0)
+        snprintf(run->second, sizeof(run->second), "%s-second", run->pagefile);
+}
+
 static bool choose_pagefile(struct stress_run *run)
 {
     if (run->options.pagefile_bytes == 0)
         return true;
     if (run->options.pagefile != NULL) {
         snprintf(run->pagefile, sizeof(run->pagefile), "%s", run->options.pagefile);
+        choose_second(run);
         return true;
     }
     const char *parent = getenv("TMPDIR");
@@ -311,6 +335,7 @@ static bool choose_pagefile(struct stress_run *run)
         return false;
     }
     snprintf(run->pagefile, sizeof(run->pagefile), "%s/pagefile", temporary_folder);
+    choose_second(run);
     return true;
 }
 
@@ -320,27 +345,29 @@ static int open_engine(struct stress_run *run)
     const struct stress_options *options = &run->options;
     if (!choose_pagefile(run))
         return EXIT_SKIPPED;
-    /* The file begins with a quarter, grows in small steps, and shrinks as soon as it can. */
+    /* A file begins with a quarter, grows in small steps, and shrinks as soon as it can. */
     const uint64_t quarter = options->pagefile_bytes / 4 / TIDE_PAGE_BYTES * TIDE_PAGE_BYTES;
-    const tide_page_file_config file = { .path = run->pagefile,
+    tide_page_file_config files[2] = { { .path = run->pagefile,
                                          .minimum_bytes =
                                              quarter >= 2 * TIDE_PAGE_BYTES ? quarter : options->pagefile_bytes,
-                                         .maximum_bytes = options->pagefile_bytes };
+                                         .maximum_bytes = options->pagefile_bytes } };
+    files[1] = files[0];
+    files[1].path = run->second;
     char topology[64];
     snprintf(topology, sizeof(topology), "numa:%u core:2 pu:1", options->nodes);
     tide_config config;
     tide_config_init(&config);
     config.memory_bytes = options->frames * TIDE_PAGE_BYTES;
     config.topology_synthetic = options->nodes > 0 ? topology : NULL;
-    config.page_files = &file;
-    config.page_file_count = options->pagefile_bytes > 0;
+    config.page_files = files;
+    config.page_file_count = options->pagefile_bytes == 0 ? 0 : run->second[0] == '\0' ? 1 : 2;
     config.handle_memory_errors = options->bad_frames + options->poison > 0;
     config.memory_on_demand = options->mapped != STRESS_SOFT;
     config.page_file_growth_pages = 128;
     config.page_file_shrink_delay_ms = 50;
     /* Each failed write may cost a slot, and one of a cluster costs a write for each of its pages. */
     run->write_errors_max = options->pagefile_bytes / TIDE_PAGE_BYTES / 16 / 16;
-    if (options->faults > 0) {
+    if (options->faults > 0 || options->hangs > 0) {
         config.io_filter = inject;
         config.io_filter_context = run;
     }
@@ -558,13 +585,14 @@ static void print_summary(const struct stress_run *run)
         violations += all_threads[i].violations;
     }
     printf("PASS: %llu operations; %llu commits refused at the limit, %llu sections begun again, "
-           "%llu read and %llu write errors injected, %llu accesses repeated, %llu frames bad, %llu poisoned, %llu "
+           "%llu read and %llu write errors injected, %llu writes stood still, %llu accesses repeated, %llu frames "
+           "bad, %llu poisoned, %llu "
            "pages written anew, %llu accesses refused with SIGSEGV\n",
            (unsigned long long)ops_total(run), (unsigned long long)refused, (unsigned long long)too_long,
            (unsigned long long)atomic_load(&run->read_errors), (unsigned long long)atomic_load(&run->write_errors),
-           (unsigned long long)repeated, (unsigned long long)atomic_load(&run->retired),
-           (unsigned long long)atomic_load(&run->poisoned), (unsigned long long)atomic_load(&run->restored),
-           (unsigned long long)violations);
+           (unsigned long long)atomic_load(&run->hung), (unsigned long long)repeated,
+           (unsigned long long)atomic_load(&run->retired), (unsigned long long)atomic_load(&run->poisoned),
+           (unsigned long long)atomic_load(&run->restored), (unsigned long long)violations);
 }
 
 /* Can the deliveries that the run asks for be had? */

@@ -36,7 +36,8 @@ typedef struct tide_page_file_config {
 typedef enum tide_io_kind { TIDE_IO_READ = 0, TIDE_IO_WRITE = 1 } tide_io_kind;
 
 /**
- * Called before each page-file I/O, on the thread that issues it and with no lock held. It may sleep (a slow device).
+ * Called before each page-file I/O, on the thread that issues it and with no lock held. It may sleep: a slow device,
+ * or one that does not answer.
  * Returns 0 to let the I/O happen or an errno value to make it fail without being issued. For tests, fault injection
  * and throttling.
  * @param file index in the configuration; @param slot first page of the file; @param pages length.
@@ -46,7 +47,8 @@ typedef int tide_io_filter(void *context, tide_io_kind kind, unsigned file, uint
 /** How the background workers run. */
 typedef enum tide_worker_mode {
     TIDE_WORKERS_THREADS = 0, /**< threads of the engine: one zero-page, writer and trimmer thread per node, and one
-                                 page-file extender if a page file can grow */
+                                 page-file extender if a page file can grow; with more than one page file also a thread
+                                 for each file and node, so that a file which does not answer holds up no other */
     TIDE_WORKERS_MANUAL = 1   /**< no threads: the program calls tide_worker_step(); time is tide_clock_advance() */
 } tide_worker_mode;
 
@@ -134,6 +136,7 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_engine_open(const tide_config *conf
 
 /**
  * Stops the workers, removes the page files and gives the memory back. No other thread may be in a call on the engine.
+ * Waits for writes that are under way, however long their page file takes to answer.
  * @return TIDE_SUCCESS; TIDE_DEVICE_BUSY while spaces are open (nothing changes); TIDE_INVALID_HANDLE.
  */
 TIDE_EXPORT tide_status tide_engine_close(tide_engine *engine);
@@ -147,7 +150,8 @@ TIDE_EXPORT tide_status tide_worker_hold(tide_engine *engine, tide_worker worker
 /**
  * Runs bounded work of one worker on one node on the calling thread, whatever the mode and hold.
  * @param budget_pages most pages to handle; 0 means no bound.
- * @param[out] done_pages pages zeroed, written, trimmed, or by which page files grew or shrank; may be NULL.
+ * @param[out] done_pages pages zeroed, written, trimmed, or by which page files grew or shrank; may be NULL. Where a
+ *   page file took longer than 100 ms, its pages are counted by a later step than the one that took them.
  * @return TIDE_SUCCESS, TIDE_INVALID_PARAMETER, TIDE_INVALID_HANDLE; TIDE_IO_ERROR if a write failed (the pages stay
  *   modified).
  */

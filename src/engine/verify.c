@@ -1,8 +1,9 @@
 /*
  * Verification: stops the world and checks the invariants of nt-behaviour 32 over every frame, list, table and slot.
  *
- * With the world stopped no thread is inside the engine, so no PTE is claimed, no I/O is in flight and nothing is
- * locked. Access sections may be open: their threads touch frame contents and accessed bits only.
+ * With the world stopped no thread is inside the engine, so no PTE is claimed, nothing is locked, and no I/O is in
+ * flight but writes to a page file that does not answer (workers/lanes.c). Access sections may be open: their threads
+ * touch frame contents and accessed bits only.
  *
  * Checked here: I1 counts, I2 available, I3 zeroed content, I4 frames and PTEs point at each other, I5 share and
  * reference counts, I6 lists, I7 slots, I8 charge, I10 regions, I11 table tallies, I12 working sets, I13 clean
@@ -24,6 +25,7 @@ struct verify {
     tide_verify_report *report;
     uint8_t *table;                            /* per frame: found as a table of a space */
     uint8_t *listed;                           /* per frame: seen on a list or in a cache */
+    uint8_t *written;                          /* per frame: under write */
     uint32_t *valid;                           /* per frame: valid PTEs that name it */
     uint32_t *tally;                           /* per frame that is a table: frames that name a PTE in it */
     uint32_t *entries;                         /* per frame that is a table: valid and transition PTEs in it */
@@ -48,10 +50,8 @@ __attribute__((format(printf, 2, 3))) static void violated(struct verify *verify
     }
 }
 
-static void slot_note(struct verify *verify, uint64_t original)
+static void slot_note(struct verify *verify, struct stores_slot slot)
 {
-    const struct stores_slot slot = pte_slot((pte_t){ original });
-
     verify->slot_count++;
     verify->report->slots_checked++;
     if (!stores_slot_allocated(verify->engine->partition.stores, slot)) {
@@ -63,6 +63,17 @@ static void slot_note(struct verify *verify, uint64_t original)
     if (verify->named[at / 8] & bit)
         violated(verify, "I7: slot %u of page file %u has two owners", slot.slot, slot.file);
     verify->named[at / 8] |= bit;
+}
+
+/* Its slot has an owner as soon as it is given out. */
+static void write_note(void *context, frame_t frame, struct stores_slot slot)
+{
+    struct verify *verify = context;
+
+    if (verify->written[frame.number]++ != 0 || (frame_pfn(verify->frames, frame)->word & PFN_WRITE_IN_PROGRESS) == 0)
+        violated(verify, "I6: frame %u is written to slot %u of page file %u and does not count as under write",
+                 frame.number, slot.slot, slot.file);
+    slot_note(verify, slot);
 }
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
@@ -190,7 +201,7 @@ static void leaf_check(struct verify *verify, const tide_space *space, uint64_t 
         } else if (pte_tag(pte) == PTE_TAG_TRANSITION) {
             frame_of_pte(verify, space, page, &leaf[i], pte);
         } else if (pte_tag(pte) == PTE_TAG_PAGE_FILE) {
-            slot_note(verify, pte.bits);
+            slot_note(verify, pte_slot(pte));
         } else if (pte_tag(pte) == PTE_TAG_BUSY) {
             violated(verify, "I15: page 0x%lx of space %lu is claimed and nobody is there", page, space->id);
         }
@@ -373,13 +384,14 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
             violated(verify, "I11: frame %u counts as a table and hangs in no space", frame.number);
         return;
     }
+    const bool written = verify->written[frame.number] != 0;
+    if (((word & PFN_WRITE_IN_PROGRESS) != 0 && !written) || (word & PFN_READ_IN_PROGRESS))
+        violated(verify, "I6: frame %u has I/O in progress in a stopped world", frame.number);
     if (word & PFN_DELETED) {
         if (state != FRAME_TRANSITION)
             violated(verify, "I6: frame %u is deleted and %s", frame.number, frame_state_name(state));
         return;
     }
-    if (word & (PFN_READ_IN_PROGRESS | PFN_WRITE_IN_PROGRESS))
-        violated(verify, "I6: frame %u has I/O in progress in a stopped world", frame.number);
     if (pfn->pte == NULL) {
         violated(verify, "I4: frame %u is %s and has no owner", frame.number, frame_state_name(state));
         return;
@@ -401,12 +413,12 @@ static void owned_frame_check(struct verify *verify, frame_t frame, const struct
     } else if (marks & PTE_RESET) {
         violated(verify, "I13: frame %u need not be kept and has original 0x%lx", frame.number, pfn->original);
     } else if (pfn->original != marks) {
-        slot_note(verify, pfn->original);
+        slot_note(verify, pte_slot((pte_t){ pfn->original }));
         if (word & PFN_DIRTY)
             violated(verify, "I13: frame %u is dirty and keeps a slot", frame.number);
         else
             clean_check(verify, frame, pfn);
-    } else if (!(word & PFN_DIRTY)) {
+    } else if (!(word & PFN_DIRTY) && !written) { /* clean so that a change is noticed */
         violated(verify, "I13: frame %u is clean and has no slot", frame.number);
     }
 }
@@ -499,6 +511,7 @@ static void verify_stopped(struct verify *verify)
 
     stores_statistics_get(partition->stores, &stores);
     stores_released_flush(partition->stores);
+    workers_under_write(verify->engine->workers, write_note, verify);
     for (unsigned n = 0; n < verify->frames->node_count; n++)
         lists_check(verify, n);
     for (tide_space *space = partition->spaces; space != NULL; space = space->next)
@@ -545,7 +558,7 @@ static size_t memory_reserve(struct verify *verify)
         slots += file.maximum_slots + 1; /* slot 0 is the header */
     }
     const size_t words = 3 * end * sizeof *verify->valid;
-    const size_t bytes = 2 * (size_t)TIDE_PAGE_BYTES + words + 2 * end + slots / 8 + 1;
+    const size_t bytes = 2 * (size_t)TIDE_PAGE_BYTES + words + 3 * end + slots / 8 + 1;
     char *memory = os_memory_reserve(bytes, TIDE_PAGE_BYTES);
     if (memory == NULL)
         return 0;
@@ -556,7 +569,8 @@ static size_t memory_reserve(struct verify *verify)
     verify->entries = verify->tally + end;
     verify->table = (uint8_t *)(verify->entries + end);
     verify->listed = verify->table + end;
-    verify->named = verify->listed + end;
+    verify->written = verify->listed + end;
+    verify->named = verify->written + end;
     return bytes;
 }
 

@@ -283,7 +283,8 @@ static unsigned allocate_in(struct stores *stores, unsigned file, unsigned posit
     return slot_map_allocate(slots, wanted, need, first);
 }
 
-static unsigned allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first)
+static unsigned allocate(struct stores *stores, unsigned position, unsigned wanted, uint32_t closed,
+                         struct stores_slot *first)
 {
     /* What is on its way back may be room enough; at last what is reserved. */
     enum { PLAIN, FLUSHED, DROP, ATTEMPTS };
@@ -294,7 +295,7 @@ static unsigned allocate(struct stores *stores, unsigned position, unsigned want
 
         if (attempt == FLUSHED)
             stores_released_flush(stores);
-        while ((file = choose_file(stores, full)) != stores->file_count) {
+        while ((file = choose_file(stores, full | closed)) != stores->file_count) {
             const unsigned count =
                 allocate_in(stores, file, position, wanted, attempt == DROP ? SLOT_DROP : SLOT_KEEP, &first->slot);
             if (count != 0) {
@@ -311,22 +312,24 @@ static unsigned allocate(struct stores *stores, unsigned position, unsigned want
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first)
 {
     ASSERT_ALWAYS(wanted >= 1);
-    return allocate(stores, NO_WINDOW, wanted < STORES_CLUSTER_MAX ? wanted : STORES_CLUSTER_MAX, first);
+    return allocate(stores, NO_WINDOW, wanted < STORES_CLUSTER_MAX ? wanted : STORES_CLUSTER_MAX, 0, first);
 }
 
-unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first)
+unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, uint32_t closed,
+                                struct stores_slot *first)
 {
     ASSERT_ALWAYS(wanted >= 1 && position + wanted <= stores->window_pages);
-    return allocate(stores, stores->window_pages == 1 ? NO_WINDOW : position, wanted, first);
+    return allocate(stores, stores->window_pages == 1 ? NO_WINDOW : position, wanted, closed, first);
 }
 
 unsigned stores_window_join(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot neighbour,
-                            int distance, struct stores_slot *first)
+                            int distance, uint32_t closed, struct stores_slot *first)
 {
     const int64_t slot = (int64_t)neighbour.slot - distance;
 
     ASSERT_ALWAYS(wanted >= 1 && position + wanted <= stores->window_pages);
-    if (neighbour.file >= stores->file_count || neighbour.slot == 0 || slot <= 0 || slot > UINT32_MAX)
+    if (neighbour.file >= stores->file_count || (closed & 1u << neighbour.file) != 0 || neighbour.slot == 0 ||
+        slot <= 0 || slot > UINT32_MAX)
         return 0;
     struct slot_map *const slots = &stores->files[neighbour.file].slots;
     const bool in_block = slot >= position && (slot - position) % slots->block == 0;

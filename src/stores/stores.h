@@ -97,16 +97,18 @@ bool stores_check(struct stores *stores);
 unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first);
 /*
  * The same for pages `position` to `position` + `wanted` - 1 of a window: takes a block for the window, and reserves
- * the slots of the window's other pages in it. Where the chosen file has no free block, just the slots.
+ * the slots of the window's other pages in it. Where the chosen file has no free block, just the slots. No file of
+ * `closed` (bits by file) is chosen.
  */
-unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot *first);
+unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, uint32_t closed,
+                                struct stores_slot *first);
 /*
  * The slots for the same pages, if another page of the window has one: page `position` + `distance` has `neighbour`.
- * Returns how many of the slots that lie where they should are to be had, from the first on; 0 if that one is not.
- * `neighbour` may be out of date, or anything.
+ * Returns how many of the slots that lie where they should are to be had, from the first on; 0 if that one is not,
+ * or if the file is one of `closed`. `neighbour` may be out of date, or anything.
  */
 unsigned stores_window_join(struct stores *stores, unsigned position, unsigned wanted, struct stores_slot neighbour,
-                            int distance, struct stores_slot *first);
+                            int distance, uint32_t closed, struct stores_slot *first);
 /* Nobody names the slot any more. It may take until the next flush before its map knows: see released.c. */
 void stores_slot_release(struct stores *stores, struct stores_slot slot);
 /* Brings all released slots into their maps. Statistics and an allocation that finds no room do so themselves. */
@@ -160,7 +162,6 @@ struct stores_write {
     unsigned count;                         /* pages, 1 .. STORES_CLUSTER_MAX */
     struct iovec pages[STORES_CLUSTER_MAX]; /* one page each; neighbours in memory become one piece */
     int error;
-    void *owner; /* the caller's */
 };
 
 /* A writer's queue: owned by one thread at a time. */

@@ -5,6 +5,7 @@
  */
 #include "base/error.h"
 #include "workers/idle.h"
+#include "workers/lanes.h"
 #include "workers/workers_impl.h"
 
 #include <stdio.h>
@@ -62,21 +63,14 @@ tide_status workers_create(struct partition *partition, const tide_config *confi
         sync_lock_init(&worker->lock, SYNC_RANK_worker);
         worker->last_ageing_ns = workers_clock_ns(workers);
         worker->trimmed_since_ageing = UINT64_MAX / 2; /* so the first shortage ages */
-        worker->scratch_bytes = worker->kind == TIDE_WORKER_MODIFIED_WRITER ? writer_scratch_bytes
-                                : worker->kind == TIDE_WORKER_TRIMMER       ? trimmer_scratch_bytes
-                                                                            : 0;
-        if (worker->scratch_bytes != 0) {
+        if (worker->kind == TIDE_WORKER_TRIMMER) {
+            worker->scratch_bytes = trimmer_scratch_bytes;
             worker->scratch = os_memory_reserve(worker->scratch_bytes, TIDE_PAGE_BYTES);
             if (worker->scratch == NULL)
                 status = TIDE_INSUFFICIENT_RESOURCES;
         }
-        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && stores_file_count(partition->stores) != 0 &&
-            !tide_failed(status)) {
-            status = stores_queue_create(partition->stores, WRITER_QUEUE_DEPTH, &worker->queue);
-            worker->copies = os_memory_reserve(WRITER_COPIES_BYTES, TIDE_PAGE_BYTES);
-            if (worker->copies == NULL)
-                status = TIDE_INSUFFICIENT_RESOURCES;
-        }
+        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER && !tide_failed(status))
+            status = lanes_create(worker);
     }
     if (tide_failed(status)) {
         workers_destroy(workers);
@@ -107,7 +101,7 @@ static bool is_due(const struct worker *worker)
     case TIDE_WORKER_ZERO_PAGE:
         return zero_page_due(worker);
     case TIDE_WORKER_MODIFIED_WRITER:
-        return worker->queue != NULL && writer_due(worker);
+        return worker->lane_count != 0 && writer_due(worker);
     case TIDE_WORKER_EXTENDER:
         return extender_due(worker);
     default:
@@ -209,6 +203,12 @@ bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struc
     return done;
 }
 
+void workers_under_write(const struct workers *workers, workers_see_write *see, void *context)
+{
+    for (unsigned n = 0; n < workers->node_count; n++)
+        lanes_under_write(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, n), see, context);
+}
+
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
 
 static struct frames_bell *bell_of(const struct worker *worker)
@@ -297,6 +297,11 @@ tide_status workers_start(struct workers *workers)
         int error = 0;
         if (worker->kind == TIDE_WORKER_ZERO_PAGE)
             error = idle_start(workers->partition->topology, worker->node, &worker->idle);
+        if (worker->kind == TIDE_WORKER_MODIFIED_WRITER) {
+            const tide_status status = lanes_start(worker);
+            if (tide_failed(status))
+                return status;
+        }
         if (error == 0)
             error = pthread_create(&worker->thread, NULL, thread_main, worker);
         if (error != 0)
@@ -335,8 +340,7 @@ void workers_destroy(struct workers *workers)
             pthread_join(worker->thread, NULL);
         }
         idle_end(worker->idle);
-        stores_queue_destroy(worker->queue);
-        os_memory_free(worker->copies, WRITER_COPIES_BYTES);
+        lanes_destroy(worker);
         os_memory_free(worker->scratch, worker->scratch_bytes);
         trimmer_candidates_free(worker);
     }

@@ -18,6 +18,7 @@
 
 struct workers;
 struct trimmer_candidate;
+struct writer_lane;
 struct idle; /* idle.h */
 
 struct worker {
@@ -25,10 +26,11 @@ struct worker {
     tide_worker kind;                     /* [I] */
     unsigned node;                        /* [I] */
     struct sync_lock lock;                /* rank worker: one step at a time */
-    struct stores_queue *queue;           /* [L:worker] the writer's */
+    struct writer_lane *lanes;            /* [I] the writer's, by page file (lanes.h) */
+    unsigned lane_count;                  /* [I] */
+    struct sync_event written;            /* moves when a lane's thread is done */
     void *scratch;                        /* [L:worker] what a step needs and a signal's stack may not have room for */
     size_t scratch_bytes;                 /* [I] */
-    char *copies;                         /* [L:worker] the writer's: of pages that have no memory in the arena */
     uint64_t last_ageing_ns;              /* [L:worker] the trimmer's */
     struct trimmer_candidate *candidates; /* [L:worker] the trimmer's: spaces in the order of their claims */
     uint64_t candidate_capacity;          /* [L:worker] */
@@ -99,6 +101,13 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
  * charge should be tried again; false if it cannot be made to fit now.
  */
 bool workers_extend(struct workers *workers, struct grace_thread *thread, uint64_t pages);
+
+/*
+ * What is under write although no step runs, since its page file does not answer: calls `see` for each page and the
+ * slot that it goes to. The world is stopped.
+ */
+typedef void workers_see_write(void *context, frame_t frame, struct stores_slot slot);
+void workers_under_write(const struct workers *workers, workers_see_write *see, void *context);
 
 /* For partition.reclaim. */
 bool workers_reclaim(struct workers *workers, struct grace_thread *thread, struct frames_place place);

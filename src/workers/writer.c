@@ -2,8 +2,8 @@
  * Modified-page writer (nt-behaviour 14.1).
  *
  * Takes the oldest modified page whose grace period has passed, and with it those of the aligned window of pages
- * around it, in virtual address order, that are modified too; gives the run consecutive slots; writes many runs at
- * once without a lock. At the end a page that nobody touched goes to the tail of its standby list with its slot; one
+ * around it, in virtual address order, that are modified too; gives the run consecutive slots; has many runs written
+ * at once, file by file (lanes.c). At the end a page that nobody touched goes to the tail of its standby list with its slot; one
  * that was dirtied again has the slot taken back; one that was deleted is freed; one whose write failed is modified
  * as before.
  *
@@ -13,35 +13,17 @@
  * the run starts a block for the window, in which the neighbours' slots are reserved (stores.c). What is read there may
  * change meanwhile. It is only a hint: whether a slot is to be had, the map decides.
  *
- * Errors. The pages of a cluster that could not be written are written again, one by one. A page that fails again
- * failed for its slot, which is marked bad for good - unless nothing else that was written to that file in this batch,
- * page or cluster, reached it. Then the device is at fault: its slots are as good as any when it comes back, and its
- * other clusters are not tried again in this batch. If the memory of the page is what is bad (bad.c), its frame is
- * noted.
+ * Errors. A slot that could not be written is marked bad for good, unless the whole file is at fault: then its slots
+ * are as good as any when it comes back. If the memory of the page is what is bad (bad.c), its frame is noted.
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "workers/lanes.h"
 #include "workers/workers_impl.h"
 
-enum { WRITER_SINGLE_WRITES = 8 };
-
-struct run {
-    frame_t frames[STORES_CLUSTER_MAX];
-    unsigned count;
-    const uint64_t *window; /* PTE of the first page of the window */
-    unsigned position;      /* of the run's first page in it */
-};
-
-struct writer_batch {
-    struct stores_write writes[WRITER_BATCH_WRITES];
-    struct run runs[WRITER_BATCH_WRITES];
-    unsigned count; /* of writes */
-    unsigned pages; /* in them */
-};
-
-const size_t writer_scratch_bytes = sizeof(struct writer_batch);
+enum { ROUND_PARTS = 16, ROUND_PAGES_LEAST = 64 };
 
 bool writer_due(const struct worker *worker)
 {
@@ -49,6 +31,8 @@ bool writer_due(const struct worker *worker)
     const struct frames_node *node = &frames->nodes[worker->node];
     struct frames_counts counts;
 
+    if (lanes_have_news(worker))
+        return true;
     frames_counts(frames, worker->node, &counts);
     const uint64_t modified = counts.lists[FRAME_LIST_MODIFIED];
     return modified > node->modified_trigger || (modified != 0 && counts.available < node->high);
@@ -75,7 +59,7 @@ static unsigned gather(struct frames *frames, uint64_t *pte, int direction, unsi
 }
 
 /* A run of at most `most` modified pages, adjoining in virtual address, in ascending order. False if there is none. */
-static bool run_take(struct worker *worker, uint64_t most, struct run *run)
+static bool run_take(struct worker *worker, uint64_t most, struct writer_run *run)
 {
     struct partition *partition = worker->workers->partition;
     struct frames *frames = partition->frames;
@@ -103,7 +87,7 @@ static bool run_take(struct worker *worker, uint64_t most, struct run *run)
 }
 
 /* The run is not written after all: modified as before. */
-static void run_put_back(struct worker *worker, const struct run *run, unsigned from)
+static void run_put_back(struct worker *worker, const struct writer_run *run, unsigned from)
 {
     for (unsigned i = from; i < run->count; i++)
         (void)frames_write_end(worker->workers->partition->frames, run->frames[i], 0, false);
@@ -122,8 +106,19 @@ static struct stores_slot slot_seen(const struct frames *frames, const uint64_t 
     return pte_slot((pte_t){ original });
 }
 
-/* Slots for the pages of a run from `from` on. Returns for how many, 0 if the page files are full. */
-static unsigned slots_get(struct worker *worker, const struct writer_batch *batch, const struct run *run, unsigned from,
+/* Files whose lane has no room for a page now: bits by file. */
+static uint32_t files_closed(const struct worker *worker)
+{
+    uint32_t closed = 0;
+
+    for (unsigned i = 0; i < worker->lane_count; i++)
+        if (!lane_is_idle(&worker->lanes[i]) || worker->lanes[i].batch->count == WRITER_BATCH_WRITES)
+            closed |= 1u << i;
+    return closed;
+}
+
+/* Slots for the pages of a run from `from` on, in a file that is not closed. Returns for how many, 0 if there is none. */
+static unsigned slots_get(struct worker *worker, const struct writer_run *run, unsigned from, uint32_t closed,
                           struct stores_slot *first)
 {
     struct partition *partition = worker->workers->partition;
@@ -134,14 +129,17 @@ static unsigned slots_get(struct worker *worker, const struct writer_batch *batc
     uint64_t tried = 0;
     unsigned got;
 
-    for (unsigned i = 0; i < batch->count; i++) {
-        const struct run *other = &batch->runs[i];
-        if (other->window != run->window)
-            continue;
-        got = stores_window_join(partition->stores, (unsigned)position, wanted, batch->writes[i].first,
-                                 (int)other->position - position, first);
-        if (got != 0)
-            return got;
+    for (unsigned l = 0; l < worker->lane_count; l++) {
+        const struct writer_batch *batch = worker->lanes[l].batch;
+        for (unsigned i = 0; (closed & 1u << l) == 0 && i < batch->count; i++) {
+            const struct writer_run *other = &batch->runs[i];
+            if (other->window != run->window)
+                continue;
+            got = stores_window_join(partition->stores, (unsigned)position, wanted, batch->writes[i].first,
+                                     (int)other->position - position, closed, first);
+            if (got != 0)
+                return got;
+        }
     }
     /* The nearest first; a place that one neighbour showed in vain is not asked for again. */
     for (int distance = 1; distance < (int)window && wanted < window; distance++) {
@@ -154,12 +152,13 @@ static unsigned slots_get(struct worker *worker, const struct writer_batch *batc
             if (slot.slot == 0 || place == tried)
                 continue;
             tried = place;
-            got = stores_window_join(partition->stores, (unsigned)position, wanted, slot, side * distance, first);
+            got =
+                stores_window_join(partition->stores, (unsigned)position, wanted, slot, side * distance, closed, first);
             if (got != 0)
                 return got;
         }
     }
-    return stores_window_allocate(partition->stores, (unsigned)position, wanted, first);
+    return stores_window_allocate(partition->stores, (unsigned)position, wanted, closed, first);
 }
 
 /* The page files are full: larger ones would do. */
@@ -176,12 +175,11 @@ static void slots_call(struct partition *partition)
  * none of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page.
  * False if they cannot be read: their space is going, and they with it.
  */
-static bool contents_copy(struct worker *worker, const struct writer_batch *batch, struct stores_write *write,
-                          const struct run *run)
+static bool contents_copy(const struct writer_lane *lane, struct stores_write *write, const struct writer_run *run)
 {
-    struct frames *frames = worker->workers->partition->frames;
+    struct frames *frames = lane->worker->workers->partition->frames;
     const struct pfn *first = frame_pfn(frames, run->frames[0]);
-    char *copy = worker->copies + batch->pages * (size_t)TIDE_PAGE_BYTES;
+    char *copy = lane->copies + lane->batch->pages * (size_t)TIDE_PAGE_BYTES;
     uint64_t page;
 
     if (!pfn_is_hollow(sync_load_relaxed_64(&first->word)))
@@ -195,41 +193,65 @@ static bool contents_copy(struct worker *worker, const struct writer_batch *batc
     return true;
 }
 
+/* Adds pages of a run that have their slots to the batch of the file's lane. False if they cannot be read. */
+static bool part_add(struct writer_lane *lane, const struct writer_run *run, unsigned from, struct stores_slot first,
+                     unsigned count)
+{
+    const struct frames *frames = lane->worker->workers->partition->frames;
+    struct writer_batch *batch = lane->batch;
+    struct stores_write *write = &batch->writes[batch->count];
+    struct writer_run *part = &batch->runs[batch->count];
+
+    write->first = first;
+    write->count = part->count = count;
+    part->window = run->window;
+    part->position = run->position + from;
+    for (unsigned i = 0; i < count; i++) {
+        part->frames[i] = run->frames[from + i];
+        write->pages[i] = (struct iovec){ frame_memory(frames, part->frames[i]), TIDE_PAGE_BYTES };
+    }
+    if (!contents_copy(lane, write, part))
+        return false;
+    batch->count++;
+    batch->pages += count;
+    return true;
+}
+
+/* Will none of these files take a page soon? */
+static bool files_stand_still(const struct worker *worker, uint32_t files)
+{
+    for (unsigned i = 0; i < worker->lane_count; i++)
+        if ((files & 1u << i) != 0 && !lane_is_overdue(&worker->lanes[i]))
+            return false;
+    return true;
+}
+
 /*
- * Gives a run its slots, in as many writes as it takes. Returns the pages that got one; the others are put back. Less
- * than the run means that the page files are full, unless the batch is.
+ * Gives a run its slots, in as many writes as it takes. Returns the pages that got one; the others are put back.
+ * *more: there may be slots for others, now or when a lane is done.
  */
-static unsigned run_add(struct worker *worker, struct writer_batch *batch, const struct run *run)
+static unsigned run_add(struct worker *worker, const struct writer_run *run, bool *more)
 {
     struct partition *partition = worker->workers->partition;
     unsigned done = 0;
 
-    while (done < run->count && batch->count < WRITER_BATCH_WRITES) {
+    while (done < run->count) {
+        const uint32_t closed = files_closed(worker);
         struct stores_slot first;
-        const unsigned got = slots_get(worker, batch, run, done, &first);
+        const unsigned got = slots_get(worker, run, done, closed, &first);
 
         if (got == 0) {
-            slots_call(partition);
+            *more = !files_stand_still(worker, closed);
+            if (!*more)
+                slots_call(partition);
             break;
         }
-        struct stores_write *write = &batch->writes[batch->count];
-        struct run *part = &batch->runs[batch->count++];
-        write->first = first;
-        write->count = part->count = got;
-        write->owner = part;
-        part->window = run->window;
-        part->position = run->position + done;
-        for (unsigned i = 0; i < got; i++) {
-            part->frames[i] = run->frames[done + i];
-            write->pages[i] = (struct iovec){ frame_memory(partition->frames, part->frames[i]), TIDE_PAGE_BYTES };
-        }
-        if (!contents_copy(worker, batch, write, part)) {
-            batch->count--;
+        if (!part_add(&worker->lanes[first.file], run, done, first, got)) {
             for (unsigned i = 0; i < got; i++)
                 stores_slot_release(partition->stores, (struct stores_slot){ first.file, first.slot + i });
+            *more = false;
             break;
         }
-        batch->pages += got;
         done += got;
     }
     run_put_back(worker, run, done);
@@ -241,21 +263,6 @@ static void slot_bad(struct partition *partition, struct stores_slot slot)
 {
     stores_slot_mark_bad(partition->stores, slot);
     commit_limit_lower(&partition->commit, 1);
-}
-
-/* What a batch has shown of the files: bits by file. */
-struct files_seen {
-    uint32_t alive; /* a write reached the disk */
-    uint32_t dead;  /* a cluster failed, none of its pages could be written alone, and the file has not shown life */
-};
-
-static void write_count(struct partition *partition, const struct stores_write *write)
-{
-    (void)sync_add_64(&partition->io.page_writes, 1);
-    if (write->error == 0)
-        (void)sync_add_64(&partition->io.pages_output, write->count);
-    else
-        (void)sync_add_64(&partition->io.write_errors, 1);
 }
 
 /* The write of one page is over, for good. */
@@ -271,119 +278,98 @@ static void page_complete(struct worker *worker, frame_t frame, struct stores_sl
         stores_slot_release(partition->stores, slot);
 }
 
-/* Writes pages of a failed cluster one by one. Sets the error of each, from `from` on. Returns how many it did. */
-static unsigned singles_write(struct worker *worker, struct grace_thread *thread, const struct stores_write *write,
-                              unsigned from, int *errors, struct files_seen *seen)
+/* What became of a lane's batch. Returns the pages that are written. */
+static uint64_t batch_complete(struct writer_lane *lane, int *error)
 {
-    struct partition *partition = worker->workers->partition;
-    struct stores_write singles[WRITER_SINGLE_WRITES];
-    struct stores_write *pointers[WRITER_SINGLE_WRITES];
-    const unsigned left = write->count - from;
-    const unsigned count = left < WRITER_SINGLE_WRITES ? left : WRITER_SINGLE_WRITES;
-
-    for (unsigned i = 0; i < count; i++) {
-        pointers[i] = &singles[i];
-        singles[i].first = (struct stores_slot){ write->first.file, write->first.slot + from + i };
-        singles[i].count = 1;
-        singles[i].pages[0] = write->pages[from + i];
-    }
-    grace_io_begin(thread);
-    stores_queue_write(worker->queue, pointers, count);
-    grace_io_end(thread);
-    for (unsigned i = 0; i < count; i++) {
-        write_count(partition, &singles[i]);
-        errors[from + i] = singles[i].error;
-        if (singles[i].error == 0 || frames_bad_is_to_blame(partition->frames, singles[i].error))
-            seen->alive |= 1u << write->first.file;
-    }
-    return count;
-}
-
-/* A cluster could not be written: finds out for which slots. Returns the pages that could. */
-static uint64_t failed_complete(struct worker *worker, struct grace_thread *thread, const struct stores_write *write,
-                                struct files_seen *seen, int *error)
-{
-    const struct run *run = write->owner;
-    const uint32_t file = 1u << write->first.file;
-    int errors[STORES_CLUSTER_MAX];
+    struct worker *worker = lane->worker;
+    struct frames *frames = worker->workers->partition->frames;
+    const struct writer_batch *batch = lane->batch;
     uint64_t written = 0;
 
-    for (unsigned i = 0; i < run->count; i++)
-        errors[i] = write->error;
-    for (unsigned i = 0; i < run->count && (seen->dead & file) == 0;)
-        i += singles_write(worker, thread, write, i, errors, seen);
-    if ((seen->alive & file) == 0)
-        seen->dead |= file;
-    for (unsigned i = 0; i < run->count; i++) {
-        const struct stores_slot slot = { write->first.file, write->first.slot + i };
-        const bool failed = errors[i] != 0;
-        const bool bad_frame = failed && frames_bad_is_to_blame(worker->workers->partition->frames, errors[i]);
+    for (unsigned i = 0; i < batch->count; i++) {
+        const struct stores_slot first = batch->writes[i].first;
+        const struct writer_run *run = &batch->runs[i];
 
-        if (bad_frame) /* before it goes back to the modified list, from which it is taken out of use */
-            (void)frames_bad_note(worker->workers->partition->frames, run->frames[i]);
-        else if (failed)
-            *error = errors[i];
-        written += !failed;
-        page_complete(worker, run->frames[i], slot, !failed, failed && !bad_frame && (seen->dead & file) == 0);
+        for (unsigned p = 0; p < run->count; p++) {
+            const bool failed = run->errors[p] != 0;
+            const bool bad_frame = failed && frames_bad_is_to_blame(frames, run->errors[p]);
+
+            if (bad_frame) /* before it goes back to the modified list, from which it is taken out of use */
+                (void)frames_bad_note(frames, run->frames[p]);
+            else if (failed)
+                *error = run->errors[p];
+            written += !failed;
+            page_complete(worker, run->frames[p], (struct stores_slot){ first.file, first.slot + p }, !failed,
+                          failed && !bad_frame && !batch->dead);
+        }
     }
+    lane_taken_in(lane);
     return written;
 }
 
-static uint64_t batch_complete(struct worker *worker, struct grace_thread *thread, const struct writer_batch *batch,
-                               int *error)
+static uint64_t lanes_take_in(struct worker *worker, int *error)
 {
-    struct files_seen seen = { 0, 0 };
-    uint64_t done = 0;
+    uint64_t written = 0;
 
-    for (unsigned i = 0; i < batch->count; i++) {
-        const struct stores_write *write = &batch->writes[i];
-        const struct run *run = write->owner;
+    for (unsigned i = 0; i < worker->lane_count; i++)
+        if (lane_is_done(&worker->lanes[i]))
+            written += batch_complete(&worker->lanes[i], error);
+    return written;
+}
 
-        write_count(worker->workers->partition, write);
-        if (write->error != 0)
-            continue;
-        seen.alive |= 1u << write->first.file;
-        done += run->count;
-        for (unsigned p = 0; p < run->count; p++)
-            page_complete(worker, run->frames[p], (struct stores_slot){ write->first.file, write->first.slot + p },
-                          true, false);
+/* Batches of at most so many pages in all, in lanes that are idle. Returns the pages; *more: there may be others. */
+static uint64_t lanes_fill(struct worker *worker, uint64_t most, bool *more)
+{
+    uint64_t pages = 0;
+
+    while (pages < most) {
+        struct writer_run run;
+
+        if (!run_take(worker, most - pages, &run)) {
+            *more = false;
+            break;
+        }
+        const unsigned added = run_add(worker, &run, more);
+        pages += added;
+        if (added < run.count)
+            break;
     }
-    for (unsigned i = 0; i < batch->count; i++)
-        if (batch->writes[i].error != 0)
-            done += failed_complete(worker, thread, &batch->writes[i], &seen, error);
-    return done;
+    return pages;
+}
+
+static void lanes_start_filled(struct worker *worker)
+{
+    for (unsigned i = 0; i < worker->lane_count; i++)
+        if (lane_is_idle(&worker->lanes[i]) && worker->lanes[i].batch->count != 0)
+            lane_start(&worker->lanes[i]);
+}
+
+/* Pages for one round: in a small engine a file that does not answer must not keep a large part of it. */
+static uint64_t round_pages(const struct worker *worker)
+{
+    const uint64_t part = worker->workers->partition->frames->nodes[worker->node].count / ROUND_PARTS;
+
+    return part < ROUND_PAGES_LEAST ? ROUND_PAGES_LEAST : part < WRITER_BATCH_PAGES ? part : WRITER_BATCH_PAGES;
 }
 
 uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_t budget, int *error)
 {
-    struct partition *partition = worker->workers->partition;
-    uint64_t done = 0;
-    struct writer_batch *const batch = worker->scratch;
-    bool more = worker->queue != NULL;
+    const uint64_t round = round_pages(worker);
+    uint64_t begun = 0, written = 0;
+    bool more = worker->lane_count != 0;
+    bool under_way;
 
-    while (more && done < budget && *error == 0) {
-        struct stores_write *writes[WRITER_BATCH_WRITES];
-        const uint64_t most = budget - done < WRITER_BATCH_PAGES ? budget - done : WRITER_BATCH_PAGES;
-
-        batch->count = batch->pages = 0;
-        while (more && batch->count < WRITER_BATCH_WRITES && batch->pages < most) {
-            struct run run;
-            if (!run_take(worker, most - batch->pages, &run)) {
-                more = false;
-                break;
-            }
-            const unsigned added = run_add(worker, batch, &run);
-            more = added == run.count || batch->count == WRITER_BATCH_WRITES;
+    do {
+        written += lanes_take_in(worker, error);
+        if (more && begun < budget && *error == 0) {
+            const uint64_t left = budget - begun;
+            begun += lanes_fill(worker, left < round ? left : round, &more);
         }
-        if (batch->count == 0)
-            break;
-        for (unsigned i = 0; i < batch->count; i++)
-            writes[i] = &batch->writes[i];
         grace_io_begin(thread);
-        stores_queue_write(worker->queue, writes, batch->count);
-        (void)grace_advance(&partition->frames->grace);
+        lanes_start_filled(worker);
+        under_way = lanes_wait(worker);
+        (void)grace_advance(&worker->workers->partition->frames->grace);
         grace_io_end(thread);
-        done += batch_complete(worker, thread, batch, error);
-    }
-    return done;
+    } while (under_way);
+    return written;
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Slots are given at write time, not at commit time, and pages go out in full clusters. */
 static void PW_1_slots_are_given_when_pages_are_written(void **state)
@@ -459,6 +460,137 @@ static void PW_5_a_dead_file_costs_no_slot(void **state)
     fixture_close(fixture);
 }
 
+/* Steps of the writer, until no page of the node is modified that could be written. */
+static void write_until(struct fixture *fixture, uint64_t modified)
+{
+    while (node_now(fixture, 0).modified > modified)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+}
+
+/*
+ * A page file whose device does not answer: the others are written, pages come and go, and what is under write to it is
+ * the program's to use, change and delete. Of mapped files the same is to be shown when there are any.
+ */
+static void PW_6_a_file_that_does_not_answer_holds_up_no_other(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 800, PAGES = 3000, UNDER_WRITE_MAX = 64 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, true);
+    stamp_pages(space, base, PAGES, 1, 1); /* nearly four times the memory: each page goes out, and most come back */
+    device_wait_held(&fixture->device, TIDE_IO_WRITE, 1);
+    check_pages(space, base, PAGES, 1, 1);
+    stamp_pages(space, base, PAGES, 1, 2);
+    trim_all(space);
+    write_until(fixture, 0);
+
+    const uint64_t under_write = node_now(fixture, 0).transition;
+    assert_between(under_write, 1, UNDER_WRITE_MAX);
+    assert_int_equal(page_file_now(fixture, 0).pages_output, 0);
+    assert_true(page_file_now(fixture, 1).pages_output >= PAGES - FRAMES);
+    fixture_verify(fixture);
+    check_pages(space, base, PAGES, 1, 2);
+    trim_all(space);
+    assert_int_equal(pages_in_state(space, base, PAGES, TIDE_PAGE_STATE_TRANSITION), under_write);
+
+    /* Of those under write the first is deleted, and the last is written to. */
+    tide_address first = 0, last = 0;
+    for (uint64_t i = 0; i < PAGES; i++) {
+        if (page_now(space, base + i * PG).state != TIDE_PAGE_STATE_TRANSITION)
+            continue;
+        first = first == 0 ? base + i * PG : first;
+        last = base + i * PG;
+    }
+    region_decommit(space, first, 1);
+    if (last != first)
+        assert_success(stamp_put(space, last, 1, 3));
+    fixture_verify(fixture);
+
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, false);
+    while (node_now(fixture, 0).transition != 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    assert_between(page_file_now(fixture, 0).pages_output, under_write, PAGES);
+    fixture_verify(fixture);
+    trim_all(space);
+    write_until(fixture, 0);
+    empty_standby(fixture);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        const tide_address page = base + i * PG;
+        if (page != first)
+            assert_success(stamp_check(space, page, 1, page == last ? 3 : 2));
+    }
+    fixture_close(fixture);
+}
+
+/* Where the others are full, pages wait for the file in memory; the writer is there for them when it answers. */
+static void PW_6_pages_wait_for_the_only_file_with_room(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 1000, PAGES = 600, SMALL = 40 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, SMALL);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, true);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    while (page_file_now(fixture, 1).used_slots != SMALL || node_now(fixture, 0).transition == 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    const tide_node_statistics node = node_now(fixture, 0);
+    assert_int_equal(node.modified + node.transition + standby_pages(&node), PAGES);
+    fixture_verify(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, false);
+    while (node_now(fixture, 0).transition != 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    write_until(fixture, 0);
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    fixture_verify(fixture);
+    fixture_close(fixture);
+}
+
+static void device_let_go(struct crew_member *member)
+{
+    const struct timespec pause = { .tv_nsec = 200000000 };
+
+    nanosleep(&pause, NULL);
+    device_hold((struct device *)member->context, TIDE_IO_WRITE, false);
+}
+
+/* An engine is not closed over a write that is under way: its memory is still being read. */
+static void PW_6_close_waits_for_what_is_under_write(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAGES = 100 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, 4 * PAGES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, true);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    while (node_now(fixture, 0).transition == 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    space_close(fixture, space); /* does not wait */
+    fixture_verify(fixture);
+    struct crew *crew = crew_start(1, device_let_go, &fixture->device);
+    assert_success(tide_engine_close(fixture->engine));
+    fixture->engine = NULL;
+    crew_join(crew);
+}
+
 /* ---- figures of one file ---------------------------------------------------------------------------------------- */
 
 static void page_file_statistics_refuse_what_is_not_there(void **state)
@@ -518,6 +650,9 @@ static const struct CMUnitTest page_files[] = {
     API_TEST(PW_4_reservations_leave_the_choice_to_speed),
     API_TEST(PW_5_an_error_on_a_slot_costs_the_slot_alone),
     API_TEST(PW_5_a_dead_file_costs_no_slot),
+    API_TEST(PW_6_a_file_that_does_not_answer_holds_up_no_other),
+    API_TEST(PW_6_pages_wait_for_the_only_file_with_room),
+    API_TEST(PW_6_close_waits_for_what_is_under_write),
     API_TEST(page_file_statistics_refuse_what_is_not_there),
     API_TEST(PW_a_full_page_file_leaves_pages_modified),
 };

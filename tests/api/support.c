@@ -25,7 +25,7 @@ static int device_filter(void *context, tide_io_kind kind, unsigned file, uint64
     pthread_mutex_lock(&device->lock);
     device->waiting[kind]++;
     pthread_cond_broadcast(&device->moved);
-    while (device->held[kind])
+    while ((device->held[kind] & 1u << file) != 0)
         pthread_cond_wait(&device->moved, &device->lock);
     device->waiting[kind]--;
     if (device->failures[kind] > 0) {
@@ -63,12 +63,22 @@ static int device_filter(void *context, tide_io_kind kind, unsigned file, uint64
     return error;
 }
 
-void device_hold(struct device *device, tide_io_kind kind, bool hold)
+static void files_hold(struct device *device, tide_io_kind kind, uint32_t files, bool hold)
 {
     pthread_mutex_lock(&device->lock);
-    device->held[kind] = hold;
+    device->held[kind] = hold ? device->held[kind] | files : device->held[kind] & ~files;
     pthread_cond_broadcast(&device->moved);
     pthread_mutex_unlock(&device->lock);
+}
+
+void device_hold(struct device *device, tide_io_kind kind, bool hold)
+{
+    files_hold(device, kind, UINT32_MAX, hold);
+}
+
+void device_hold_file(struct device *device, tide_io_kind kind, unsigned file, bool hold)
+{
+    files_hold(device, kind, 1u << file, hold);
 }
 
 void device_wait_held(struct device *device, tide_io_kind kind, unsigned count)

@@ -42,8 +42,8 @@ struct device {
     atomic_uint delay_us[2][TIDE_MAX_PAGE_FILES];
     pthread_mutex_t lock; /* protects all below */
     pthread_cond_t moved;
-    bool held[2];
-    unsigned waiting[2];  /* operations that stand before a held device */
+    uint32_t held[2];     /* files whose operations stand before the device, by bits */
+    unsigned waiting[2];  /* operations that do */
     int error[2];         /* errno to fail with */
     unsigned skip[2];     /* operations let through before the failures */
     unsigned failures[2]; /* operations left to fail; DEVICE_ALWAYS for all */
@@ -60,6 +60,8 @@ struct device {
 
 /* Operations of a kind stop before the device from now on, or go on. */
 void device_hold(struct device *device, tide_io_kind kind, bool hold);
+/* The same for one page file. */
+void device_hold_file(struct device *device, tide_io_kind kind, unsigned file, bool hold);
 /* Waits until `count` operations of a kind stand before the held device. */
 void device_wait_held(struct device *device, tide_io_kind kind, unsigned count);
 /* After `skip` more operations of a kind, the next `count` fail with `error`. */

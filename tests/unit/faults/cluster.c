@@ -164,7 +164,7 @@ static void a_cluster_ends_where_the_slots_do(void **state)
     page_out(scene, space);
     /* Somebody takes the slot that belongs to the ninth page. */
     const struct stores_slot first = { 0, (uint32_t)page_now(space, base).slot };
-    assert_int_equal(stores_window_join(scene->partition->stores, 8, 1, first, -8, &gap), 1);
+    assert_int_equal(stores_window_join(scene->partition->stores, 8, 1, first, -8, 0, &gap), 1);
     stamp(space, base + 8 * PAGE, 8);
     page_out(scene, space);
     assert_consecutive(space, base, 8);
