@@ -43,6 +43,8 @@ namespace {
 
 constexpr uint64_t kOversize = 4; /* times the budget */
 constexpr unsigned kMostThreads = 64;
+/* Page file, in sizes of the data: in one that is just large enough hardly two free slots are ever side by side. */
+constexpr unsigned kRoamFile = 2;
 
 std::runtime_error system_error(const std::string &what)
 {
@@ -400,7 +402,7 @@ void settle(const std::function<void(uint64_t duration_ns)> &pass)
 void roam_passes(benchmark::State &state, const Case &which, unsigned write_percent)
 {
     if (!g_roam_engine) {
-        g_roam_engine = std::make_unique<Engine>(options().budget_bytes, data_bytes() + 16 * kMiB, 0, true);
+        g_roam_engine = std::make_unique<Engine>(options().budget_bytes, kRoamFile * data_bytes(), 0, true);
         memory(g_roam, *g_roam_engine, data_bytes());
         Team team(2);
         roam_fill(team, g_roam->base(), g_roam->pages());

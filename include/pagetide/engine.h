@@ -87,6 +87,10 @@ typedef struct tide_config {
     bool disable_huge_pages;       /**< do not ask the host for huge pages behind the frames */
     bool prefer_local_standby;     /**< repurpose local standby before other nodes' free and zeroed frames [false] */
     unsigned cluster_pages;        /**< most pages in one clustered read or write, 1 to 64 [16] */
+    bool keep_page_order;          /**< write every page beside its neighbours' copies, so that later scans read them
+                                        together. Else, while page reads are random, pages without neighbours in memory
+                                        are written together, wherever there is room: many small writes become one
+                                        [false] */
     unsigned list_shards;          /**< shards of each page list, a power of two, 1 to 64 [by size and CPUs] */
     unsigned cpu_cache_pages;      /**< frames moved by one refill of a CPU's cache, 1 to 64, or
                                        TIDE_NO_CPU_CACHE for none [32, less in small engines] */

@@ -281,6 +281,7 @@ static tide_status partition_open(struct partition *partition, const tide_config
     if (!config->disable_aslr)
         partition->aslr_seed = random_mix(config->aslr_seed != 0 ? config->aslr_seed : os_random()) | 1;
     partition->cluster_pages = config->cluster_pages == 0 ? 16 : config->cluster_pages;
+    partition->keep_page_order = config->keep_page_order;
     partition->frame_wait_ns = (config->frame_wait_ms == 0 ? 30000u : config->frame_wait_ms) * 1000000ull;
     partition->waits = aligned_alloc(SYNC_CACHE_LINE_BYTES, sizeof *partition->waits);
     if (partition->waits == NULL)

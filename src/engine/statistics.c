@@ -123,6 +123,7 @@ static void statistics_fill(tide_engine *engine, tide_statistics *statistics)
     statistics->page_writes = sync_load_relaxed_64(&partition->io.page_writes);
     statistics->read_errors = sync_load_relaxed_64(&partition->io.read_errors);
     statistics->write_errors = sync_load_relaxed_64(&partition->io.write_errors);
+    statistics->pages_together = sync_load_relaxed_64(&partition->io.pages_together);
     statistics->pages_prefetched = sync_load_relaxed_64(&partition->io.pages_prefetched);
     statistics->reset_pages_lost = sync_load_relaxed_64(&frames->reset_lost);
     for (unsigned c = 0; c < frames->cpu_count; c++) {

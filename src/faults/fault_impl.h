@@ -127,8 +127,6 @@ static inline void *fault_read_memory(const tide_space *space, const struct grac
  */
 tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, const struct vad *vad,
                               unsigned protection);
-/* A track of fewer pages may be chance, in a mapped space. */
-enum { FAULT_TRACK_LEAST = 3 };
 /*
  * How many pages beside entry `index` of a leaf, in one direction, are in memory: the track of a scan. `most` at most,
  * within the leaf, and of the leaf before it if the entry is its first.

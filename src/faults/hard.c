@@ -90,7 +90,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
      * A neighbour that nobody wanted costs a mapped space more than its transfer: memory, and the calls that give and
      * take it. Among random accesses one page in memory beside another is chance.
      */
-    const bool chance = fault->space->mapping != NULL && longest < FAULT_TRACK_LEAST;
+    const bool scan = longest >= PAGE_TRACK_LEAST;
+    const bool chance = fault->space->mapping != NULL && !scan;
     const unsigned wanted = chance ? 0 : longest * 2 + 1 < limit ? longest * 2 : limit - 1;
     const int direction = before != 0 ? 1 : -1;
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
@@ -98,6 +99,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const unsigned count =
         claim_neighbours(fault, leaf, index, seen, direction, wanted, place, neighbours_seen, neighbours);
 
+    if (scan)
+        (void)sync_add_64(&fault->space->partition->io.scan_reads, 1);
     cluster->count = count + 1;
     cluster->fault = direction > 0 ? 0 : count;
     cluster->pte = direction > 0 ? pte : pte - count;

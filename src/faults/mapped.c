@@ -63,12 +63,12 @@ struct fresh {
 static unsigned neighbours_wanted(const struct fault *fault, const uint64_t *leaf, unsigned index, int *direction)
 {
     const unsigned before = fault_track(fault, leaf, index, -1, MAPPING_BATCH);
-    const unsigned after = before >= FAULT_TRACK_LEAST ? 0 : fault_track(fault, leaf, index, 1, MAPPING_BATCH);
-    const unsigned longest = before >= FAULT_TRACK_LEAST ? before : after;
+    const unsigned after = before >= PAGE_TRACK_LEAST ? 0 : fault_track(fault, leaf, index, 1, MAPPING_BATCH);
+    const unsigned longest = before >= PAGE_TRACK_LEAST ? before : after;
     const unsigned most = fault->space->cluster_most - 1; /* beside the faulting one */
 
-    *direction = before >= FAULT_TRACK_LEAST ? 1 : -1;
-    if (longest < FAULT_TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 ||
+    *direction = before >= PAGE_TRACK_LEAST ? 1 : -1;
+    if (longest < PAGE_TRACK_LEAST || sync_load_relaxed_32(&fault->space->hard_maximum) != 0 ||
         fault_may_be_watched(fault))
         return 0;
     if (longest * 2 < most)
@@ -231,7 +231,7 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
     pte_t next[MAPPING_BATCH];
     unsigned count = 0;
 
-    if (track < FAULT_TRACK_LEAST || sync_load_relaxed_32(&space->hard_maximum) != 0 || fault_may_be_watched(fault))
+    if (track < PAGE_TRACK_LEAST || sync_load_relaxed_32(&space->hard_maximum) != 0 || fault_may_be_watched(fault))
         return;
     while (count < wanted && index + 1 + count < TABLE_ENTRIES && follower_claim(fault, &pte[1 + count], &next[count]))
         count++;

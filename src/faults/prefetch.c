@@ -207,6 +207,7 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
     const uint64_t last = (base + bytes - 1) / TIDE_PAGE_BYTES;
     struct fault fault = { .space = space, .thread = thread };
     uint64_t page = base / TIDE_PAGE_BYTES;
+    const bool scan = last - page >= PAGE_TRACK_LEAST;
     bool more = true;
 
     while (more) {
@@ -221,6 +222,8 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
             more = more && page <= last;
             count += runs[count].count != 0;
         }
+        if (count != 0 && scan)
+            (void)sync_add_64(&space->partition->io.scan_reads, count);
         if (count != 0)
             runs_read(space, thread, runs, count);
     }

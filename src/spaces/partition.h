@@ -60,6 +60,12 @@ typedef bool partition_extend(struct partition *partition, struct grace_thread *
  */
 typedef void partition_bad_settle(struct partition *partition);
 
+/*
+ * So many pages in memory side by side, before a page or behind it, are the track of a scan. Fewer may be chance where
+ * pages are touched at random.
+ */
+enum { PAGE_TRACK_LEAST = 3 };
+
 struct partition {
     struct topology *topology; /* [I] */
     struct frames *frames;     /* [I] */
@@ -74,6 +80,7 @@ struct partition {
     struct node_pairs pairs;
     uint64_t aslr_seed;            /* [I] of the spaces' random starts; 0: none */
     unsigned cluster_pages;        /* [I] */
+    bool keep_page_order;          /* [I] lone pages too are written beside their neighbours */
     uint64_t frame_wait_ns;        /* [I] */
     uint64_t resident_limit;       /* [A] frames that locked pages, large pages and page tables may have together */
     uint64_t resident_pages;       /* [A] locked pages, those that have a quota (lock.c), and pages of large pages */
@@ -91,7 +98,9 @@ struct partition {
     uint64_t bad_pages_lost;          /* [A] pages whose content went with a bad frame */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors,
-            pages_prefetched; /* [A] I/O paths only */
+            pages_prefetched;    /* [A] I/O paths only */
+        uint64_t scan_reads;     /* [A] of page_reads: in the track of a scan, or of a range that was asked for */
+        uint64_t pages_together; /* [A] of pages_output: lone pages, written together */
     } io SYNC_CACHE_ALIGNED;
 };
 

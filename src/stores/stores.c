@@ -309,10 +309,10 @@ static unsigned allocate(struct stores *stores, unsigned position, unsigned want
     return 0;
 }
 
-unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first)
+unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, uint32_t closed, struct stores_slot *first)
 {
     ASSERT_ALWAYS(wanted >= 1);
-    return allocate(stores, NO_WINDOW, wanted < STORES_CLUSTER_MAX ? wanted : STORES_CLUSTER_MAX, 0, first);
+    return allocate(stores, NO_WINDOW, wanted < STORES_CLUSTER_MAX ? wanted : STORES_CLUSTER_MAX, closed, first);
 }
 
 unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, uint32_t closed,

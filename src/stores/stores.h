@@ -92,13 +92,12 @@ bool stores_check(struct stores *stores);
  * Allocates a run of up to `wanted` consecutive slots of one file (at least 1). The longest run near the hint is taken;
  * the result may be shorter than wanted, and the caller asks again for the rest. Returns the count, 0 if all files are
  * full. Files are chosen so that the one which completes writes faster gets more (nt-behaviour 14.2 rule 3). Reserved
- * slots are given out only when no file has others.
+ * slots are given out only when no file has others. No file of `closed` (bits by file) is chosen.
  */
-unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, struct stores_slot *first);
+unsigned stores_slots_allocate(struct stores *stores, unsigned wanted, uint32_t closed, struct stores_slot *first);
 /*
  * The same for pages `position` to `position` + `wanted` - 1 of a window: takes a block for the window, and reserves
- * the slots of the window's other pages in it. Where the chosen file has no free block, just the slots. No file of
- * `closed` (bits by file) is chosen.
+ * the slots of the window's other pages in it. Where the chosen file has no free block, just the slots.
  */
 unsigned stores_window_allocate(struct stores *stores, unsigned position, unsigned wanted, uint32_t closed,
                                 struct stores_slot *first);

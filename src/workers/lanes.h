@@ -15,7 +15,7 @@
  */
 enum { WRITER_BATCH_WRITES = 128, WRITER_BATCH_PAGES = 512 };
 
-/* Modified pages that adjoin in virtual address, and go to adjoining slots. */
+/* Modified pages that go to adjoining slots: neighbours in virtual address, or lone pages (window NULL). */
 struct writer_run {
     frame_t frames[STORES_CLUSTER_MAX];
     unsigned count;

@@ -22,13 +22,17 @@ struct writer_lane;
 struct idle; /* idle.h */
 
 struct worker {
-    struct workers *workers;              /* [I] */
-    tide_worker kind;                     /* [I] */
-    unsigned node;                        /* [I] */
-    struct sync_lock lock;                /* rank worker: one step at a time */
-    struct writer_lane *lanes;            /* [I] the writer's, by page file (lanes.h) */
-    unsigned lane_count;                  /* [I] */
-    struct sync_event written;            /* moves when a lane's thread is done */
+    struct workers *workers;   /* [I] */
+    tide_worker kind;          /* [I] */
+    unsigned node;             /* [I] */
+    struct sync_lock lock;     /* rank worker: one step at a time */
+    struct writer_lane *lanes; /* [I] the writer's, by page file (lanes.h) */
+    unsigned lane_count;       /* [I] */
+    struct sync_event written; /* moves when a lane's thread is done */
+    struct {
+        uint64_t all, scans;              /* page reads when the writer looked last */
+        bool random;                      /* they were mostly of pages touched at random */
+    } reads;                              /* [L:worker] the writer's */
     void *scratch;                        /* [L:worker] what a step needs and a signal's stack may not have room for */
     size_t scratch_bytes;                 /* [I] */
     uint64_t last_ageing_ns;              /* [L:worker] the trimmer's */

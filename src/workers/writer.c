@@ -13,6 +13,11 @@
  * the run starts a block for the window, in which the neighbours' slots are reserved (stores.c). What is read there may
  * change meanwhile. It is only a hint: whether a slot is to be had, the map decides.
  *
+ * Lone pages. Where a page lies in its file matters to who reads it together with its neighbours. While page reads are
+ * random (reads_look()), it matters to nobody, and a page that has hardly a neighbour in memory is written together
+ * with others of its kind, wherever there are slots side by side: many random writes become one large one. What is
+ * lost is the order: a scan that comes later reads these pages one by one, until they are written again.
+ *
  * Errors. A slot that could not be written is marked bad for good, unless the whole file is at fault: then its slots
  * are as good as any when it comes back. If the memory of the page is what is bad (bad.c), its frame is noted.
  *
@@ -23,7 +28,12 @@
 #include "workers/lanes.h"
 #include "workers/workers_impl.h"
 
+#include <string.h>
+
 enum { ROUND_PARTS = 16, ROUND_PAGES_LEAST = 64 };
+/* So many page reads are looked at together; of these, one in so many that is part of a scan makes the order matter. */
+enum { LOOK_READS_LEAST = 128, LOOK_SCAN_PART = 8 };
+enum { TOGETHER_LEAST = 4 /* fewer lone pages are not worth it */ };
 
 bool writer_due(const struct worker *worker)
 {
@@ -58,6 +68,21 @@ static unsigned gather(struct frames *frames, uint64_t *pte, int direction, unsi
     return count;
 }
 
+/* Where a page stands in its window. */
+static void run_stand(const struct worker *worker, struct writer_run *run, const uint64_t *pte)
+{
+    const unsigned index = (unsigned)(((uintptr_t)pte % TIDE_PAGE_BYTES) / sizeof *pte);
+
+    run->position = index % worker->workers->partition->cluster_pages;
+    run->window = pte - run->position;
+}
+
+/* Entries of the leaf behind a PTE of it. */
+static unsigned entries_behind(const uint64_t *pte)
+{
+    return TABLE_ENTRIES - 1 - (unsigned)(((uintptr_t)pte % TIDE_PAGE_BYTES) / sizeof *pte);
+}
+
 /* A run of at most `most` modified pages, adjoining in virtual address, in ascending order. False if there is none. */
 static bool run_take(struct worker *worker, uint64_t most, struct writer_run *run)
 {
@@ -70,9 +95,9 @@ static bool run_take(struct worker *worker, uint64_t most, struct writer_run *ru
     if (frame_is_none(first))
         return false;
     uint64_t *pte = frame_pfn(frames, first)->pte;
-    const unsigned index = (unsigned)(((uintptr_t)pte % TIDE_PAGE_BYTES) / sizeof *pte);
-    const unsigned in_window = index % window;
-    const unsigned to_end = TABLE_ENTRIES - 1 - index;
+    run_stand(worker, run, pte);
+    const unsigned in_window = run->position;
+    const unsigned to_end = entries_behind(pte);
     const unsigned behind = to_end < window - 1 - in_window ? to_end : window - 1 - in_window;
     const unsigned room = most > window ? window - 1 : (unsigned)most - 1;
     const unsigned left = gather(frames, pte, -1, in_window < room ? in_window : room, before);
@@ -80,10 +105,49 @@ static bool run_take(struct worker *worker, uint64_t most, struct writer_run *ru
     for (unsigned i = 0; i < left; i++)
         run->frames[i] = before[left - 1 - i];
     run->frames[left] = first;
-    run->window = pte - in_window;
     run->position = in_window - left;
     run->count = left + 1 + gather(frames, pte, 1, behind < room - left ? behind : room - left, &run->frames[left + 1]);
     return true;
+}
+
+/* Pages in memory side by side, in one direction from a PTE on, which does not count; `most` at most, in its leaf. */
+static unsigned track(const uint64_t *pte, int direction, unsigned most)
+{
+    const unsigned behind = entries_behind(pte);
+    const unsigned end = direction > 0 ? behind : TABLE_ENTRIES - 1 - behind;
+    unsigned length = 0;
+
+    while (length < most && length < end) {
+        const pte_t seen = pte_load(pte + direction * (int)(length + 1));
+        if (!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION)
+            break;
+        length++;
+    }
+    return length;
+}
+
+/* May its pages be written anywhere, with others? */
+static bool run_is_lone(const struct worker *worker, const struct writer_run *run)
+{
+    const uint64_t *first = run->window + run->position;
+
+    return worker->reads.random && run->count <= PAGE_TRACK_LEAST &&
+           track(first, -1, PAGE_TRACK_LEAST) + run->count + track(first + run->count - 1, 1, PAGE_TRACK_LEAST) <=
+               PAGE_TRACK_LEAST;
+}
+
+/* Whether the page reads since the last look were those of a program that touches pages at random. */
+static void reads_look(struct worker *worker)
+{
+    const struct partition *partition = worker->workers->partition;
+    const uint64_t reads = sync_load_relaxed_64(&partition->io.page_reads);
+    const uint64_t scans = sync_load_relaxed_64(&partition->io.scan_reads);
+
+    if (reads - worker->reads.all < LOOK_READS_LEAST || partition->keep_page_order)
+        return;
+    worker->reads.random = (scans - worker->reads.scans) * LOOK_SCAN_PART < reads - worker->reads.all;
+    worker->reads.all = reads;
+    worker->reads.scans = scans;
 }
 
 /* The run is not written after all: modified as before. */
@@ -117,7 +181,10 @@ static uint32_t files_closed(const struct worker *worker)
     return closed;
 }
 
-/* Slots for the pages of a run from `from` on, in a file that is not closed. Returns for how many, 0 if there is none. */
+/*
+ * Slots for the pages of a run from `from` on, in a file that is not closed. Returns for how many, 0 if there is none.
+ * Lone pages (window NULL) lie anywhere.
+ */
 static unsigned slots_get(struct worker *worker, const struct writer_run *run, unsigned from, uint32_t closed,
                           struct stores_slot *first)
 {
@@ -129,6 +196,8 @@ static unsigned slots_get(struct worker *worker, const struct writer_run *run, u
     uint64_t tried = 0;
     unsigned got;
 
+    if (run->window == NULL)
+        return stores_slots_allocate(partition->stores, wanted, closed, first);
     for (unsigned l = 0; l < worker->lane_count; l++) {
         const struct writer_batch *batch = worker->lanes[l].batch;
         for (unsigned i = 0; (closed & 1u << l) == 0 && i < batch->count; i++) {
@@ -173,48 +242,57 @@ static void slots_call(struct partition *partition)
 /*
  * Pages of a mapped space have no memory in the arena: they are written from a copy. It is taken while the program has
  * none of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page.
- * False if they cannot be read: their space is going, and they with it.
+ * Returns how many pages can be written, from the first on: fewer than there are if one cannot be read, since its
+ * space is going, and the page with it.
  */
-static bool contents_copy(const struct writer_lane *lane, struct stores_write *write, const struct writer_run *run)
+static unsigned contents_get(const struct writer_lane *lane, const struct writer_run *run, struct iovec *pages)
 {
     struct frames *frames = lane->worker->workers->partition->frames;
-    const struct pfn *first = frame_pfn(frames, run->frames[0]);
-    char *copy = lane->copies + lane->batch->pages * (size_t)TIDE_PAGE_BYTES;
-    uint64_t page;
+    char *copies = lane->copies + lane->batch->pages * (size_t)TIDE_PAGE_BYTES;
 
-    if (!pfn_is_hollow(sync_load_relaxed_64(&first->word)))
-        return true;
-    const uint64_t *pte = pfn_pte(first);
-    const struct mapping *mapping = pte == NULL ? NULL : page_table_mapping_of(frames, pte, &page);
-    if (mapping == NULL || mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, run->count * TIDE_PAGE_BYTES) != 0)
-        return false;
-    for (unsigned i = 0; i < run->count; i++)
-        write->pages[i].iov_base = copy + i * TIDE_PAGE_BYTES;
-    return true;
+    for (unsigned i = 0, count; i < run->count; i += count) {
+        const struct pfn *pfn = frame_pfn(frames, run->frames[i]);
+        const uint64_t *pte = pfn_pte(pfn);
+        uint64_t page;
+
+        count = 1;
+        pages[i] = (struct iovec){ frame_memory(frames, run->frames[i]), TIDE_PAGE_BYTES };
+        if (!pfn_is_hollow(sync_load_relaxed_64(&pfn->word)))
+            continue;
+        const struct mapping *mapping = pte == NULL ? NULL : page_table_mapping_of(frames, pte, &page);
+        if (mapping == NULL)
+            return i;
+        while (i + count < run->count && count <= entries_behind(pte) &&
+               pfn_pte(frame_pfn(frames, run->frames[i + count])) == pte + count)
+            count++;
+        char *copy = copies + i * (size_t)TIDE_PAGE_BYTES;
+        if (mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, count * (size_t)TIDE_PAGE_BYTES) != 0)
+            return i;
+        for (unsigned c = 0; c < count; c++)
+            pages[i + c] = (struct iovec){ copy + c * (size_t)TIDE_PAGE_BYTES, TIDE_PAGE_BYTES };
+    }
+    return run->count;
 }
 
-/* Adds pages of a run that have their slots to the batch of the file's lane. False if they cannot be read. */
-static bool part_add(struct writer_lane *lane, const struct writer_run *run, unsigned from, struct stores_slot first,
-                     unsigned count)
+/* Adds pages of a run that have their slots to the batch of the file's lane. Returns how many can be written. */
+static unsigned part_add(struct writer_lane *lane, const struct writer_run *run, unsigned from,
+                         struct stores_slot first, unsigned count)
 {
-    const struct frames *frames = lane->worker->workers->partition->frames;
     struct writer_batch *batch = lane->batch;
     struct stores_write *write = &batch->writes[batch->count];
     struct writer_run *part = &batch->runs[batch->count];
 
-    write->first = first;
-    write->count = part->count = count;
+    part->count = count;
     part->window = run->window;
     part->position = run->position + from;
-    for (unsigned i = 0; i < count; i++) {
-        part->frames[i] = run->frames[from + i];
-        write->pages[i] = (struct iovec){ frame_memory(frames, part->frames[i]), TIDE_PAGE_BYTES };
+    memcpy(part->frames, &run->frames[from], count * sizeof *part->frames);
+    write->first = first;
+    write->count = part->count = contents_get(lane, part, write->pages);
+    if (part->count != 0) {
+        batch->count++;
+        batch->pages += part->count;
     }
-    if (!contents_copy(lane, write, part))
-        return false;
-    batch->count++;
-    batch->pages += count;
-    return true;
+    return part->count;
 }
 
 /* Will none of these files take a page soon? */
@@ -246,13 +324,14 @@ static unsigned run_add(struct worker *worker, const struct writer_run *run, boo
                 slots_call(partition);
             break;
         }
-        if (!part_add(&worker->lanes[first.file], run, done, first, got)) {
-            for (unsigned i = 0; i < got; i++)
-                stores_slot_release(partition->stores, (struct stores_slot){ first.file, first.slot + i });
-            *more = false;
-            break;
-        }
-        done += got;
+        const unsigned added = part_add(&worker->lanes[first.file], run, done, first, got);
+        done += added;
+        if (added == got)
+            continue;
+        for (unsigned i = added; i < got; i++)
+            stores_slot_release(partition->stores, (struct stores_slot){ first.file, first.slot + i });
+        *more = false;
+        break;
     }
     run_put_back(worker, run, done);
     return done;
@@ -284,7 +363,7 @@ static uint64_t batch_complete(struct writer_lane *lane, int *error)
     struct worker *worker = lane->worker;
     struct frames *frames = worker->workers->partition->frames;
     const struct writer_batch *batch = lane->batch;
-    uint64_t written = 0;
+    uint64_t written = 0, together = 0;
 
     for (unsigned i = 0; i < batch->count; i++) {
         const struct stores_slot first = batch->writes[i].first;
@@ -299,11 +378,13 @@ static uint64_t batch_complete(struct writer_lane *lane, int *error)
             else if (failed)
                 *error = run->errors[p];
             written += !failed;
+            together += !failed && run->window == NULL;
             page_complete(worker, run->frames[p], (struct stores_slot){ first.file, first.slot + p }, !failed,
                           failed && !bad_frame && !batch->dead);
         }
     }
     lane_taken_in(lane);
+    (void)sync_add_64(&worker->workers->partition->io.pages_together, together);
     return written;
 }
 
@@ -317,24 +398,52 @@ static uint64_t lanes_take_in(struct worker *worker, int *error)
     return written;
 }
 
+/* Lone pages that were collected go to the batches, together if they are enough. Returns how many. */
+static unsigned lone_pages_add(struct worker *worker, struct writer_run *lone, bool *more)
+{
+    const struct frames *frames = worker->workers->partition->frames;
+    unsigned added = 0;
+
+    lone->window = NULL;
+    lone->position = 0;
+    if (lone->count >= TOGETHER_LEAST)
+        added = run_add(worker, lone, more);
+    for (unsigned i = 0; lone->count < TOGETHER_LEAST && i < lone->count; i++) {
+        struct writer_run run = { .frames = { lone->frames[i] }, .count = 1 };
+        run_stand(worker, &run, frame_pfn(frames, lone->frames[i])->pte);
+        added += run_add(worker, &run, more);
+    }
+    return added;
+}
+
 /* Batches of at most so many pages in all, in lanes that are idle. Returns the pages; *more: there may be others. */
 static uint64_t lanes_fill(struct worker *worker, uint64_t most, bool *more)
 {
+    struct writer_run run, lone = { .count = 0 };
     uint64_t pages = 0;
+    bool room = true; /* every page so far got its slot */
 
-    while (pages < most) {
-        struct writer_run run;
-
-        if (!run_take(worker, most - pages, &run)) {
+    while (room && pages + lone.count < most) {
+        if (!run_take(worker, most - pages - lone.count, &run)) {
             *more = false;
             break;
         }
-        const unsigned added = run_add(worker, &run, more);
-        pages += added;
-        if (added < run.count)
-            break;
+        if (!run_is_lone(worker, &run)) {
+            const unsigned added = run_add(worker, &run, more);
+            pages += added;
+            room = added == run.count;
+            continue;
+        }
+        if (lone.count + run.count > STORES_CLUSTER_MAX) {
+            const unsigned added = lone_pages_add(worker, &lone, more);
+            pages += added;
+            room = added == lone.count;
+            lone.count = 0;
+        }
+        memcpy(&lone.frames[lone.count], run.frames, run.count * sizeof *run.frames);
+        lone.count += run.count;
     }
-    return pages;
+    return pages + lone_pages_add(worker, &lone, more);
 }
 
 static void lanes_start_filled(struct worker *worker)
@@ -359,6 +468,7 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
     bool more = worker->lane_count != 0;
     bool under_way;
 
+    reads_look(worker);
     do {
         written += lanes_take_in(worker, error);
         if (more && begun < budget && *error == 0) {

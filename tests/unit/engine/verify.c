@@ -330,7 +330,7 @@ static void I7_a_slot_without_owner_is_found(void **state)
     struct scene *scene = *state;
     struct stores_slot slot;
 
-    assert_int_equal(stores_slots_allocate(scene->engine->partition.stores, 1, &slot), 1);
+    assert_int_equal(stores_slots_allocate(scene->engine->partition.stores, 1, 0, &slot), 1);
     assert_violated(scene, "I7");
     stores_slot_release(scene->engine->partition.stores, slot);
 }

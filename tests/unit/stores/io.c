@@ -176,7 +176,7 @@ static struct batch batch_make(struct stores *stores, unsigned count, uint64_t v
         struct stores_write *write = batch.writes[i] = calloc(1, sizeof *write);
         char *memory = batch.memory + (size_t)i * STORES_CLUSTER_MAX * PAGE;
         const unsigned wanted = 1 + (unsigned)random_below(&seed, STORES_CLUSTER_MAX);
-        write->count = stores_slots_allocate(stores, wanted, &write->first);
+        write->count = stores_slots_allocate(stores, wanted, 0, &write->first);
         assert_int_equal(write->count, wanted);
         write->error = -1;
         for (unsigned page = 0; page < write->count; page++) {
@@ -535,7 +535,7 @@ static unsigned allocate_slots(struct stores *stores, unsigned count)
     unsigned from_first = 0;
 
     for (unsigned i = 0; i < count; i++) {
-        assert_int_equal(stores_slots_allocate(stores, 1, &slot), 1);
+        assert_int_equal(stores_slots_allocate(stores, 1, 0, &slot), 1);
         from_first += slot.file == 0;
     }
     return from_first;
@@ -584,9 +584,9 @@ static void test_full_file_comes_back(void **state)
     /* Both full. */
     const uint64_t left = stores_capacity_pages(stores) - 5000;
     (void)allocate_slots(stores, (unsigned)left);
-    assert_int_equal(stores_slots_allocate(stores, 1, &slot), 0);
+    assert_int_equal(stores_slots_allocate(stores, 1, 0, &slot), 0);
     stores_slot_release(stores, (struct stores_slot){ 1, 7777 });
-    assert_int_equal(stores_slots_allocate(stores, 64, &slot), 1);
+    assert_int_equal(stores_slots_allocate(stores, 64, 0, &slot), 1);
     assert_int_equal(slot.file, 1);
     assert_int_equal(slot.slot, 7777);
     stores_destroy(stores);
@@ -663,12 +663,13 @@ static void test_statistics(void **state)
     struct stores_slot first, other;
 
     (void)state;
-    assert_int_equal(stores_slots_allocate(stores, 40, &first), 40);
+    assert_int_equal(stores_slots_allocate(stores, 40, 0, &first), 40);
     assert_true(stores_slot_allocated(stores, first));
     assert_true(stores_slot_allocated(stores, slot_after(first, 39)));
     assert_false(stores_slot_allocated(stores, slot_after(first, 40)));
     assert_false(stores_slot_allocated(stores, (struct stores_slot){ 2, 1 }));
-    assert_int_equal(stores_slots_allocate(stores, 1000, &other), STORES_CLUSTER_MAX); /* the most there is at once */
+    assert_int_equal(stores_slots_allocate(stores, 1000, 0, &other),
+                     STORES_CLUSTER_MAX); /* the most there is at once */
     assert_int_not_equal(other.file, first.file);
     stores_slot_mark_bad(stores, slot_after(first, 3));
     stores_slot_release(stores, first);
@@ -733,7 +734,7 @@ static void test_readers_beside_a_writer(void **state)
                 for (unsigned page = 0; page < batch.writes[i]->count; page++)
                     stamp(batch.writes[i]->pages[page].iov_base, slot_after(batch.writes[i]->first, page), version);
             stores_queue_write(queue, batch.writes + CLUSTERS / 2, CLUSTERS / 2);
-            assert_int_equal(stores_slots_allocate(stores, 5, &first), 5);
+            assert_int_equal(stores_slots_allocate(stores, 5, 0, &first), 5);
             for (unsigned page = 0; page < 5; page++)
                 stores_slot_release(stores, slot_after(first, page));
         }

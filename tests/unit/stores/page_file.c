@@ -105,7 +105,7 @@ static void test_no_files(void **state)
 
     (void)state;
     assert_int_equal(stores_capacity_pages(stores), 0);
-    assert_int_equal(stores_slots_allocate(stores, 8, &slot), 0);
+    assert_int_equal(stores_slots_allocate(stores, 8, 0, &slot), 0);
     stores_statistics_get(stores, &statistics);
     assert_int_equal(statistics.total_slots, 0);
     assert_false(stores_slot_allocated(stores, (struct stores_slot){ 0, 1 }));

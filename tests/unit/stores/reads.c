@@ -65,7 +65,7 @@ static void clusters_write(struct stores *stores, struct stores_request *request
         struct stores_write write = { .count = PAGES };
         struct stores_write *const writes[] = { &write };
 
-        assert_int_equal(stores_slots_allocate(stores, PAGES, &write.first), PAGES);
+        assert_int_equal(stores_slots_allocate(stores, PAGES, 0, &write.first), PAGES);
         for (unsigned i = 0; i < PAGES; i++) {
             unsigned char *page = memory + (c * PAGES + i) * PAGE;
             page_fill(page, c, i);

@@ -485,7 +485,7 @@ static void bad_slots_count_as_full(void **state)
     scene_open(scene, 128, 8);
     tide_space *space = space_aged(scene, &base, 40, 200);
     shortage_make(scene, 0, 10);
-    const unsigned got = stores_slots_allocate(scene->partition->stores, 8, &slot);
+    const unsigned got = stores_slots_allocate(scene->partition->stores, 8, 0, &slot);
     assert_int_equal(got, 8);
     for (unsigned i = 0; i < got; i++)
         stores_slot_mark_bad(scene->partition->stores, (struct stores_slot){ 0, slot.slot + i });

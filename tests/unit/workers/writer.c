@@ -41,7 +41,7 @@ static unsigned slots_fragment(const struct scene *scene, unsigned slots, const 
     struct stores_slot slot;
     unsigned taken = 0;
 
-    for (unsigned got; (got = stores_slots_allocate(stores, STORES_CLUSTER_MAX, &slot)) != 0;)
+    for (unsigned got; (got = stores_slots_allocate(stores, STORES_CLUSTER_MAX, 0, &slot)) != 0;)
         taken += got;
     assert_int_equal(taken, slots);
     for (; runs[0] != 0; runs += 2) {
