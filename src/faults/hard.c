@@ -1,8 +1,8 @@
 /*
  * Hard faults: reading a page back, with its neighbours (nt-behaviour 9.3).
  *
- * The faulting page's PTE is claimed, and those of neighbours whose copies lie in the adjoining slots of the same
- * file; one read fills all of them, outside of the engine and without a lock. The faulting page becomes valid, the
+ * The faulting page's PTE is claimed, and those of neighbours, as a rule only such whose copies lie in the adjoining slots of
+ * the same file; one read fills all of them, outside of the engine and without a lock. The faulting page becomes valid, the
  * neighbours go to standby. Others who fault on any of them meanwhile wait on the busy PTE: one read, however many
  * threads.
  *
@@ -10,6 +10,9 @@
  * without any state: pages just before (or after) the faulting one that are in memory are the track of a scan. The
  * window is twice that track and one more, up to the cluster limit, so a scan reaches full clusters after a few
  * faults and a lone access reads one page.
+ *
+ * A scan also takes neighbours whose copies lie elsewhere, since they were written together with others
+ * (workers/writer.c): the cluster is then read in parts, all at the same time.
  *
  * The frame of the faulting page is allocated before anything is claimed, so nothing is held while waiting for one;
  * the neighbours' frames are taken only if they are at hand. If the clustered read fails, the page is read alone, so
@@ -22,6 +25,11 @@
 
 #include <string.h>
 
+enum {
+    CLUSTER_PARTS = 16, /* of one cluster, each in slots side by side */
+    TOGETHER_LEAST = 4  /* so many pages side by side are in order */
+};
+
 struct cluster {
     uint64_t *pte; /* of the first page */
     unsigned count;
@@ -30,14 +38,10 @@ struct cluster {
     frame_t frames[STORES_CLUSTER_MAX];
 };
 
-/* Does entry `index` + `distance` hold the slot that lies `distance` from the faulting page's? */
-static bool adjoins(const uint64_t *leaf, int index, pte_t faulting, int distance, pte_t *seen)
+/* Does a page-file PTE name the slot that lies `distance` from that of another, and nothing else that is different? */
+static bool adjoins(pte_t seen, pte_t other, int distance)
 {
-    if (index < 0 || index >= TABLE_ENTRIES)
-        return false;
-    *seen = pte_load(&leaf[index]);
-    return !pte_is_valid(*seen) && pte_tag(*seen) == PTE_TAG_PAGE_FILE &&
-           (((seen->bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT)) ^ faulting.bits) & ~PTE_LOST) == 0;
+    return (((seen.bits - ((uint64_t)(int64_t)distance << PTE_SLOT_SHIFT)) ^ other.bits) & ~PTE_LOST) == 0;
 }
 
 /* A neighbour may have another placement, or another turn. */
@@ -49,20 +53,52 @@ static frame_t neighbour_frame(struct fault *fault, uint64_t page, struct frames
                            FRAMES_AT_HAND | place.flags);
 }
 
+static bool is_in_page_file(pte_t seen)
+{
+    return !pte_is_valid(seen) && pte_tag(seen) == PTE_TAG_PAGE_FILE;
+}
+
 /*
- * Claims neighbours in one direction, nearest first, and puts them behind the faulting page in the arrays. Returns
- * the count.
+ * Is entry `at` one of only a few whose slots adjoin? If not, a cluster that comes up to it had better end before it:
+ * the next one will have it in one piece.
+ */
+static bool lies_apart(const uint64_t *leaf, int at, int direction)
+{
+    pte_t last = pte_load(&leaf[at]);
+
+    for (unsigned i = 1; i < TOGETHER_LEAST; i++) {
+        at += direction;
+        if (at < 0 || at >= TABLE_ENTRIES)
+            return true;
+        const pte_t seen = pte_load(&leaf[at]);
+        if (!is_in_page_file(seen) || !adjoins(seen, last, direction))
+            return true;
+        last = seen;
+    }
+    return false;
+}
+
+/*
+ * Claims neighbours in one direction, nearest first, and puts them behind the faulting page in the arrays: while their
+ * slots adjoin, and beyond, in at most so many parts in all. Returns the count.
  */
 static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsigned index, pte_t faulting,
-                                 int direction, unsigned most, struct frames_place place, pte_t *seen, frame_t *frames)
+                                 int direction, unsigned most, unsigned parts, struct frames_place place, pte_t *seen,
+                                 frame_t *frames)
 {
     unsigned count = 0;
+    pte_t last = faulting;
 
     while (count < most) {
-        const int distance = direction * (int)(count + 1);
-        uint64_t *pte = (uint64_t *)&leaf[(int)index + distance];
+        const int distance = direction * (int)(count + 1), at = (int)index + distance;
 
-        if (!adjoins(leaf, (int)index + distance, faulting, distance, &seen[count]))
+        if (at < 0 || at >= TABLE_ENTRIES)
+            break;
+        uint64_t *pte = (uint64_t *)&leaf[at];
+        seen[count] = pte_load(pte);
+        if (!is_in_page_file(seen[count]))
+            break;
+        if (!adjoins(seen[count], last, direction) && (--parts == 0 || !lies_apart(leaf, at, direction)))
             break;
         frames[count] = neighbour_frame(fault, fault->page + (uint64_t)(int64_t)distance, place);
         if (frame_is_none(frames[count]))
@@ -71,7 +107,7 @@ static unsigned claim_neighbours(struct fault *fault, const uint64_t *leaf, unsi
             frames_give_back(space_frames(fault->space), frames[count], false);
             break;
         }
-        count++;
+        last = seen[count++];
     }
     return count;
 }
@@ -94,10 +130,11 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const bool chance = fault->space->mapping != NULL && !scan;
     const unsigned wanted = chance ? 0 : longest * 2 + 1 < limit ? longest * 2 : limit - 1;
     const int direction = before != 0 ? 1 : -1;
+    const unsigned parts = scan && stores_reads_overlap(fault->space->partition->stores) ? CLUSTER_PARTS : 1;
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
     frame_t neighbours[STORES_CLUSTER_MAX];
     const unsigned count =
-        claim_neighbours(fault, leaf, index, seen, direction, wanted, place, neighbours_seen, neighbours);
+        claim_neighbours(fault, leaf, index, seen, direction, wanted, parts, place, neighbours_seen, neighbours);
 
     if (scan)
         (void)sync_add_64(&fault->space->partition->io.scan_reads, 1);
@@ -122,20 +159,44 @@ static void *cluster_memory(const struct fault *fault, const struct cluster *clu
     return fault_read_memory(fault->space, fault->thread, cluster->frames[i], i);
 }
 
+/* Pages of a cluster from `first` on whose copies lie side by side, of `count`. */
+static unsigned part_pages(const struct cluster *cluster, unsigned first, unsigned count)
+{
+    unsigned pages = 1;
+
+    while (pages < count && adjoins(cluster->seen[first + pages], cluster->seen[first + pages - 1], 1))
+        pages++;
+    return pages;
+}
+
 static int cluster_read(struct fault *fault, const struct cluster *cluster, unsigned first, unsigned count)
 {
+    _Static_assert(CLUSTER_PARTS * sizeof(struct stores_request) <= GRACE_NOTES_BYTES, "a cluster's requests");
     struct partition *partition = fault->space->partition;
-    struct iovec pages[STORES_CLUSTER_MAX];
+    struct stores_request *requests = (struct stores_request *)(void *)fault->thread->notes;
+    unsigned parts = 0;
+    int error = 0;
 
-    for (unsigned i = 0; i < count; i++)
-        pages[i] = (struct iovec){ cluster_memory(fault, cluster, first + i), TIDE_PAGE_BYTES };
+    for (unsigned done = 0; done < count; parts++) {
+        struct stores_request *request = &requests[parts];
+
+        request->first = pte_slot(cluster->seen[first + done]);
+        request->count = part_pages(cluster, first + done, count - done);
+        for (unsigned i = 0; i < request->count; i++)
+            request->pages[i] = (struct iovec){ cluster_memory(fault, cluster, first + done + i), TIDE_PAGE_BYTES };
+        done += request->count;
+    }
     sync_assert_unlocked();
-    const int error = stores_read(partition->stores, pte_slot(cluster->seen[first]), pages, count);
-    (void)sync_add_64(&partition->io.page_reads, 1);
-    if (error != 0)
+    stores_read_many(partition->stores, requests, parts);
+    (void)sync_add_64(&partition->io.page_reads, parts);
+    for (unsigned i = 0; i < parts; i++) {
+        if (requests[i].error == 0) {
+            (void)sync_add_64(&partition->io.pages_input, requests[i].count);
+            continue;
+        }
         (void)sync_add_64(&partition->io.read_errors, 1);
-    else
-        (void)sync_add_64(&partition->io.pages_input, count);
+        error = requests[i].error;
+    }
     return error;
 }
 

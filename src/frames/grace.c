@@ -29,7 +29,7 @@ void grace_destroy(struct grace *grace)
 
     for (struct grace_thread *thread = grace->threads; thread != NULL; thread = next) {
         next = thread->next;
-        os_memory_free(thread, RECORD_BYTES + GRACE_BUFFER_BYTES);
+        os_memory_free(thread, RECORD_BYTES + GRACE_BUFFER_BYTES + GRACE_NOTES_BYTES);
     }
 }
 
@@ -48,12 +48,13 @@ struct grace_thread *grace_thread_get(struct grace *grace)
         sync_store_relaxed_32((uint32_t *)&thread->tid, (uint32_t)os_thread_id());
         return thread;
     }
-    thread = os_memory_reserve(RECORD_BYTES + GRACE_BUFFER_BYTES, 4096);
+    thread = os_memory_reserve(RECORD_BYTES + GRACE_BUFFER_BYTES + GRACE_NOTES_BYTES, 4096);
     if (thread == NULL)
         return NULL;
     thread->grace = grace;
     thread->tid = os_thread_id();
     thread->buffer = (char *)thread + RECORD_BYTES;
+    thread->notes = thread->buffer + GRACE_BUFFER_BYTES;
     ck_epoch_register(&grace->epoch, &thread->epoch, NULL);
     do
         thread->next = sync_load_ptr(&grace->threads);

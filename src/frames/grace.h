@@ -47,6 +47,7 @@ enum { GRACE_SPACES_MAX = 8 };
 
 /* As many pages as the largest I/O has. */
 #define GRACE_BUFFER_BYTES ((size_t)64 * 4096)
+#define GRACE_NOTES_BYTES ((size_t)8 * 4096)
 
 struct vad;
 
@@ -73,6 +74,7 @@ struct grace_thread {
     bool is_quiet;
     struct quiet quiet;
     char *buffer; /* [I] GRACE_BUFFER_BYTES for what passes between page files and mapped spaces; page aligned */
+    char *notes;  /* [I] GRACE_NOTES_BYTES behind it, for what a signal's stack may have no room for */
     struct grace_thread *next; /* [I] all records of the engine */
 } SYNC_CACHE_ALIGNED;
 

@@ -86,6 +86,21 @@ static void ring_complete(struct io_uring *ring, unsigned taken)
     }
 }
 
+bool stores_reads_overlap(const struct stores *stores)
+{
+    return !stores->disable_io_uring && sync_load_relaxed_32(&stores->no_ring) == 0;
+}
+
+/* A ring of so many entries; false if there is none to be had, of which some reasons stay. */
+static bool ring_open(struct stores *stores, struct io_uring *ring, unsigned count)
+{
+    const int error = stores_reads_overlap(stores) ? -io_uring_queue_init(count, ring, 0) : ENOSYS;
+
+    if (error == ENOSYS || error == EPERM || error == EACCES)
+        sync_store_relaxed_32(&stores->no_ring, 1);
+    return error == 0;
+}
+
 void stores_read_many(struct stores *stores, struct stores_request *requests, unsigned count)
 {
     struct io_uring ring;
@@ -94,7 +109,7 @@ void stores_read_many(struct stores *stores, struct stores_request *requests, un
     sync_assert_unlocked();
     for (unsigned i = 0; i < count; i++)
         requests[i].error = UNREAD;
-    if (count > 1 && !stores->disable_io_uring && io_uring_queue_init(count, &ring, 0) == 0) {
+    if (count > 1 && ring_open(stores, &ring, count)) {
         RING_TSAN_MAPPED();
         for (unsigned i = 0; i < count; i++)
             prepared += read_prepare(stores, &ring, &requests[i]);

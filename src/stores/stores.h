@@ -152,6 +152,8 @@ struct stores_request {
 };
 /* Each as stores_read(), all at the same time where there is io_uring, and waits for all. reads.c */
 void stores_read_many(struct stores *stores, struct stores_request *requests, unsigned count);
+/* Are they read at the same time? Not without io_uring, as far as is known. */
+bool stores_reads_overlap(const struct stores *stores);
 
 /* ---- batched writes --------------------------------------------------------------------------------------------- */
 

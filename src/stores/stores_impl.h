@@ -32,6 +32,7 @@ struct stores {
     unsigned cpu_count;        /* [I] */
     struct released *released; /* [I] one list per CPU (released.c) */
     bool disable_io_uring;     /* [I] */
+    uint32_t no_ring;          /* [A] the kernel gives none, for good */
     unsigned window_pages;     /* [I] */
     struct store files[];      /* [I] which */
 };

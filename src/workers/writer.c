@@ -16,7 +16,7 @@
  * Lone pages. Where a page lies in its file matters to who reads it together with its neighbours. While page reads are
  * random (reads_look()), it matters to nobody, and a page that has hardly a neighbour in memory is written together
  * with others of its kind, wherever there are slots side by side: many random writes become one large one. What is
- * lost is the order: a scan that comes later reads these pages one by one, until they are written again.
+ * lost is the order: a scan that comes later has more and smaller reads, until these pages are written again.
  *
  * Errors. A slot that could not be written is marked bad for good, unless the whole file is at fault: then its slots
  * are as good as any when it comes back. If the memory of the page is what is bad (bad.c), its frame is noted.

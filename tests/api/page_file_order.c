@@ -7,6 +7,8 @@
 #include "support.h"
 
 #include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { STRIDE = 8, LONE = 256, PAGES = LONE * STRIDE, FEW_WRITES = 3 * LONE / 64 /* of 64 pages, and some parts */ };
 
@@ -121,6 +123,61 @@ static void order_comes_back_with_scans(void **state)
     fixture_close(fixture);
 }
 
+/* A scan takes what comes next, wherever its copy lies, unless that would be one read after the other. */
+static void scan_out_of_order(struct fixture *fixture, uint64_t faults_least, uint64_t faults_most)
+{
+    tide_space *space;
+    const tide_address base = region_in_order(fixture, &space);
+    assert_between(lone_pages_pass(fixture, space, base, 2), 1, FEW_WRITES);
+    const tide_statistics before = statistics_now(fixture);
+    check_all(space, base, 2);
+    const tide_statistics after = statistics_now(fixture);
+    assert_between(after.faults.hard - before.faults.hard, faults_least, faults_most);
+    assert_int_equal(after.pages_input - before.pages_input, PAGES);
+    assert_true(after.page_reads - before.page_reads >= LONE);
+    fixture_verify(fixture);
+    fixture_close(fixture);
+}
+
+static void scans_read_what_lies_apart(void **state)
+{
+    if (syscall(SYS_io_uring_setup, 1, NULL) != -1 || errno != EFAULT) {
+        print_message("skipped: this system has no io_uring\n");
+        skip();
+    }
+    scan_out_of_order(*state, 1, LONE * 3 / 2);
+}
+
+static void scans_without_io_uring_read_what_adjoins(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.disable_io_uring = true;
+    scan_out_of_order(fixture, 2 * LONE - 1, PAGES);
+}
+
+static void scans_read_past_a_bad_slot(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_space *space;
+    const tide_address base = region_in_order(fixture, &space);
+    assert_between(lone_pages_pass(fixture, space, base, 2), 1, FEW_WRITES);
+    for (uint64_t i = 0; i < LONE / 2; i++)
+        assert_success(stamp_check(space, base + i * PG, 1, i % STRIDE == 0 ? 2 : 1));
+    device_wear(&fixture->device, TIDE_IO_READ, EIO, 1, 0, 1);
+    unsigned bad = 0;
+    for (uint64_t i = LONE / 2; i < PAGES; i++) {
+        const tide_status status = stamp_check(space, base + i * PG, 1, i % STRIDE == 0 ? 2 : 1);
+        bad += status == TIDE_IN_PAGE_ERROR;
+        if (status != TIDE_IN_PAGE_ERROR)
+            assert_success(status);
+    }
+    assert_int_equal(bad, 1);
+    fixture_verify(fixture);
+    device_wear(&fixture->device, TIDE_IO_READ, 0, 0, 0, 0);
+    check_all(space, base, 2);
+    fixture_close(fixture);
+}
+
 /* Of a write that fails each page is tried alone, and only what failed then is modified as before. */
 static void lone_pages_fail_alone(void **state)
 {
@@ -199,6 +256,9 @@ static const struct CMUnitTest page_file_order[] = {
     API_TEST(pages_keep_their_order_if_the_program_says_so),
     API_TEST(pages_keep_their_order_while_reads_are_scans),
     API_TEST(order_comes_back_with_scans),
+    API_TEST(scans_read_what_lies_apart),
+    API_TEST(scans_without_io_uring_read_what_adjoins),
+    API_TEST(scans_read_past_a_bad_slot),
     API_TEST(lone_pages_fail_alone),
     API_TEST(lone_pages_take_what_room_there_is),
     API_TEST(lone_pages_of_several_spaces),
