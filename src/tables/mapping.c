@@ -296,6 +296,24 @@ struct mapping *mapping_find(uint64_t page)
     return NULL;
 }
 
+struct mapping *mapping_hold(uint64_t page)
+{
+    struct mapping *mapping = mapping_find(page);
+
+    if (mapping == NULL)
+        return NULL;
+    (void)sync_add_32(&mapping->holders, 1); /* a full barrier before it is looked for again */
+    if (mapping_find(page) == mapping)
+        return mapping;
+    mapping_let(mapping);
+    return NULL;
+}
+
+void mapping_let(struct mapping *mapping)
+{
+    (void)sync_add_32(&mapping->holders, (uint32_t)-1);
+}
+
 static void window_free(struct mapping *mapping, uint64_t bytes)
 {
     struct quiet quiet;
@@ -356,7 +374,11 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
 
 void mapping_destroy(struct mapping *mapping)
 {
-    window_free(mapping, sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES);
+    const uint64_t bytes = sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES;
+
+    while (sync_load_32(&mapping->holders) != 0)
+        (void)sched_yield();
+    window_free(mapping, bytes);
 }
 
 uint64_t mapping_pages(const struct mapping *mapping)

@@ -50,6 +50,7 @@ struct mapping {
     bool large;              /* the file takes folios larger than a page for writes of many pages */
     bool by_threads;         /* TIDE_DELIVERY_THREADS */
     uint32_t fences;         /* [A] pages were fenced */
+    uint32_t holders;        /* [A] mapping_hold(); of whatever mapping is here */
     const char *zeroes;      /* MAPPING_BATCH pages of zeroes to copy from */
     struct pte_waits *waits; /* where threads wait for PTEs of the space */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
@@ -63,6 +64,12 @@ TIDE_MUST_CHECK tide_status mapping_create(const tide_mapped_options *options, s
 void mapping_destroy(struct mapping *mapping);
 /* The one whose window has this page, NULL if there is none. Windows do not overlap. */
 struct mapping *mapping_find(uint64_t page);
+/*
+ * The same for who holds nothing that keeps the space: it stays until mapping_let(), which must come soon, since who
+ * destroys it waits for that.
+ */
+struct mapping *mapping_hold(uint64_t page);
+void mapping_let(struct mapping *mapping);
 /* Pages that the file has in memory now. */
 uint64_t mapping_pages(const struct mapping *mapping);
 void mapping_count(const struct mapping *mapping, struct mapping_counters *sums);

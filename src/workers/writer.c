@@ -253,20 +253,22 @@ static unsigned contents_get(const struct writer_lane *lane, const struct writer
     for (unsigned i = 0, count; i < run->count; i += count) {
         const struct pfn *pfn = frame_pfn(frames, run->frames[i]);
         const uint64_t *pte = pfn_pte(pfn);
-        uint64_t page;
 
         count = 1;
         pages[i] = (struct iovec){ frame_memory(frames, run->frames[i]), TIDE_PAGE_BYTES };
         if (!pfn_is_hollow(sync_load_relaxed_64(&pfn->word)))
             continue;
-        const struct mapping *mapping = pte == NULL ? NULL : page_table_mapping_of(frames, pte, &page);
+        const uint64_t page = page_table_page_of(frames, pte, NULL);
+        struct mapping *mapping = mapping_hold(page);
         if (mapping == NULL)
             return i;
         while (i + count < run->count && count <= entries_behind(pte) &&
                pfn_pte(frame_pfn(frames, run->frames[i + count])) == pte + count)
             count++;
         char *copy = copies + i * (size_t)TIDE_PAGE_BYTES;
-        if (mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, count * (size_t)TIDE_PAGE_BYTES) != 0)
+        const int error = mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, count * (size_t)TIDE_PAGE_BYTES);
+        mapping_let(mapping);
+        if (error != 0)
             return i;
         for (unsigned c = 0; c < count; c++)
             pages[i + c] = (struct iovec){ copy + c * (size_t)TIDE_PAGE_BYTES, TIDE_PAGE_BYTES };
