@@ -161,10 +161,18 @@ static unsigned slots_get(struct worker *worker, const struct writer_run *run, u
     return stores_window_allocate(partition->stores, (unsigned)position, wanted, closed, first);
 }
 
-/* The page files are full: larger ones would do. */
-static void slots_call(struct partition *partition)
+/* The page files that are not closed are full: larger ones would do, if they can be. */
+static void slots_call(struct partition *partition, uint32_t closed)
 {
-    if (sync_load_32(&partition->slots_short) != 0)
+    bool can_grow = false;
+
+    for (unsigned i = 0; i < stores_file_count(partition->stores); i++) {
+        struct stores_file_statistics file;
+
+        stores_file_size(partition->stores, i, &file);
+        can_grow = can_grow || ((closed & 1u << i) == 0 && file.slots < file.maximum_slots);
+    }
+    if (!can_grow || sync_load_32(&partition->slots_short) != 0)
         return;
     (void)sync_swap_32(&partition->slots_short, 1); /* a full barrier before the bell is looked at */
     frames_bell_ring(&partition->extender);
@@ -243,7 +251,7 @@ static unsigned run_add(struct worker *worker, const struct writer_run *run, boo
         if (got == 0) {
             *more = !files_stand_still(worker, closed);
             if (!*more)
-                slots_call(partition);
+                slots_call(partition, closed);
             break;
         }
         if (!part_add(&worker->lanes[first.file], run, done, first, got)) {
