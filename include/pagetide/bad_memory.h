@@ -39,7 +39,7 @@ typedef enum tide_retire_outcome {
     TIDE_RETIRE_UNUSED = 0, /**< no page; now on the bad list */
     TIDE_RETIRE_BACKED = 1, /**< a page of which nothing is lost; now on the bad list */
     TIDE_RETIRE_LOST = 2,   /**< a page that is lost; now on the bad list */
-    TIDE_RETIRE_PINNED = 3, /**< a pinned page: later */
+    TIDE_RETIRE_PINNED = 3, /**< a pinned page, or one that is being written: later */
     TIDE_RETIRE_TABLE = 4,  /**< a page table: later, and not to be made good */
     TIDE_RETIRE_ALREADY = 5 /**< it was on the bad list */
 } tide_retire_outcome;
@@ -55,7 +55,8 @@ typedef struct tide_retirement {
  * tide_engine_verify() does: every call and worker waits at its next safe point. Not for signal handlers.
  * @param frame its number, as tide_page_query() and tide_frame_query() tell it.
  * @param[out] retirement what was in it; may be NULL.
- * @return TIDE_SUCCESS: it is on the bad list; TIDE_PENDING: it is pinned, and goes there when its last pin is gone;
+ * @return TIDE_SUCCESS: it is on the bad list; TIDE_PENDING: it is pinned, and goes there when its last pin is gone, or
+ *   being written to a page file that does not answer, and goes there soon after it has;
  *   TIDE_HARDWARE_MEMORY_ERROR: it is a page table, and goes there when the table is freed, if that comes (`retirement` is
  *   filled in here too); TIDE_INVALID_PARAMETER (no such frame); TIDE_INVALID_HANDLE. Thread-safe.
  */

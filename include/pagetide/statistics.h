@@ -404,7 +404,8 @@ typedef struct tide_verify_report {
 
 /**
  * Stops the engine's world (every call and worker waits at its next safe point), checks the invariants I1 to I15 of
- * nt-behaviour 32, and lets it go on. Reads all memory and the page files' contents of clean pages: slow.
+ * nt-behaviour 32, and lets it go on. Reads all memory and the page files' contents of clean pages: slow, and where a
+ * page file does not answer to reads, it and everybody waits until it does.
  * @param report may be NULL.
  * @return TIDE_SUCCESS if all hold; TIDE_IO_ERROR if a slot could not be read; TIDE_INVARIANT_VIOLATED otherwise.
  */

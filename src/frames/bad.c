@@ -10,7 +10,7 @@
  * From note to list. Who frees a noted frame, or finds one in its hands that it just took for use, lists it. That
  * leaves frames that lie on a list and those that hold pages. These are settled with the world stopped, when no frame
  * is in anybody's hands (spaces/bad_page.c has what becomes of the pages, engine/bad_memory.c calls it). Noted frames
- * that a pin holds, and page tables, wait until they are freed.
+ * that a pin holds, or a write to a page file that does not answer, wait for its end; page tables, until they are freed.
  *
  * The memory behind a bad frame is left as it is: nothing reads or writes it any more. If the host took the page away
  * (hwpoison), the hole in the arena stays until close.
@@ -84,6 +84,13 @@ static struct frames_node *node_of(const struct frames *frames, frame_t frame)
     return NULL;
 }
 
+/* There may be something to settle. */
+static void settle_call(struct frames *frames, struct frames_node *node)
+{
+    (void)sync_swap_32(&frames->bad.changed, 1); /* a full barrier before the bell is looked at */
+    frames_bell_ring(&node->trimmer);
+}
+
 bool frames_bad_note(struct frames *frames, frame_t frame)
 {
     struct frames_node *node = node_of(frames, frame);
@@ -92,9 +99,14 @@ bool frames_bad_note(struct frames *frames, frame_t frame)
         !bit_change(frames, frame, true))
         return false;
     (void)sync_add_32(&frames->bad.pending, 1);
-    (void)sync_swap_32(&frames->bad.changed, 1); /* a full barrier before the bell is looked at */
-    frames_bell_ring(&node->trimmer);
+    settle_call(frames, node);
     return true;
+}
+
+void frames_bad_let_go(struct frames *frames, frame_t frame)
+{
+    if (frames_bad_is_noted(frames, frame))
+        settle_call(frames, &frames->nodes[frame_node(frames, frame)]);
 }
 
 bool frames_bad_is_noted_slow(const struct frames *frames, frame_t frame)

@@ -388,6 +388,8 @@ void frames_bad_destroy(struct frames *frames);
  * thread settles what can be settled at once. Safe in a signal handler. False if it was known.
  */
 bool frames_bad_note(struct frames *frames, frame_t frame);
+/* Who kept the frame from being settled has let go of it: if it is noted, the trimmer's thread looks again. */
+void frames_bad_let_go(struct frames *frames, frame_t frame);
 bool frames_bad_is_noted_slow(const struct frames *frames, frame_t frame);
 static inline bool frames_bad_is_noted(const struct frames *frames, frame_t frame)
 {

@@ -248,8 +248,10 @@ bool frames_write_end(struct frames *frames, frame_t frame, uint64_t original, b
 
         /* The writer's while WRITE_IN_PROGRESS is set. */
         sync_store_relaxed_64(&pfn->original, (keep ? original : 0) | lost);
-        if (reference_drop_try(frames, frame, &word, keep ? next : next | PFN_DIRTY))
+        if (reference_drop_try(frames, frame, &word, keep ? next : next | PFN_DIRTY)) {
+            frames_bad_let_go(frames, frame);
             return keep;
+        }
     }
 }
 

@@ -9,11 +9,12 @@
  *   large page              always dirty: the page of 4 KiB is lost. The other 511 stay where they are; one that is
  *                           written anew in its place is an ordinary page
  *   pinned                  nothing yet: whoever has the pin may use the memory. When the last pin is gone
+ *   under write             the same: a page file does not answer (workers/lanes.c). When the write has ended
  *   page table              nothing. What it held cannot be known again, and it is left in use, in the hope that the
  *                           entries that are needed can still be read, until its space lets it go
  *
  * All this in a stopped world: no PTE is claimed, no frame is in anybody's hands, and references of a frame beyond that
- * of its PTE are pins. Open access sections may hold pointers to the frame. They stay good for as much as the memory
+ * of its PTE are pins or writes. Open access sections may hold pointers to the frame. They stay good for as much as the memory
  * is: it is never given to anybody else, so there is no grace period to wait for. What is written through them from now
  * on is lost with the page; a clean page has no pointer for writing.
  *

@@ -12,7 +12,9 @@
  * the limit. Of several files the one that has used the least part of its maximum grows next. A disk that has not so
  * much is asked for half, and half of that. A file that could not grow at all is left alone by the thread for a second,
  * which doubles each time it fails; a caller in need tries all files at once, since its disk may have room again. A
- * request that not even the maximum would satisfy grows nothing.
+ * request that not even the maximum would satisfy grows nothing. A file that does not answer the writer (lanes.c) might
+ * not answer the extender either, and everybody whose charge is refused would wait behind it: it is neither grown nor
+ * cut, unless a caller is in need and no other file can grow.
  *
  * Cutting. Wanted when the charge is at most 75 % of the limit, so that what is left is not grown again by the next
  * page; only down to 75 %, and only after the charge has stayed there for a delay. So after a cut the charge must rise
@@ -64,11 +66,8 @@ static uint64_t pages_wanted(struct partition *partition)
     return charge != 0 && enough > limit ? enough - limit : sync_load_32(&partition->slots_short);
 }
 
-/*
- * The file to grow next: of those that may and are not in `tried`, the one with the least part of its maximum.
- * `urgent`: also those that failed a moment ago. file_count if there is none.
- */
-static unsigned choose_file(const struct worker *worker, uint32_t tried, bool urgent)
+/* Of the files that may grow and are not left out, the one with the least part of its maximum. */
+static unsigned least_file(const struct worker *worker, uint32_t left_out, bool urgent)
 {
     const struct extender *extender = &worker->workers->extender;
     const unsigned count = stores_file_count(worker->workers->partition->stores);
@@ -79,7 +78,7 @@ static unsigned choose_file(const struct worker *worker, uint32_t tried, bool ur
     for (unsigned i = 0; i < count; i++) {
         const struct file_look file = look_at(worker, i);
 
-        if (file.slots == file.maximum || (tried & 1u << i) != 0)
+        if (file.slots == file.maximum || (left_out & 1u << i) != 0)
             continue;
         if (best != count && file.slots * least.maximum >= least.slots * file.maximum) /* both have 32 bits */
             continue;
@@ -89,6 +88,18 @@ static unsigned choose_file(const struct worker *worker, uint32_t tried, bool ur
         best = i;
     }
     return best;
+}
+
+/*
+ * The file to grow next: of those that may and are not in `tried`, the one with the least part of its maximum.
+ * `urgent`: also those that failed a moment ago, and at last those that do not answer. file_count if there is none.
+ */
+static unsigned choose_file(const struct worker *worker, uint32_t tried, bool urgent)
+{
+    const unsigned file = least_file(worker, tried | workers_files_overdue(worker->workers), urgent);
+
+    return urgent && file == stores_file_count(worker->workers->partition->stores) ? least_file(worker, tried, true)
+                                                                                   : file;
 }
 
 static bool can_grow(const struct worker *worker)
@@ -209,12 +220,15 @@ static bool cut_is_due(struct worker *worker)
 static uint64_t cut(struct worker *worker, struct grace_thread *thread, uint64_t budget)
 {
     struct workers *workers = worker->workers;
+    const uint32_t overdue = workers_files_overdue(workers);
     uint64_t done = 0;
 
     for (unsigned i = 0; i < stores_file_count(workers->partition->stores); i++) {
         const struct file_look file = look_at(worker, i);
         uint64_t most = pages_spare(&workers->partition->commit);
 
+        if ((overdue & 1u << i) != 0)
+            continue;
         if (most > file.slots - file.minimum)
             most = file.slots - file.minimum;
         if (most > budget - done)

@@ -115,7 +115,10 @@ bool lane_is_done(const struct writer_lane *lane)
 
 bool lane_is_overdue(const struct writer_lane *lane)
 {
-    return lane_state(lane) == LANE_BUSY && os_clock_ns() - lane->begun_ns >= LANE_PATIENCE_NS;
+    if (lane_state(lane) != LANE_BUSY)
+        return false;
+    const uint64_t begun_ns = sync_load_relaxed_64(&lane->begun_ns); /* before the clock: one may begin now */
+    return os_clock_ns() - begun_ns >= LANE_PATIENCE_NS;
 }
 
 bool lanes_have_news(const struct worker *worker)
@@ -134,7 +137,7 @@ void lane_start(struct writer_lane *lane)
         sync_store_32(&lane->state, LANE_DONE);
         return;
     }
-    lane->begun_ns = os_clock_ns();
+    sync_store_relaxed_64(&lane->begun_ns, os_clock_ns());
     sync_store_32(&lane->state, LANE_BUSY);
     sync_event_signal(&lane->begin);
 }

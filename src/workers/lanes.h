@@ -44,7 +44,7 @@ struct writer_lane {
     struct stores_queue *queue; /* [I] used by who writes the batch */
     struct writer_batch *batch; /* [I] its content belongs as `state` says */
     char *copies;               /* [I] the same, WRITER_BATCH_PAGES pages: of those that have no memory in the arena */
-    uint64_t begun_ns;          /* [L:worker] */
+    uint64_t begun_ns;          /* [A] written before the lane is BUSY */
     uint32_t state;             /* [A] enum lane_state */
     uint32_t stop;              /* [A] */
     struct sync_event begin;    /* moves when there is a batch to write, or `stop` */
@@ -61,7 +61,7 @@ void lanes_destroy(struct worker *worker);
 
 bool lane_is_idle(const struct writer_lane *lane);
 bool lane_is_done(const struct writer_lane *lane);
-/* Busy for so long that nobody should wait for it. */
+/* Busy for so long that nobody should wait for it. Any thread, no lock. */
 bool lane_is_overdue(const struct writer_lane *lane);
 /* Writes the batch of an idle lane: it is done when this returns, or some time later. */
 void lane_start(struct writer_lane *lane);

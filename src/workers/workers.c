@@ -209,6 +209,18 @@ void workers_under_write(const struct workers *workers, workers_see_write *see, 
         lanes_under_write(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, n), see, context);
 }
 
+uint32_t workers_files_overdue(const struct workers *workers)
+{
+    uint32_t overdue = 0;
+
+    for (unsigned n = 0; n < workers->node_count; n++) {
+        const struct worker *writer = workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, n);
+        for (unsigned i = 0; i < writer->lane_count; i++)
+            overdue |= (uint32_t)lane_is_overdue(&writer->lanes[i]) << i;
+    }
+    return overdue;
+}
+
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
 
 static struct frames_bell *bell_of(const struct worker *worker)
@@ -339,6 +351,10 @@ void workers_destroy(struct workers *workers)
             frames_bell_ring(bell_of(worker));
             pthread_join(worker->thread, NULL);
         }
+    }
+    for (unsigned i = 0; i < workers->node_count * TIDE_WORKER_COUNT; i++) { /* none looks at another any more */
+        struct worker *worker = &workers->workers[i];
+
         idle_end(worker->idle);
         lanes_destroy(worker);
         os_memory_free(worker->scratch, worker->scratch_bytes);

@@ -230,10 +230,18 @@ static unsigned slots_get(struct worker *worker, const struct writer_run *run, u
     return stores_window_allocate(partition->stores, (unsigned)position, wanted, closed, first);
 }
 
-/* The page files are full: larger ones would do. */
-static void slots_call(struct partition *partition)
+/* The page files that are not closed are full: larger ones would do, if they can be. */
+static void slots_call(struct partition *partition, uint32_t closed)
 {
-    if (sync_load_32(&partition->slots_short) != 0)
+    bool can_grow = false;
+
+    for (unsigned i = 0; i < stores_file_count(partition->stores); i++) {
+        struct stores_file_statistics file;
+
+        stores_file_size(partition->stores, i, &file);
+        can_grow = can_grow || ((closed & 1u << i) == 0 && file.slots < file.maximum_slots);
+    }
+    if (!can_grow || sync_load_32(&partition->slots_short) != 0)
         return;
     (void)sync_swap_32(&partition->slots_short, 1); /* a full barrier before the bell is looked at */
     frames_bell_ring(&partition->extender);
@@ -323,7 +331,7 @@ static unsigned run_add(struct worker *worker, const struct writer_run *run, boo
         if (got == 0) {
             *more = !files_stand_still(worker, closed);
             if (!*more)
-                slots_call(partition);
+                slots_call(partition, closed);
             break;
         }
         const unsigned added = part_add(&worker->lanes[first.file], run, done, first, got);
@@ -448,11 +456,20 @@ static uint64_t lanes_fill(struct worker *worker, uint64_t most, bool *more)
     return pages + lone_pages_add(worker, &lone, more);
 }
 
-static void lanes_start_filled(struct worker *worker)
+/* Starts the lanes that have something to write. Returns whether there is one that has not. */
+static bool lanes_start_filled(struct worker *worker)
 {
-    for (unsigned i = 0; i < worker->lane_count; i++)
-        if (lane_is_idle(&worker->lanes[i]) && worker->lanes[i].batch->count != 0)
-            lane_start(&worker->lanes[i]);
+    bool idle = false;
+
+    for (unsigned i = 0; i < worker->lane_count; i++) {
+        struct writer_lane *lane = &worker->lanes[i];
+
+        if (lane_is_idle(lane) && lane->batch->count != 0)
+            lane_start(lane);
+        else
+            idle = idle || lane_is_idle(lane);
+    }
+    return idle;
 }
 
 /* Pages for one round: in a small engine a file that does not answer must not keep a large part of it. */
@@ -468,20 +485,23 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
     const uint64_t round = round_pages(worker);
     uint64_t begun = 0, written = 0;
     bool more = worker->lane_count != 0;
-    bool under_way;
+    bool go_on;
 
     reads_look(worker);
     do {
+        const uint64_t before = begun;
+
         written += lanes_take_in(worker, error);
         if (more && begun < budget && *error == 0) {
             const uint64_t left = budget - begun;
             begun += lanes_fill(worker, left < round ? left : round, &more);
         }
         grace_io_begin(thread);
-        lanes_start_filled(worker);
-        under_way = lanes_wait(worker);
+        const bool idle = lanes_start_filled(worker);
+        /* A round may be for one file alone, where its neighbours are. The next one finds that file closed. */
+        go_on = (idle && more && begun != before && begun < budget) || lanes_wait(worker);
         (void)grace_advance(&worker->workers->partition->frames->grace);
         grace_io_end(thread);
-    } while (under_way);
+    } while (go_on);
     return written;
 }

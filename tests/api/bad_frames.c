@@ -439,6 +439,38 @@ static void BF_6_a_pinned_frame_waits_for_its_last_pin(void **state)
     fixture_close(fixture);
 }
 
+/* Its page file does not answer; meanwhile the page can be used, and at the end of the write nothing of it is lost. */
+static void BF_6_a_frame_under_write_waits_for_its_end(void **state)
+{
+    struct fixture *fixture = *state;
+    tide_address base;
+
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, SLOTS);
+    tide_space *space = stamped(fixture, &base);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, true);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 1, true);
+    trim_all(space);
+    while (node_now(fixture, 0).transition != PAGES)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    const uint64_t left = frame_of(space, base), used = frame_of(space, base + PG);
+    assert_int_equal(retire(fixture, left, TIDE_PENDING).outcome, TIDE_RETIRE_PINNED);
+    assert_int_equal(retire(fixture, used, TIDE_PENDING).outcome, TIDE_RETIRE_PINNED);
+    assert_success(stamp_check(space, base + PG, OWNER, 1));
+    assert_int_equal(frame_of(space, base + PG), used);
+    fixture_verify(fixture);
+
+    device_hold(&fixture->device, TIDE_IO_WRITE, false);
+    while (statistics_now(fixture).commit_limit_pages != fixture->at_open.commit_limit_pages - 2)
+        sleep_ms(1);
+    assert_bad(fixture, left, 2);
+    assert_bad(fixture, used, 2);
+    assert_int_equal(statistics_now(fixture).bad_pages_pending, 0);
+    assert_int_equal(statistics_now(fixture).pages_lost, 0);
+    check_pages(space, base, PAGES, OWNER, 1);
+    fixture_close(fixture);
+}
+
 static void BF_7_a_lock_ends_with_its_page(void **state)
 {
     struct fixture *fixture = *state;
@@ -1009,6 +1041,7 @@ static const struct CMUnitTest bad_frames[] = {
     API_TEST(BF_5_a_modified_page_is_lost_until_its_content_is_given_up),
     API_TEST(BF_5_an_earlier_loss_is_not_forgotten),
     API_TEST(BF_6_a_pinned_frame_waits_for_its_last_pin),
+    API_TEST(BF_6_a_frame_under_write_waits_for_its_end),
     API_TEST(BF_7_a_lock_ends_with_its_page),
     API_TEST(BF_8_a_page_of_a_large_page),
     API_TEST(BF_9_a_page_table_stays_until_it_is_freed),

@@ -488,6 +488,9 @@ static void PW_6_a_file_that_does_not_answer_holds_up_no_other(void **state)
     stamp_pages(space, base, PAGES, 1, 2);
     trim_all(space);
     write_until(fixture, 0);
+    while (node_now(fixture, 0).transition !=
+           page_file_now(fixture, 0).used_slots) /* the other one may be overdue too */
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
 
     const uint64_t under_write = node_now(fixture, 0).transition;
     assert_between(under_write, 1, UNDER_WRITE_MAX);
@@ -543,7 +546,9 @@ static void PW_6_pages_wait_for_the_only_file_with_room(void **state)
     trim_all(space);
     while (page_file_now(fixture, 1).used_slots != SMALL || node_now(fixture, 0).transition == 0)
         assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, true)); /* it takes pages and looks */
     const tide_node_statistics node = node_now(fixture, 0);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, false));
     assert_int_equal(node.modified + node.transition + standby_pages(&node), PAGES);
     fixture_verify(fixture);
     check_pages(space, base, PAGES, 1, 1);
@@ -588,7 +593,123 @@ static void PW_6_close_waits_for_what_is_under_write(void **state)
     struct crew *crew = crew_start(1, device_let_go, &fixture->device);
     assert_success(tide_engine_close(fixture->engine));
     fixture->engine = NULL;
+    assert_int_not_equal(atomic_load(&fixture->device.operations[TIDE_IO_WRITE][0]), 0);
     crew_join(crew);
+}
+
+/* One step of a worker that is held, whatever is to be done. */
+static uint64_t step_now(struct fixture *fixture, tide_worker worker)
+{
+    uint64_t done = 0;
+    assert_success(tide_worker_step(fixture->engine, worker, 0, 0, &done));
+    return done;
+}
+
+/* Neighbours draw pages to a file. When it hangs, a step does not end with the first round, which is all for that file. */
+static void PW_6_a_step_goes_on_with_the_other_files(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 2000, WINDOW = 16, PAGES = 100 * WINDOW, ROUND = FRAMES / 16 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, true));
+    for (uint64_t i = 0; i < PAGES; i += WINDOW)
+        stamp_pages(space, base + i * PG, 1, 1, 1);
+    trim_all(space);
+    while (node_now(fixture, 0).modified + node_now(fixture, 0).transition != 0) /* several on a busy machine */
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+    uint64_t windows = 0;
+    for (uint64_t i = 0; i < PAGES; i += WINDOW) {
+        if (page_now(space, base + i * PG).page_file != 0)
+            continue;
+        stamp_pages(space, base + (i + 1) * PG, WINDOW - 1, 1, 1);
+        windows++;
+    }
+    assert_true(windows * (WINDOW - 1) > 2 * ROUND);
+    trim_all(space);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, true);
+    const uint64_t before = page_file_now(fixture, 1).used_slots;
+    (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+    assert_int_not_equal(page_file_now(fixture, 1).used_slots, before);
+    /* On a busy machine the other file may be overdue too. */
+    while (node_now(fixture, 0).modified != 0 || node_now(fixture, 0).transition > ROUND)
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+    assert_int_not_equal(node_now(fixture, 0).transition, 0);
+    fixture_verify(fixture);
+
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 0, false);
+    while (node_now(fixture, 0).transition != 0)
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+    empty_standby(fixture);
+    for (uint64_t i = 0; i < PAGES; i += WINDOW)
+        check_pages(space, base + i * PG, page_now(space, base + (i + 1) * PG).slot == 0 ? 1 : WINDOW, 1, 1);
+    fixture_close(fixture);
+}
+
+/* What can be had from a file that does not answer is no room; the other one grows instead. Nor is it cut. */
+static void PW_6_a_file_that_does_not_answer_keeps_its_size(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 800, SLOTS = 50, MAXIMUM = 1000, PAGES = 300 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture->config.page_file_shrink_delay_ms = 1;
+    fixture_page_file_growing(fixture, SLOTS, MAXIMUM);
+    fixture_page_file_growing(fixture, SLOTS, MAXIMUM);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, true));
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_EXTENDER, true));
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    device_hold(&fixture->device, TIDE_IO_WRITE, true);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(step_now(fixture, TIDE_WORKER_MODIFIED_WRITER), 0);
+        assert_int_equal(step_now(fixture, TIDE_WORKER_EXTENDER), 0); /* neither file would be written */
+    }
+    assert_int_not_equal(node_now(fixture, 0).modified, 0);
+    device_hold_file(&fixture->device, TIDE_IO_WRITE, 1, false);
+    while (page_file_now(fixture, 1).total_slots == SLOTS) {
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+        (void)step_now(fixture, TIDE_WORKER_EXTENDER);
+        assert_int_equal(page_file_now(fixture, 0).total_slots, SLOTS);
+    }
+    /* On a busy machine the other file may be overdue too, and then counts no more than the first. */
+    while (node_now(fixture, 0).modified != 0 ||
+           node_now(fixture, 0).transition != page_file_now(fixture, 0).used_slots)
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+
+    /* Who is in need gets room in the other one as long as there is any, and then all the same. */
+    const uint64_t limit = statistics_now(fixture).commit_limit_pages;
+    const tide_address more = region_new(space, limit);
+    assert_int_equal(page_file_now(fixture, 0).total_slots, SLOTS);
+    assert_int_not_equal(page_file_now(fixture, 1).total_slots, MAXIMUM);
+    const tide_address most = region_new(space, MAXIMUM - SLOTS);
+    assert_int_equal(page_file_now(fixture, 1).total_slots, MAXIMUM);
+    const uint64_t slots = page_file_now(fixture, 0).total_slots;
+    assert_between(slots, SLOTS + 1, MAXIMUM);
+
+    assert_success(tide_virtual_free(space, most, 0, TIDE_MEM_RELEASE));
+    assert_success(tide_virtual_free(space, more, 0, TIDE_MEM_RELEASE));
+    while (page_file_now(fixture, 1).total_slots == MAXIMUM) {
+        (void)step_now(fixture, TIDE_WORKER_EXTENDER);
+        sleep_ms(2);
+    }
+    assert_int_equal(page_file_now(fixture, 0).total_slots, slots);
+    device_hold(&fixture->device, TIDE_IO_WRITE, false);
+    while (node_now(fixture, 0).transition != 0)
+        (void)step_now(fixture, TIDE_WORKER_MODIFIED_WRITER);
+    while (page_file_now(fixture, 0).total_slots == slots) {
+        (void)step_now(fixture, TIDE_WORKER_EXTENDER);
+        sleep_ms(2);
+    }
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    fixture_close(fixture);
 }
 
 /* ---- figures of one file ---------------------------------------------------------------------------------------- */
@@ -652,6 +773,8 @@ static const struct CMUnitTest page_files[] = {
     API_TEST(PW_5_a_dead_file_costs_no_slot),
     API_TEST(PW_6_a_file_that_does_not_answer_holds_up_no_other),
     API_TEST(PW_6_pages_wait_for_the_only_file_with_room),
+    API_TEST(PW_6_a_step_goes_on_with_the_other_files),
+    API_TEST(PW_6_a_file_that_does_not_answer_keeps_its_size),
     API_TEST(PW_6_close_waits_for_what_is_under_write),
     API_TEST(page_file_statistics_refuse_what_is_not_there),
     API_TEST(PW_a_full_page_file_leaves_pages_modified),
