@@ -136,8 +136,11 @@ static void own_watch(struct stress_thread *thread, tide_space *space)
             break;
         for (unsigned page = 0; page < OWN_PAGES; page++) {
             if (written[page] && (expected >= count || pages[expected] != base + (uint64_t)page * PAGE))
-                fail(thread, "page %u of the watched region 0x%llx was written and is not reported", page,
-                     (unsigned long long)base);
+                fail(thread,
+                     "page %u of the watched region 0x%llx was written and is not reported in round %u: report %u of "
+                     "%llu is page %llu",
+                     page, (unsigned long long)base, round, expected, (unsigned long long)count,
+                     expected >= count ? OWN_PAGES : (unsigned long long)((pages[expected] - base) / PAGE));
             expected += written[page];
             if (written[page])
                 own_check(thread, space, base, page, true);

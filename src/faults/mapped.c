@@ -235,6 +235,12 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
         return;
     while (count < wanted && index + 1 + count < TABLE_ENTRIES && follower_claim(fault, &pte[1 + count], &next[count]))
         count++;
+    /*
+     * Asked again, now that they are claimed and cannot go: they may be of a region with write watch that is newer than
+     * the first look. A write to one comes back then.
+     */
+    for (unsigned i = 0; i < count && fault_may_be_watched(fault); i++)
+        next[i].bits &= ~PTE_WRITE;
     for (unsigned first = 0, end; first < count; first = end) {
         end = first + 1;
         while (end < count && pte_is_writable(next[end]) == pte_is_writable(next[first]))

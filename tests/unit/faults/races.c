@@ -140,10 +140,11 @@ static void tables_beyond_the_charge_are_charged(void **state)
 
 #ifdef TIDE_SYNC_POINTS
 enum ambush_deed {
-    AMBUSH_RELEASE,    /* the region goes */
-    AMBUSH_DECOMMIT,   /* its pages go */
-    AMBUSH_RENEW,      /* it goes, and another comes at its place */
-    AMBUSH_DECOMMITTER /* another thread decommits and has to wait for this one's claim */
+    AMBUSH_RELEASE,     /* the region goes */
+    AMBUSH_DECOMMIT,    /* its pages go */
+    AMBUSH_RENEW,       /* it goes, and another comes at its place */
+    AMBUSH_DECOMMITTER, /* another thread decommits and has to wait for this one's claim */
+    AMBUSH_WATCH /* a region with write watch comes behind it, and a page of it is written, trimmed and reported */
 };
 
 /* What happens before an operation of this thread on a word of [from, to), after `skip` that are let pass. */
@@ -167,6 +168,32 @@ static void *decommitter_main(void *context)
     return NULL;
 }
 
+/* So many pages of a watched region are reported. */
+static uint64_t reported(tide_space *space, tide_address base)
+{
+    tide_address pages[16];
+    uint64_t count = 16;
+
+    if (tide_write_watch_get(space, TIDE_WRITE_WATCH_RESET, base, 16 * PAGE, pages, &count, NULL) != TIDE_SUCCESS)
+        return UINT64_MAX;
+    return count;
+}
+
+static tide_status watched_region(tide_space *space, tide_address base)
+{
+    const uint64_t word = 1;
+    uint64_t bytes = 16 * PAGE;
+    tide_address at = base;
+    tide_status status = tide_virtual_alloc(
+        space, &at, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | TIDE_MEM_WRITE_WATCH, TIDE_PAGE_READWRITE);
+
+    if (status == TIDE_SUCCESS)
+        status = tide_write(space, base, &word, sizeof word);
+    if (!tide_failed(status))
+        status = tide_working_set_empty(space);
+    return !tide_failed(status) && reported(space, base) == 1 ? TIDE_SUCCESS : TIDE_INVARIANT_VIOLATED;
+}
+
 static void ambush_hook(const void *address)
 {
     if (ambush.space == NULL || ambush.sprung || (const char *)address < ambush.from ||
@@ -180,6 +207,10 @@ static void ambush_hook(const void *address)
             wait_until_waited_for(pte);
         return;
     }
+    if (ambush.deed == AMBUSH_WATCH) {
+        ambush.status = watched_region(ambush.space, ambush.base + ambush.pages * PAGE);
+        return;
+    }
     const bool release = ambush.deed != AMBUSH_DECOMMIT;
     ambush.status = tide_virtual_free(ambush.space, ambush.base, release ? 0 : ambush.pages * PAGE,
                                       release ? TIDE_MEM_RELEASE : TIDE_MEM_DECOMMIT);
@@ -191,11 +222,11 @@ static void ambush_hook(const void *address)
 }
 
 /*
- * A fault for writing on the first of 16 pages, ambushed. Returns its status. The fault is called as the engine's
+ * A fault for writing on one of 16 pages, ambushed. Returns its status. The fault is called as the engine's
  * access functions do, whose own looks at the PTE are not counted.
  */
 static tide_status ambushed_fault(struct scene *scene, enum ambush_deed deed, const void *word, size_t bytes,
-                                  unsigned skip, tide_space *space, tide_address base)
+                                  unsigned skip, tide_space *space, tide_address base, unsigned page)
 {
     struct grace_thread *thread = engine_thread(scene->engine);
     pte_t valid;
@@ -210,7 +241,7 @@ static tide_status ambushed_fault(struct scene *scene, enum ambush_deed deed, co
                               .status = TIDE_INVARIANT_VIOLATED };
     sync_point_hook_set(ambush_hook);
     grace_enter(thread);
-    const tide_status status = fault_resolve(space, thread, base, TIDE_ACCESS_WRITE, &valid);
+    const tide_status status = fault_resolve(space, thread, base + page * PAGE, TIDE_ACCESS_WRITE, &valid);
     grace_leave(thread);
     assert_true(ambush.sprung);
     if (deed == AMBUSH_DECOMMITTER)
@@ -237,7 +268,7 @@ static void a_fault_leaves_nothing_in_a_region_that_went_away(void **state)
         stamp(space, neighbour, 1);
         uint64_t *pte = pte_at(space, base);
         const uint64_t available = counts_now(scene).available;
-        assert_status(ambushed_fault(scene, deeds[i], pte, sizeof *pte, 1, space, base), TIDE_ACCESS_VIOLATION);
+        assert_status(ambushed_fault(scene, deeds[i], pte, sizeof *pte, 1, space, base, 0), TIDE_ACCESS_VIOLATION);
         assert_int_equal(*pte, 0);
         assert_int_equal(counts_now(scene).available, available);
         assert_int_equal(space_working_set_pages(space), 1);
@@ -262,7 +293,7 @@ static void a_decommit_waits_for_a_claim_and_nothing_is_left(void **state)
     assert_non_null(vad);
     const uint64_t available = counts_now(scene).available;
     assert_status(
-        ambushed_fault(scene, AMBUSH_DECOMMITTER, &vad->commit_state, sizeof vad->commit_state, 1, space, base),
+        ambushed_fault(scene, AMBUSH_DECOMMITTER, &vad->commit_state, sizeof vad->commit_state, 1, space, base, 0),
         TIDE_ACCESS_VIOLATION);
     assert_int_equal(*pte_at(space, base), 0);
     assert_int_equal(counts_now(scene).available, available);
@@ -280,7 +311,8 @@ static void a_page_is_put_where_the_new_region_looks_for_it(void **state)
     const tide_address base = region_new(space, 16, 16);
     stamp(space, base + PAGE, 1);
     uint64_t *old = pte_at(space, base);
-    assert_status(ambushed_fault(scene, AMBUSH_RENEW, old, sizeof *old, 0, space, base), TIDE_PAGE_FAULT_DEMAND_ZERO);
+    assert_status(ambushed_fault(scene, AMBUSH_RENEW, old, sizeof *old, 0, space, base, 0),
+                  TIDE_PAGE_FAULT_DEMAND_ZERO);
     assert_state(space, base, TIDE_PAGE_STATE_ACTIVE);
     assert_state(space, base + PAGE, TIDE_PAGE_STATE_DEMAND_ZERO);
     touch(space, base, TIDE_ACCESS_WRITE, TIDE_SUCCESS);
@@ -298,11 +330,41 @@ static void tables_of_a_fault_that_came_too_late_are_charged(void **state)
     const uint64_t charge = statistics_now(scene).commit_total_pages, tables = space->table.table_pages;
     const tide_address base = region_new(space, 16, 16);
     /* Two looks for the PTE, then the making. */
-    assert_status(ambushed_fault(scene, AMBUSH_RELEASE, space->table.root, PAGE, 2, space, base),
+    assert_status(ambushed_fault(scene, AMBUSH_RELEASE, space->table.root, PAGE, 2, space, base, 0),
                   TIDE_ACCESS_VIOLATION);
     assert_int_equal(space->table.table_pages, tables + 3);
     assert_int_equal(space->tables_charged, tables + 3);
     assert_int_equal(statistics_now(scene).commit_total_pages, charge + 3);
+    scene_close(scene);
+}
+/*
+ * In a mapped space a soft fault in the track of a scan shows the pages that follow. They may be of a region that was
+ * not there when the fault asked whether any is watched: a write to one must still be seen.
+ */
+static void pages_of_a_new_watched_region_are_not_shown_for_writing(void **state)
+{
+    struct scene *scene = *state;
+    const uint64_t word = 2;
+    tide_space *space;
+
+    if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS)
+        skip();
+    scene_open(scene, FRAMES, SLOTS);
+    assert_status(tide_mapped_space_create(scene->engine, NULL, &space), TIDE_SUCCESS);
+    tide_address base = 0;
+    uint64_t bytes = 16 * PAGE;
+    assert_status(tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE),
+                  TIDE_SUCCESS);
+    for (unsigned i = 0; i < 16; i++)
+        assert_false(tide_failed(tide_write(space, base + i * PAGE, &word, sizeof word)));
+    assert_status(tide_working_set_empty(space), TIDE_SUCCESS);
+    for (unsigned i = 15; i-- > 0;) /* downwards: nothing follows */
+        assert_status(tide_touch(space, base + i * PAGE, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+    const uint64_t *follower = pte_at(space, base + 16 * PAGE);
+    (void)ambushed_fault(scene, AMBUSH_WATCH, follower, sizeof *follower, 0, space, base, 15);
+    assert_false(tide_failed(tide_write(space, base + 16 * PAGE, &word, sizeof word)));
+    assert_int_equal(reported(space, base + 16 * PAGE), 1);
+    assert_status(tide_space_destroy(space), TIDE_SUCCESS);
     scene_close(scene);
 }
 #endif
@@ -319,6 +381,7 @@ int main(void)
         SCENE_TEST(a_decommit_waits_for_a_claim_and_nothing_is_left),
         SCENE_TEST(a_page_is_put_where_the_new_region_looks_for_it),
         SCENE_TEST(tables_of_a_fault_that_came_too_late_are_charged),
+        SCENE_TEST(pages_of_a_new_watched_region_are_not_shown_for_writing),
 #endif
     };
 
