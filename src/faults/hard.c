@@ -27,6 +27,7 @@
 
 enum {
     CLUSTER_PARTS = 16, /* of one cluster, each in slots side by side */
+    PARTS_TRACK = 8,    /* pages of a track that make it worth a ring: among random accesses it must hardly ever be */
     TOGETHER_LEAST = 4  /* so many pages side by side are in order */
 };
 
@@ -130,7 +131,8 @@ static void cluster_gather(struct fault *fault, uint64_t *pte, pte_t seen, frame
     const bool chance = fault->space->mapping != NULL && !scan;
     const unsigned wanted = chance ? 0 : longest * 2 + 1 < limit ? longest * 2 : limit - 1;
     const int direction = before != 0 ? 1 : -1;
-    const unsigned parts = scan && stores_reads_overlap(fault->space->partition->stores) ? CLUSTER_PARTS : 1;
+    const unsigned parts =
+        longest >= PARTS_TRACK && stores_reads_overlap(fault->space->partition->stores) ? CLUSTER_PARTS : 1;
     pte_t neighbours_seen[STORES_CLUSTER_MAX];
     frame_t neighbours[STORES_CLUSTER_MAX];
     const unsigned count =
