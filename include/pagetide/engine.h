@@ -27,7 +27,8 @@ typedef struct tide_engine tide_engine;
  * charge comes near its limit or a commit does not fit, and gives back what it does not use; see docs/architecture.md.
  */
 typedef struct tide_page_file_config {
-    const char *path;       /**< file to create; its folder must exist */
+    const char *path;       /**< file to create; its folder must exist. An empty file, or a page file that no living
+                                 engine has, is taken over, and removed at close as well */
     uint64_t minimum_bytes; /**< size at open, a multiple of the page size, at least two pages (slot 0 is a header) */
     uint64_t maximum_bytes; /**< size it may grow to; 0 means minimum_bytes */
 } tide_page_file_config;
@@ -99,7 +100,8 @@ typedef struct tide_config {
     uint64_t low_available_pages;  /**< per node: below this the trimmer is woken [frames / 32] */
     uint64_t high_available_pages; /**< per node: trimmer's and writer's goal [2 x low] */
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
-    unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT [30000] */
+    unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT; a fault by plain
+                                        pointer in a mapped space waits on [30000] */
     unsigned trimmer_period_ms;      /**< period of ageing [1000, the balance set manager's second] */
     uint64_t aslr_seed;              /**< of the random addresses of regions: the same seed gives the same addresses to
                                        the same calls [drawn from the operating system at each open] */

@@ -39,7 +39,7 @@ typedef enum tide_delivery {
     TIDE_DELIVERY_THREADS = 1
 } tide_delivery;
 
-/** What a mapped space is made of. Fill with tide_mapped_options_init(). */
+/** What a mapped space is made of. Fill with tide_mapped_options_init(). Zero means the default, given in brackets. */
 typedef struct tide_mapped_options {
     size_t struct_bytes;      /**< set by tide_mapped_options_init() */
     uint64_t window_bytes;    /**< addresses, a multiple of 2 MiB; they cost nothing until used [1 TiB; or 256, 64

@@ -31,7 +31,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_space_create(tide_engine *engine, t
 
 /**
  * Releases everything in the space and the space itself. No other thread may be in a call on it.
- * @return TIDE_SUCCESS; TIDE_DEVICE_BUSY while an access section or pin on it is open (nothing changes).
+ * @return TIDE_SUCCESS; TIDE_DEVICE_BUSY while an access section or pin on it is open (nothing changes);
+ *   TIDE_INVALID_HANDLE.
  */
 TIDE_EXPORT tide_status tide_space_destroy(tide_space *space);
 
