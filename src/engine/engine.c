@@ -181,8 +181,8 @@ tide_status engine_frame_check(const tide_engine *engine, uint64_t number)
     const struct frames *frames = engine->partition.frames;
 
     if (!frames_number_exists(frames, number))
-        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "frame %lu does not exist; numbers end at %u", number,
-                         frames->end);
+        return error_set(TIDE_INVALID_PARAMETER, 0, 0, "frame %lu does not exist; the highest number is %u", number,
+                         frames->end - 1);
     return TIDE_SUCCESS;
 }
 

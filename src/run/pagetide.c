@@ -290,8 +290,9 @@ static void program_check(const char *name)
 
     if (file < 0)
         return; /* execvp() says why */
-    if (fstat(file, &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)) != 0 && S_ISREG(status.st_mode) &&
-        geteuid() != 0)
+    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) &&
+        (((status.st_mode & S_ISUID) != 0 && status.st_uid != getuid()) ||
+         ((status.st_mode & S_ISGID) != 0 && status.st_gid != getgid())))
         fail(EXIT_FAILED, "%s changes its user or group when it starts, and such programs cannot be captured", name);
     const bool elf = pread(file, &header, sizeof header, 0) == (ssize_t)sizeof header &&
                      memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_ident[EI_CLASS] == ELFCLASS64 &&

@@ -319,6 +319,11 @@ static tide_status wait_verdict(struct partition *partition, const struct grace_
     if (wait->ns < partition->frame_wait_ns)
         return TIDE_SUCCESS;
     grace_report(&partition->frames->grace, &report);
+    if (report.stale_sections == 0)
+        return error_set(TIDE_TIMEOUT, 0, 0,
+                         "no frame came free in %lu ms: the %lu frames hold page tables, and pages that are locked, "
+                         "pinned or cannot be written out",
+                         partition->frame_wait_ns / 1000000u, frames->total);
     return error_set(
         TIDE_TIMEOUT, 0, 0,
         "no frame came free in %lu ms; %lu open access sections hold memory back, the oldest in thread %lu",

@@ -103,22 +103,21 @@ static tide_status refused(tide_delivery delivery, int error)
     if (error == ENOSYS)
         return error_set(
             TIDE_NOT_SUPPORTED, error, 0,
-            "userfaultfd: %s; the kernel was built without CONFIG_USERFAULTFD, or a seccomp filter hides it: "
-            "allow the system call userfaultfd (docker: --security-opt seccomp=profile.json), or make "
-            "/dev/userfaultfd accessible",
+            "userfaultfd: %s; the kernel lacks CONFIG_USERFAULTFD, or a seccomp filter hides it: allow the system "
+            "call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
             strerror(error));
     if (delivery == TIDE_DELIVERY_SIGNAL)
         return error_set(
             TIDE_NOT_SUPPORTED, error, 0,
             "userfaultfd: %s; faults by signal need no privilege, so a seccomp filter forbids it: allow the "
-            "system call userfaultfd (docker: --security-opt seccomp=profile.json), or make "
-            "/dev/userfaultfd accessible",
+            "system call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
             strerror(error));
-    return error_set(TIDE_NOT_SUPPORTED, error, 0,
-                     "userfaultfd: %s; handler threads need one of: CAP_SYS_PTRACE; sysctl "
-                     "vm.unprivileged_userfaultfd=1; read and write access to /dev/userfaultfd (setfacl -m u:NAME:rw "
-                     "/dev/userfaultfd). TIDE_DELIVERY_SIGNAL needs none of them",
-                     strerror(error));
+    return error_set(
+        TIDE_NOT_SUPPORTED, error, 0,
+        "userfaultfd: %s; handler threads need CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1, or "
+        "/dev/userfaultfd for reading and writing (setfacl -m u:NAME:rw); TIDE_DELIVERY_SIGNAL needs none "
+        "of them",
+        strerror(error));
 }
 
 /* Opens, and asks for what is needed. */

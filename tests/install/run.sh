@@ -65,16 +65,14 @@ run "$folder/cmake/hello" ""
 run "$folder/cmake/hello_static" ""
 
 step "pkg-config: shared and static"
-# The file names the prefix that the build was configured with; this copy lies elsewhere.
-pc_variables=(--define-variable=prefix="$prefix" --define-variable=includedir="$prefix/include"
-    --define-variable=libdir="$libraries")
+# This copy does not lie where the build was configured for: the file must find itself.
 export PKG_CONFIG_PATH=$libraries/pkgconfig
 # shellcheck disable=SC2046 # lists of flags
 "$compiler" -o "$folder/hello" "$source_folder/docs/example/hello.c" \
-    $(pkg-config "${pc_variables[@]}" --cflags --libs pagetide)
+    $(pkg-config --cflags --libs pagetide)
 # shellcheck disable=SC2046
 "$compiler" -o "$folder/hello_static" "$source_folder/docs/example/hello.c" \
-    $(pkg-config "${pc_variables[@]}" --static --cflags --libs pagetide | sed 's/-lpagetide/-l:libpagetide.a/')
+    $(pkg-config --static --cflags --libs pagetide | sed 's/-lpagetide/-l:libpagetide.a/')
 needs_pagetide "$folder/hello" || fail "hello is not linked with the shared library"
 ! needs_pagetide "$folder/hello_static" || fail "hello_static is linked with the shared library"
 run "$folder/hello" "$libraries"
