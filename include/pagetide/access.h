@@ -21,8 +21,8 @@ typedef enum tide_access_kind { TIDE_ACCESS_READ = 0, TIDE_ACCESS_WRITE = 1 } ti
  * first byte that fails in tide_last_error()->address), TIDE_IN_PAGE_ERROR (page-file read failed; io_error says why;
  * no other page is lost and the access may be repeated; with io_error EHWPOISON the page was lost with bad memory, and
  * every access fails until it is made anew: bad_memory.h), TIDE_TIMEOUT (no frame within frame_wait_ms),
- * TIDE_NO_MEMORY (only with a strict placement: its node has no frame; numa.h), TIDE_ACCESS_SECTION_TOO_LONG (only
- * inside an open section), TIDE_INVALID_PARAMETER (NULL, or a range that wraps). All are thread-safe.
+ * TIDE_NO_MEMORY (after frame_wait_ms: page tables and locked pages have filled the budget; or with a strict placement:
+ * its node has no frame, numa.h), TIDE_ACCESS_SECTION_TOO_LONG (only inside an open section), TIDE_INVALID_PARAMETER (NULL, or a range that wraps). All are thread-safe.
  */
 
 /**

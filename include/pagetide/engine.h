@@ -101,7 +101,7 @@ typedef struct tide_config {
     uint64_t high_available_pages; /**< per node: trimmer's and writer's goal [2 x low] */
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
     unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT; a fault by plain
-                                        pointer in a mapped space waits on [30000] */
+                                        pointer in a mapped space waits on while there is hope [30000] */
     unsigned trimmer_period_ms;      /**< period of ageing [1000, the balance set manager's second] */
     uint64_t aslr_seed;              /**< of the random addresses of regions: the same seed gives the same addresses to
                                        the same calls [drawn from the operating system at each open] */

@@ -69,7 +69,8 @@ extern "C" {
  *   TIDE_NO_MEMORY (no free range of that size; no 2 MiB of frames together); TIDE_TIMEOUT (no frame for a page table
  *   within frame_wait_ms) or, in an open access section, TIDE_ACCESS_SECTION_TOO_LONG;
  *   TIDE_COMMITMENT_LIMIT (a commit that does not fit waits for page files to grow: they are at their maximum, or their
- *   disks full).
+ *   disks full; or it is more than page tables in half of the frames can map: 256 times the frames, with what is
+ *   committed already).
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_virtual_alloc(tide_space *space, tide_address *base, uint64_t *bytes,
                                                            uint32_t type, uint32_t protection);

@@ -101,7 +101,7 @@ void run_refused(const char *what, size_t bytes)
         const tide_error error = *tide_last_error();
         run_say("%s[%ld]: %s of %s is refused: %s%s", program_invocation_short_name, (long)getpid(), what,
                 settings_size_print(text, bytes), error.status != TIDE_SUCCESS ? error.message : "too large",
-                error.status == TIDE_COMMITMENT_LIMIT ? " (see --page-file-size)" : "");
+                error.status == TIDE_COMMITMENT_LIMIT ? " (see --memory and --page-file-size)" : "");
     }
     errno = ENOMEM;
 }

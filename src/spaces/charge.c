@@ -16,6 +16,9 @@
  */
 #include "spaces/region_impl.h"
 
+/* Of the frames, the part that page tables may take: one in so many. */
+enum { TABLES_PART = 2 };
+
 /* The limit of space.commit, which counts large pages: raised by as many as there are. Space locked. */
 static void limit_apply(tide_space *space)
 {
@@ -67,25 +70,71 @@ void large_uncharge(tide_space *space, uint64_t pages)
     sync_unlock(&space->lock);
 }
 
-tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t tables)
+/*
+ * Page tables are never written out. Each page that is committed may be touched, and be the one that a table is kept
+ * for until its region goes; so no more is committed than the tables of a part of the frames can map. It is the least
+ * that they take: where single regions lie far apart, each has a table for itself.
+ */
+static tide_status tables_fit(const struct partition *partition, uint64_t pages)
 {
-    tide_space *space = retry->space;
-    struct commit *commit = &space->partition->commit;
+    const uint64_t charged = commit_charged_bound(&partition->commit);
+    const uint64_t most = frames_usable(partition->frames) / TABLES_PART * TABLE_ENTRIES;
 
-    retry->wanted_pages = 0;
-    if (pages != 0 && tide_failed(commit_charge(&space->commit, pages)))
-        return error_set(TIDE_COMMITMENT_LIMIT, 0, 0,
-                         "cannot commit %lu pages: the space has committed %lu, and its own limit is %lu pages", pages,
-                         commit_total(&space->commit), sync_load_64(&space->commit.limit));
+    if (charged <= most && pages <= most - charged)
+        return TIDE_SUCCESS;
+    return error_set(TIDE_COMMITMENT_LIMIT, 0, 0,
+                     "cannot commit %lu pages: %lu are charged, and %lu are the most that page tables in half of the "
+                     "engine's %lu frames can map; a larger budget helps, a page file does not",
+                     pages, charged, most, frames_usable(partition->frames));
+}
+
+/* Against the limit of the space; without one it always succeeds. */
+static tide_status space_charge(tide_space *space, uint64_t pages)
+{
+    if (pages == 0 || !tide_failed(commit_charge(&space->commit, pages)))
+        return TIDE_SUCCESS;
+    return error_set(TIDE_COMMITMENT_LIMIT, 0, 0,
+                     "cannot commit %lu pages: the space has committed %lu, and its own limit is %lu pages", pages,
+                     commit_total(&space->commit), sync_load_64(&space->commit.limit));
+}
+
+static tide_status engine_charge(struct partition *partition, uint64_t pages, uint64_t tables)
+{
+    struct commit *commit = &partition->commit;
     const tide_status status = pages + tables == 0 ? TIDE_SUCCESS : commit_charge(commit, pages + tables);
+
     if (!tide_failed(status))
         return status;
-    commit_return(&space->commit, pages);
-    retry->wanted_pages = pages + tables;
     return error_set(status, 0, 0,
                      "cannot commit %lu pages (and %lu for page tables): %lu are charged, the limit is %lu pages, and "
                      "%lu with all page files at their maximum",
                      pages, tables, commit_total(commit), sync_load_64(&commit->limit), sync_load_64(&commit->maximum));
+}
+
+tide_status pages_charge(struct region_retry *retry, uint64_t pages, uint64_t tables)
+{
+    tide_space *space = retry->space;
+    struct partition *partition = space->partition;
+    /* Who cannot be refused comes last: what is refused is in nobody's peak then. */
+    const bool space_first = sync_load_64(&space->commit.limit) != TIDE_NO_COMMIT_LIMIT;
+
+    retry->wanted_pages = 0;
+    tide_status status = tables == 0 ? TIDE_SUCCESS : tables_fit(partition, pages);
+    if (!tide_failed(status) && space_first)
+        status = space_charge(space, pages);
+    if (tide_failed(status))
+        return status;
+    status = engine_charge(partition, pages, tables);
+    if (tide_failed(status)) {
+        retry->wanted_pages = pages + tables;
+        if (space_first)
+            commit_return(&space->commit, pages);
+    } else if (!space_first) {
+        status = space_charge(space, pages); /* a limit may have come meanwhile */
+        if (tide_failed(status))
+            commit_return(&partition->commit, pages + tables);
+    }
+    return status;
 }
 
 void pages_uncharge(tide_space *space, uint64_t pages)

@@ -281,6 +281,45 @@ static bool node_may_bring(struct partition *partition, unsigned n)
     return counts.lists[FRAME_LIST_MODIFIED] != 0 && stores.used_slots + stores.bad_slots < stores.total_slots;
 }
 
+/* What the spaces hold that no trimmer and no writer takes, and what they do. */
+struct held {
+    uint64_t tables, fixed, trimmable; /* pages */
+};
+
+static struct held held_by_all(struct partition *partition)
+{
+    struct held held = { .fixed = sync_load_64(&partition->resident_pages) };
+
+    sync_lock(&partition->lock);
+    for (const tide_space *space = partition->spaces; space != NULL; space = space->next) {
+        const uint64_t pages = space_working_set_pages(space), locked = sync_load_64(&space->locked_pages);
+
+        held.tables += sync_load_relaxed_64(&space->table.table_pages);
+        held.trimmable += pages > locked ? pages - locked : 0;
+    }
+    sync_unlock(&partition->lock);
+    return held;
+}
+
+static bool any_may_bring(struct partition *partition)
+{
+    for (unsigned n = 0; n < partition->frames->node_count; n++)
+        if (node_may_bring(partition, n))
+            return true;
+    return held_by_all(partition).trimmable != 0;
+}
+
+/* Page tables, and what is locked, have filled the budget. */
+static tide_status all_exhausted(struct partition *partition)
+{
+    const struct held held = held_by_all(partition);
+
+    return error_set(TIDE_NO_MEMORY, 0, 0,
+                     "none of the %lu frames can come free: %lu are page tables, one for each 2 MiB with a page that "
+                     "was touched, and %lu are locked or large pages",
+                     partition->frames->total, held.tables, held.fixed);
+}
+
 /*
  * A strict place, and its node has no frame: the node's own trimmer and writer brought nothing, and nothing is coming.
  */
@@ -296,6 +335,12 @@ static tide_status node_exhausted(struct partition *partition, unsigned n)
                      "pages, %lu of %lu slots of page files used",
                      n, partition->frames->nodes[n].count, counts.lists[FRAME_LIST_MODIFIED],
                      stores.used_slots + stores.bad_slots, stores.total_slots);
+}
+
+/* From then on a wait for a frame of any node looks whether there is hope. It has the rest of its time for that. */
+static uint64_t hope_wait_ns(const struct partition *partition)
+{
+    return partition->frame_wait_ns / 2;
 }
 
 /* After a look: TIDE_SUCCESS while there is a reason to wait on. */
@@ -319,6 +364,8 @@ static tide_status wait_verdict(struct partition *partition, const struct grace_
     if (wait->ns < partition->frame_wait_ns)
         return TIDE_SUCCESS;
     grace_report(&partition->frames->grace, &report);
+    if (report.stale_sections == 0 && wait->ns - wait->hope_ns >= hope_wait_ns(partition) / 2)
+        return all_exhausted(partition);
     if (report.stale_sections == 0)
         return error_set(TIDE_TIMEOUT, 0, 0,
                          "no frame came free in %lu ms: the %lu frames hold page tables, and pages that are locked, "
@@ -355,6 +402,8 @@ tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, str
         wait->fruitless++;
     else
         wait->fruitless = 0;
+    if (wait->ns < hope_wait_ns(partition) || any_may_bring(partition))
+        wait->hope_ns = wait->ns;
     const tide_status status = wait_verdict(partition, thread, place, wait);
     quiet_end(&quiet);
     if (!tide_failed(status) && wait->fruitless != 0) {

@@ -130,6 +130,7 @@ void space_destroy(tide_space *space, struct grace_thread *thread);
 struct frame_wait {
     uint64_t ns;
     unsigned fruitless; /* looks in a row that showed no hope; of a strict place */
+    uint64_t hope_ns;   /* of `ns`, when there was last something that may bring a frame; of any other place */
 };
 
 /*
@@ -137,7 +138,7 @@ struct frame_wait {
  * no claim and no frame, and is inside the engine (which is left meanwhile, so whatever was looked up is void).
  * `wait` is all 0 at the first call of one access and kept by the caller between calls. TIDE_SUCCESS: look again;
  * TIDE_TIMEOUT; TIDE_ACCESS_SECTION_TOO_LONG; TIDE_NO_MEMORY if the place is strict and its node cannot bring one
- * (at FRAMES_SPILL: within a while).
+ * (at FRAMES_SPILL: within a while), or if after all that time nothing is left that could bring one anywhere.
  */
 TIDE_MUST_CHECK tide_status space_frame_wait(tide_space *space, struct grace_thread *thread, struct frames_place place,
                                              struct frame_wait *wait);

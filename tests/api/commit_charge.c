@@ -641,6 +641,74 @@ static void CC_6_racing_commits_respect_a_limit_that_moves(void **state)
     fixture_close(fixture);
 }
 
+/* ---- page tables ------------------------------------------------------------------------------------------------ */
+
+enum { FEW_FRAMES = 64, PAGES_OF_TABLE = 512 };
+
+/*
+ * Page tables are never written out: what those in half of the frames can map is the most that can be committed,
+ * whatever the page files hold. So each page of it can be touched.
+ */
+static void tables_bound_what_is_committed(void **state)
+{
+    struct fixture *fixture = *state;
+    const uint64_t most = FEW_FRAMES / 2 * PAGES_OF_TABLE;
+    fixture_page_file_growing(fixture, 100, most * 2);
+    fixture_open(fixture, FEW_FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = reserve(space, 2 * most);
+    const uint64_t before = statistics_now(fixture).commit_total_pages;
+    assert_status(commit(space, base, most + 1), TIDE_COMMITMENT_LIMIT);
+    assert_non_null(strstr(tide_last_error()->message, "16385"));
+    assert_non_null(strstr(tide_last_error()->message, "page tables"));
+    tide_statistics now = statistics_now(fixture);
+    assert_int_equal(now.page_file_extensions, 0); /* no disk is filled in vain */
+    assert_int_equal(now.commit_total_pages, before);
+    assert_int_equal(space_now(space).private_pages, 0);
+    assert_int_equal(space_now(space).peak_private_pages, 0);
+    assert_status(tide_touch(space, base, TIDE_ACCESS_READ), TIDE_ACCESS_VIOLATION);
+
+    const uint64_t fits = most - 600; /* what is charged counts too: tables, and what the CPUs have taken ahead */
+    assert_success(commit(space, base, fits));
+    assert_true(statistics_now(fixture).page_file_extensions > 0);
+    for (unsigned turn = 0; turn < 2; turn++)
+        for (uint64_t page = 0; page < fits; page += PAGES_OF_TABLE)
+            assert_success(turn == 0 ? stamp_put(space, base + page * PG, 1, page)
+                                     : stamp_check(space, base + page * PG, 1, page));
+    fixture_close(fixture);
+}
+
+/*
+ * Where regions lie far apart they need a table each, and may fill the budget with them. A touch says so then, and
+ * works again once regions are released.
+ */
+static void tables_that_fill_the_budget_are_told(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { MOST = 2 * FEW_FRAMES };
+    tide_address pages[MOST];
+    unsigned count = 0;
+    fixture->config.frame_wait_ms = 200;
+    fixture_page_file(fixture, 1000);
+    fixture_open(fixture, FEW_FRAMES);
+    tide_space *space = space_new(fixture);
+    tide_status status = TIDE_SUCCESS;
+    while (!tide_failed(status) && count < MOST) {
+        pages[count] = region_new_at(space, (0x100000ull + count * (uint64_t)PAGES_OF_TABLE) * PG, 1);
+        status = tide_touch(space, pages[count++], TIDE_ACCESS_WRITE);
+    }
+    assert_status(status, TIDE_NO_MEMORY);
+    assert_int_equal(tide_last_error()->address, 0);
+    assert_non_null(strstr(tide_last_error()->message, "page tables"));
+    assert_between(count, FEW_FRAMES / 2, FEW_FRAMES);
+    fixture_verify(fixture);
+    for (unsigned i = 0; i + 1 < count; i += 2)
+        assert_success(tide_virtual_free(space, pages[i], 0, TIDE_MEM_RELEASE));
+    assert_success(stamp_put(space, pages[count - 1], 1, 1));
+    assert_success(stamp_check(space, pages[count - 1], 1, 1));
+    fixture_close(fixture);
+}
+
 static const struct CMUnitTest commit_charge[] = {
     API_TEST(CC_1_commit_fails_at_memory_plus_page_files),
     API_TEST(CC_2_a_commit_that_does_not_fit_makes_the_page_file_grow),
@@ -655,6 +723,8 @@ static const struct CMUnitTest commit_charge[] = {
     API_TEST(CC_5_all_committed_memory_can_be_touched_with_worker_threads),
     API_TEST(CC_6_racing_commits_respect_the_limit),
     API_TEST(CC_6_racing_commits_respect_a_limit_that_moves),
+    API_TEST(tables_bound_what_is_committed),
+    API_TEST(tables_that_fill_the_budget_are_told),
 };
 
 API_MAIN(commit_charge)

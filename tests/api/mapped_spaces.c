@@ -584,6 +584,36 @@ static void windows_come_and_go(void **state)
     fixture_close(fixture);
 }
 
+/*
+ * A load that finds no frame waits for one, however long it takes; but not where page tables have filled the budget, so
+ * that none can come. That is SIGBUS.
+ */
+static void a_budget_full_of_tables_is_a_bus_error(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { MOST = 128, BYTES_OF_TABLE = 512 * PG };
+    tide_address pages[MOST];
+    unsigned count = 0;
+    fixture->config.frame_wait_ms = 200;
+    fixture_page_file(fixture, 1000);
+    tide_space *space = opened(fixture, true, 64, 0);
+    bool done = true;
+    while (done && count < MOST) {
+        pages[count] = region_new_at(space, TIDE_LOWEST_ADDRESS + count * (tide_address)BYTES_OF_TABLE, 1);
+        done = put(space, true, pages[count++], 1);
+    }
+    assert_false(done);
+    assert_int_equal(tide_last_error()->status, TIDE_NO_MEMORY);
+    fixture_verify(fixture);
+    for (unsigned i = 0; i + 1 < count; i += 2)
+        assert_success(tide_virtual_free(space, pages[i], 0, TIDE_MEM_RELEASE));
+    assert_true(put(space, true, pages[count - 1], 7));
+    assert_int_equal(get(space, true, pages[count - 1]), 7);
+    for (unsigned i = 1; i + 1 < count; i += 2)
+        assert_int_equal(get(space, true, pages[i]), 1);
+    fixture_close(fixture);
+}
+
 /* What lies behind the window ends with it: the address is no memory at all. */
 static void the_window_goes_with_its_space(void **state)
 {
@@ -614,6 +644,7 @@ static const struct CMUnitTest mapped_spaces[] = {
     API_TEST(sections_give_addresses),
     API_TEST(statistics_tell_what_was_asked_of_the_kernel),
     API_TEST(windows_come_and_go),
+    API_TEST(a_budget_full_of_tables_is_a_bus_error),
     API_TEST(the_window_goes_with_its_space),
 };
 
