@@ -105,7 +105,7 @@ static inline void *tide_access_not_null(void *pointer)
 TIDE_MUST_CHECK static inline void *tide_access_pointer(tide_access *access, tide_address address,
                                                         tide_access_kind kind)
 {
-    if (__builtin_expect(access != NULL && address < access->limit, 1)) {
+    if (__builtin_expect(access != NULL && address < access->limit && (unsigned)kind <= TIDE_ACCESS_WRITE, 1)) {
         const uint64_t leaf = __atomic_load_n(&access->leaves[address >> 21], TIDE_ACCESS_ORDER);
 
         if (__builtin_expect(leaf & 1, 1)) {

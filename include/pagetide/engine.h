@@ -97,7 +97,7 @@ typedef struct tide_config {
                                        TIDE_NO_CPU_CACHE for none [32, less in small engines] */
     unsigned writer_reserve_pages; /**< frames per node kept for the writers [up to 8, none in tiny engines] */
     unsigned zero_trigger_pages;   /**< free pages that wake the zero-page thread [8] */
-    uint64_t low_available_pages;  /**< per node: below this the trimmer is woken [frames / 32] */
+    uint64_t low_available_pages;  /**< per node: below this the trimmer is woken [frames / 32, and no more than high] */
     uint64_t high_available_pages; /**< per node: trimmer's and writer's goal [2 x low] */
     uint64_t modified_trigger_pages; /**< per node: modified pages that wake the writer early [frames / 8] */
     unsigned frame_wait_ms;          /**< longest wait of a fault for a frame before TIDE_TIMEOUT; a fault by plain

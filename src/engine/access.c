@@ -25,12 +25,29 @@ static tide_status range_check(tide_address address, uint64_t bytes)
     return TIDE_SUCCESS;
 }
 
+static inline bool is_kind(tide_access_kind kind)
+{
+    return (unsigned)kind <= TIDE_ACCESS_WRITE;
+}
+
+static tide_status kind_refused(tide_access_kind kind, tide_address address)
+{
+    return error_set(TIDE_INVALID_PARAMETER, 0, address, "access kind %d; known are 0 (read) and 1 (write)", (int)kind);
+}
+
+static tide_status kind_check(tide_access_kind kind, tide_address address)
+{
+    return is_kind(kind) ? TIDE_SUCCESS : kind_refused(kind, address);
+}
+
 tide_status tide_touch(tide_space *space, tide_address address, tide_access_kind kind)
 {
     tide_status status = TIDE_SUCCESS;
 
     if (__builtin_expect(space == NULL || space->magic != SPACE_MAGIC, 0))
         return space_check(space);
+    if (__builtin_expect(!is_kind(kind), 0))
+        return kind_refused(kind, address);
     struct grace_thread *thread = engine_thread(engine_of(space));
     if (__builtin_expect(thread == NULL, 0))
         return TIDE_INSUFFICIENT_RESOURCES;
@@ -47,8 +64,10 @@ tide_status tide_touch_range(tide_space *space, tide_address address, uint64_t b
 {
     tide_status status = range_check(address, bytes);
 
-    if (!tide_failed(status) && bytes == 0)
-        return space_check(space);
+    if (!tide_failed(status) && bytes == 0) {
+        status = space_check(space);
+        return tide_failed(status) ? status : kind_check(kind, address);
+    }
     for (tide_address at = address; !tide_failed(status) && at - address < bytes;) {
         status = tide_touch(space, at, kind);
         at = (at | (TIDE_PAGE_BYTES - 1)) + 1;
@@ -281,6 +300,10 @@ void *tide_access_resolve(tide_access *access, tide_address address, tide_access
         (void)error_set(TIDE_INVALID_PARAMETER, 0, address, "the access section is NULL");
         return NULL;
     }
+    if (__builtin_expect(!is_kind(kind), 0)) {
+        access->status = kind_refused(kind, address);
+        return NULL;
+    }
     const struct grace_thread *thread = access->thread;
     void *pointer = NULL;
 
@@ -309,6 +332,11 @@ tide_status tide_access_pointers(tide_access *access, const tide_address *addres
     if (access == NULL || ((addresses == NULL || pointers == NULL) && count != 0))
         return error_set(TIDE_INVALID_PARAMETER, 0, 0,
                          "the section, the addresses or the place for %u pointers is NULL", count);
+    if (!is_kind(kind)) {
+        for (unsigned i = 0; i < count; i++)
+            pointers[i] = NULL;
+        return access->status = kind_refused(kind, 0);
+    }
     large = access->large[kind == TIDE_ACCESS_WRITE];
     for (unsigned done = 0; done < count; done += TOGETHER) {
         const unsigned part = count - done < TOGETHER ? count - done : TOGETHER;
@@ -459,6 +487,8 @@ tide_status tide_pin_create(tide_space *space, tide_address address, size_t byte
 
     if (!tide_failed(status))
         status = range_check(address, bytes);
+    if (!tide_failed(status))
+        status = kind_check(kind, address);
     if (!tide_failed(status) && (out == NULL || bytes == 0))
         status = error_set(TIDE_INVALID_PARAMETER, 0, address,
                            out == NULL ? "the place for the pin is NULL" : "a pin of 0 bytes; the least is 1");

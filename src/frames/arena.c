@@ -150,7 +150,9 @@ static tide_status node_thresholds(struct frames_node *node, const tide_config *
     node->reserve = or_default(config->writer_reserve_pages, reserve);
     /* The trimmer must wake before ordinary allocations stop at the reserve. */
     const uint64_t least = node->reserve + 2;
-    node->low = or_default(config->low_available_pages, count / 32);
+    const uint64_t low = or_default(config->low_available_pages, count / 32);
+    const uint64_t most = or_default(config->high_available_pages, low); /* a default is no reason to exceed a wish */
+    node->low = low < most ? low : most;
     node->low = node->low < least ? least : node->low;
     node->high = or_default(config->high_available_pages, node->low * 2);
     node->high = node->high < node->low ? node->low : node->high;

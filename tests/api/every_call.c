@@ -596,6 +596,13 @@ static void accesses(struct walk *walk)
                 &pin);
     }
     REFUSED(tide_touch, "the last address", TIDE_ACCESS_VIOLATION, walk->space, UINT64_MAX, TIDE_ACCESS_READ);
+    const tide_access_kind kinds[] = { (tide_access_kind)2, (tide_access_kind)-1 };
+    for (unsigned i = 0; i < 2; i++) {
+        REFUSED(tide_touch, "kind", TIDE_INVALID_PARAMETER, walk->space, address, kinds[i]);
+        REFUSED(tide_touch_range, "kind", TIDE_INVALID_PARAMETER, walk->space, address, PG, kinds[i]);
+        REFUSED(tide_touch_range, "kind, of nothing", TIDE_INVALID_PARAMETER, walk->space, address, 0, kinds[i]);
+        REFUSED(tide_pin_create, "kind", TIDE_INVALID_PARAMETER, walk->space, address, PG, kinds[i], &pin);
+    }
     assert_null(pin);
 
     /* In a section, and after it. */
@@ -612,6 +619,16 @@ static void accesses(struct walk *walk)
     for (unsigned i = 0; i < 2; i++) {
         REFUSED(tide_access_extent, "nowhere", TIDE_ACCESS_VIOLATION, &access, nowhere[i], TIDE_ACCESS_READ, &extent);
         assert_null(tide_extent_pointer(&extent, nowhere[i]));
+    }
+    assert_non_null(tide_access_pointer(&access, walk->base, TIDE_ACCESS_READ)); /* from now on without a call */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_null(tide_access_pointer(&access, walk->base, kinds[i]));
+        assert_status(access.status, TIDE_INVALID_PARAMETER);
+        pointer = &access;
+        REFUSED(tide_access_pointers, "kind", TIDE_INVALID_PARAMETER, &access, &walk->base, 1, kinds[i], &pointer);
+        assert_null(pointer);
+        REFUSED(tide_access_extent, "kind", TIDE_INVALID_PARAMETER, &access, walk->base, kinds[i], &extent);
+        assert_null(extent.memory);
     }
     tide_access_end(&access);
     assert_null(tide_access_pointer(&access, walk->base, TIDE_ACCESS_READ));

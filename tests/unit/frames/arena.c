@@ -121,6 +121,13 @@ static void test_defaults(void **state)
     assert_int_equal(frames->shard_mask, 15);
     assert_int_equal(lists_walk(frames), 4096);
     frames_close(frames);
+    /* The goal alone: the default of where the trimmer wakes is no higher. */
+    config = small_config(4096);
+    config.high_available_pages = 50;
+    frames = frames_good(ONE_NODE, &config);
+    assert_int_equal(frames->nodes[0].low, 50);
+    assert_int_equal(frames->nodes[0].high, 50);
+    frames_close(frames);
     /* A small engine keeps one shard, so that its lists are exactly FIFO, and its caches hold little. */
     config = small_config(16);
     config.list_shards = 0;
