@@ -83,8 +83,8 @@ void choose_sizes()
                                  " MiB of memory are available, and the benchmark needs 768 MiB");
     if (o.rounds == 0)
         o.rounds = o.quick ? 3 : 5;
-    /* A pass of the engine should last some milliseconds. Its frames are 10/3 of what is touched. */
-    o.fault_bytes = std::min((o.quick ? 1024 : 2048) * kMiB, power_of_two_below(available / 5));
+    /* Many threads lose some of each pass at its ends, so it should last long. Frames are 10/3 of what is touched. */
+    o.fault_bytes = std::min((o.quick ? 1024 : 4096) * kMiB, power_of_two_below(available / 5));
     o.rival_bytes = std::min((o.quick ? 256 : 1024) * kMiB, o.fault_bytes);
     o.disk_bytes = std::min((o.quick ? 128 : 512) * kMiB, power_of_two_below(available / 4));
     /* Engine and rival hold theirs at the same time. */

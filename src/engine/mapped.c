@@ -13,6 +13,9 @@
  * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the
  * space read it and resolve. There is nothing that interrupts anybody.
  *
+ * In both cases the kernel also writes a message when a part of the window is unmapped (tables/window.c). By signal
+ * there is one thread for these, which sleeps otherwise.
+ *
  * What cannot be resolved. By signal: an access violation is queued to the thread as SIGSEGV with the address, and
  * comes when the handler returns, as if the kernel had sent it; for a page that cannot be read back the program's own
  * handler of SIGBUS is called. By threads: the page is fenced (PROT_NONE) so that the access is SIGSEGV, until a call
@@ -25,8 +28,6 @@
 #include "engine/engine_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -163,10 +164,8 @@ static void fence(struct mapping *mapping, tide_address address, tide_access_kin
         mapping_unfence(mapping, page, 1);
 }
 
-static void message_take(struct mapping *mapping, const struct uffd_msg *message)
+static void message_take(struct mapping *mapping, uint64_t address, bool write)
 {
-    const uint64_t address = message->arg.pagefault.address;
-    const bool write = (message->arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0;
     tide_status status;
 
     do /* a guard page is told in the counters alone: there is no moment at which to take a fence away again */
@@ -189,15 +188,15 @@ static void *handler_main(void *context)
 
     sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, NULL);
-    os_thread_name("tide-faults");
+    os_thread_name(delivery->mapping->by_threads ? "tide-faults" : "tide-window");
     while (files[1].revents == 0) {
-        struct uffd_msg message;
+        uint64_t address;
+        bool write;
 
         if (poll(files, 2, -1) < 0 || !(files[0].revents & POLLIN))
             continue;
-        while (read(delivery->mapping->faults, &message, sizeof message) == (ssize_t)sizeof message)
-            if (message.event == UFFD_EVENT_PAGEFAULT)
-                message_take(delivery->mapping, &message);
+        while (mapping_fault_next(delivery->mapping, &address, &write))
+            message_take(delivery->mapping, address, write);
     }
     return NULL;
 }
@@ -292,12 +291,10 @@ tide_status tide_mapped_check(tide_delivery delivery)
 
 void engine_delivery_end(tide_space *space)
 {
-    if (space->delivery != NULL) {
-        threads_stop(space->delivery);
-        space->delivery = NULL;
-        return;
-    }
-    memory_faults_end();
+    threads_stop(space->delivery);
+    space->delivery = NULL;
+    if (!space->mapping->by_threads)
+        memory_faults_end();
 }
 
 tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_options *options, tide_space **out)
@@ -326,24 +323,21 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
         status = engine_space_create(engine, &settled, &space);
     while (status == TIDE_INSUFFICIENT_RESOURCES && (options == NULL || options->window_bytes == 0) &&
            settled.window_bytes > WINDOW_DEFAULT_LEAST && (settled.window_bytes /= 4) != 0);
-    if (tide_failed(status)) {
-        if (by_signal)
-            memory_faults_end();
-        return status;
-    }
-    if (!by_signal) {
-        status = threads_start(space, settled.handler_threads);
+    if (!tide_failed(status)) {
+        status = threads_start(space, by_signal ? 1 : settled.handler_threads);
         if (tide_failed(status)) {
             struct grace_thread *thread = engine_thread(engine);
 
             grace_enter(thread);
             space_destroy(space, thread);
             grace_leave(thread);
-            return status;
         }
     }
-    *out = space;
-    return TIDE_SUCCESS;
+    if (!tide_failed(status))
+        *out = space;
+    else if (by_signal)
+        memory_faults_end();
+    return status;
 }
 
 tide_status tide_mapped_query(const tide_space *space, tide_mapped_statistics *statistics)

@@ -38,18 +38,40 @@ static bool gap_find(const tide_space *space, const struct reservation *want, ui
     return vad_find_gap(&space->vads, &gap, first);
 }
 
+/*
+ * A free range, which in a mapped space is also the window's, and not a place where the program has mapped something
+ * else by mistake (tables/window.c). Space locked.
+ */
+static bool range_find(const tide_space *space, const struct reservation *want, struct range *range)
+{
+    struct reservation left = *want;
+    const uint64_t pages = range_pages(*range);
+    uint64_t first, last;
+
+    while (gap_find(space, &left, &range->first)) {
+        range->last = range->first + pages - 1;
+        if (space->mapping == NULL || mapping_whole(space->mapping, range->first, pages, &first, &last))
+            return true;
+        if (want->type & TIDE_MEM_TOP_DOWN)
+            left.highest = first - 1;
+        else
+            left.lowest = last + 1;
+    }
+    return false;
+}
+
 /* Sets the range of a reservation that may lie anywhere, or checks that the one asked for is free. Space locked. */
 static tide_status range_settle(const tide_space *space, struct reservation *want)
 {
     struct range *range = &want->range;
     const uint64_t pages = range_pages(*range);
+    uint64_t first, last;
 
     if (want->anywhere) {
-        if (!gap_find(space, want, &range->first))
+        if (!range_find(space, want, range))
             return error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages from 0x%lx to 0x%lx among %lu regions",
                              pages, want->lowest * TIDE_PAGE_BYTES, want->highest * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES,
                              space->vads.count);
-        range->last = range->first + pages - 1;
         return TIDE_SUCCESS;
     }
     const uint64_t unit_end = range->last | (VAD_UNIT_PAGES - 1);
@@ -59,6 +81,10 @@ static tide_status range_settle(const tide_space *space, struct reservation *wan
                          "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
                          range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
                          other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+    if (space->mapping != NULL && !mapping_whole(space->mapping, range->first, pages, &first, &last))
+        return error_set(TIDE_CONFLICTING_ADDRESSES, 0, first * TIDE_PAGE_BYTES,
+                         "0x%lx to 0x%lx are not the space's any more: the program has mapped something else there",
+                         first * TIDE_PAGE_BYTES, last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
     return TIDE_SUCCESS;
 }
 

@@ -12,16 +12,9 @@
  * The first three stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A
  * page mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
  *
- * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs;
- * for many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does
- * for write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted
- * for it alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and
- * pages come one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md
- * has why.
- *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "tables/mapping.h"
+#include "tables/mapping_impl.h"
 #include "base/error.h"
 #include "base/os.h"
 #include "base/quiet.h"
@@ -39,222 +32,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/*
- * Of later kernels than the headers of Debian 12. The first two came together, with Linux 6.4; only the second is told.
- */
-#define CONTINUE_MODE_WP 2ull
-#define FEATURE_WP_UNPOPULATED (1ull << 13)
-#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
-#endif
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
+#define CONTINUE_MODE_WP 2ull /* Linux 6.4, later than the headers of Debian 12 */
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
 
-#define FEATURES                                                                                                       \
-    (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
-     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS)
-#define HUGE_BYTES ((uint64_t)2 << 20)
 /* Tries for memory that the system has not. */
 enum { MEMORY_TRIES = 1000 };
+/* Tries while the kernel's tables change, after which it is asked for messages. */
+enum { CHANGING_TRIES = 8 };
 /* Pages from which on a large folio pays. */
 enum { LARGE_LEAST = 8 };
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
-
-/*
- * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for
- * user faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
- */
-static int faults_open(tide_delivery delivery)
-{
-    if (delivery == TIDE_DELIVERY_SIGNAL) {
-        const int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-
-        if (faults >= 0)
-            return faults;
-    }
-    int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    const int error = errno;
-    if (faults < 0) {
-        const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-
-        if (device >= 0) {
-            faults = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-            (void)close(device);
-        }
-    }
-    if (faults < 0)
-        errno = error;
-    return faults;
-}
-
-static tide_status refused(tide_delivery delivery, int error)
-{
-    if (error == ENOSYS)
-        return error_set(
-            TIDE_NOT_SUPPORTED, error, 0,
-            "userfaultfd: %s; the kernel lacks CONFIG_USERFAULTFD, or a seccomp filter hides it: allow the system "
-            "call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
-            strerror(error));
-    if (delivery == TIDE_DELIVERY_SIGNAL)
-        return error_set(
-            TIDE_NOT_SUPPORTED, error, 0,
-            "userfaultfd: %s; faults by signal need no privilege, so a seccomp filter forbids it: allow the "
-            "system call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
-            strerror(error));
-    return error_set(
-        TIDE_NOT_SUPPORTED, error, 0,
-        "userfaultfd: %s; handler threads need CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1, or "
-        "/dev/userfaultfd for reading and writing (setfacl -m u:NAME:rw); TIDE_DELIVERY_SIGNAL needs none "
-        "of them",
-        strerror(error));
-}
-
-/* Opens, and asks for what is needed. */
-static tide_status faults_get(tide_delivery delivery, int *out, uint64_t *features)
-{
-    struct uffdio_api api = { .api = UFFD_API };
-    const uint64_t wanted = FEATURES | (delivery == TIDE_DELIVERY_SIGNAL ? UFFD_FEATURE_SIGBUS : 0);
-    int faults = faults_open(delivery);
-
-    if (faults < 0)
-        return refused(delivery, errno);
-    /* Asked with no features it says which there are; a second descriptor takes them. */
-    if (ioctl(faults, UFFDIO_API, &api) != 0 || (api.features & wanted) != wanted) {
-        (void)close(faults);
-        return error_set(TIDE_NOT_SUPPORTED, EINVAL, 0,
-                         "userfaultfd has features 0x%llx, and 0x%lx are needed: minor faults and write protection of "
-                         "shared memory came with Linux 5.19, exact addresses with 5.18",
-                         (unsigned long long)api.features, wanted);
-    }
-    (void)close(faults);
-    *features = api.features;
-    faults = faults_open(delivery);
-    if (faults < 0)
-        return refused(delivery, errno);
-    api = (struct uffdio_api){ .api = UFFD_API, .features = wanted };
-    if (ioctl(faults, UFFDIO_API, &api) != 0) {
-        const int error = errno;
-
-        (void)close(faults);
-        return error_set(TIDE_NOT_SUPPORTED, error, 0, "userfaultfd: %s", strerror(error));
-    }
-    *out = faults;
-    return TIDE_SUCCESS;
-}
-
-/* The calls of a mount of one's own, whose headers of libc and kernel clash in Debian 12. */
-enum { FS_CLOEXEC = 1, FS_SET_STRING = 1, FS_CREATE = 6, MOUNT_CLOEXEC = 1 };
-
-/* A nameless file in a tmpfs of its own; -1 if that is not allowed here. */
-static int large_file_open(void)
-{
-    int file = -1, mount = -1;
-    const int fs = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
-
-    if (fs < 0)
-        return -1;
-    if (syscall(SYS_fsconfig, fs, FS_SET_STRING, "huge", "always", 0) == 0 &&
-        syscall(SYS_fsconfig, fs, FS_SET_STRING, "size", "0", 0) == 0 && /* no limit but the engine's */
-        syscall(SYS_fsconfig, fs, FS_CREATE, NULL, NULL, 0) == 0)
-        mount = (int)syscall(SYS_fsmount, fs, MOUNT_CLOEXEC, 0);
-    if (mount >= 0) {
-        file = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-        (void)close(mount);
-    }
-    (void)close(fs);
-    return file;
-}
-
-static tide_status file_open(uint64_t bytes, int *out, bool *large)
-{
-    int file = *large ? large_file_open() : -1;
-
-    *large = file >= 0;
-
-    if (file < 0)
-        file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-    if (file < 0 && errno == EINVAL) /* before Linux 6.3 */
-        file = memfd_create("pagetide", MFD_CLOEXEC);
-    if (file >= 0 && ftruncate(file, (off_t)bytes) == 0) {
-        *out = file;
-        return TIDE_SUCCESS;
-    }
-    const int error = errno;
-    if (file >= 0)
-        (void)close(file);
-    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
-}
-
-static tide_status no_window(uint64_t bytes, int error)
-{
-    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
-}
-
-/* Maps the file at a multiple of 2 MiB. */
-static tide_status window_map(struct mapping *mapping, uint64_t bytes)
-{
-    char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (reserved == MAP_FAILED)
-        return no_window(bytes, errno);
-    char *begin = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-    const int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
-    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, flags, mapping->file, 0) != begin) {
-        const int error = errno;
-
-        (void)munmap(reserved, bytes + HUGE_BYTES);
-        return no_window(bytes, error);
-    }
-    mapping->window = begin;
-    if (begin != reserved)
-        (void)munmap(reserved, (size_t)(begin - reserved));
-    const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
-    if (behind != 0)
-        (void)munmap(begin + bytes, behind);
-    /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
-    if (madvise(begin, bytes, MADV_DONTFORK) != 0 || madvise(begin, bytes, MADV_DONTDUMP) != 0)
-        return no_window(bytes, errno); /* window_free() unmaps it */
-    return TIDE_SUCCESS;
-}
-
-static tide_status window_register(const struct mapping *mapping, uint64_t bytes)
-{
-    const uint64_t needed =
-        1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE | 1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WRITEPROTECT;
-    struct uffdio_register want = { .range = { (uintptr_t)mapping->window, bytes },
-                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                                            UFFDIO_REGISTER_MODE_WP };
-
-    if (ioctl(mapping->faults, UFFDIO_REGISTER, &want) != 0)
-        return error_set(TIDE_NOT_SUPPORTED, errno, 0, "registering the window with userfaultfd: %s", strerror(errno));
-    if ((want.ioctls & needed) != needed)
-        return error_set(TIDE_NOT_SUPPORTED, 0, 0,
-                         "userfaultfd has calls 0x%llx for shared memory, and 0x%lx are needed",
-                         (unsigned long long)want.ioctls, needed);
-    return TIDE_SUCCESS;
-}
-
-tide_status mapping_check(tide_delivery delivery)
-{
-    int faults = -1;
-    uint64_t features;
-    const tide_status status = faults_get(delivery, &faults, &features);
-
-    if (!tide_failed(status))
-        (void)close(faults);
-    return status;
-}
+/* ---- mappings --------------------------------------------------------------------------------------------------- */
 
 /*
  * Mappings are never freed, only used again: a fault looks through them without a lock, and may look at one that just
@@ -313,16 +103,10 @@ void mapping_let(struct mapping *mapping)
     (void)sync_add_32(&mapping->holders, (uint32_t)-1);
 }
 
-static void window_free(struct mapping *mapping, uint64_t bytes)
+static void slot_give_back(struct mapping *mapping)
 {
     struct quiet quiet;
 
-    if (mapping->window != NULL)
-        (void)munmap(mapping->window, bytes);
-    if (mapping->faults >= 0)
-        (void)close(mapping->faults);
-    if (mapping->file >= 0)
-        (void)close(mapping->file);
     if (mapping->zeroes != NULL)
         (void)munmap((char *)(uintptr_t)mapping->zeroes, MAPPING_BATCH * TIDE_PAGE_BYTES);
     quiet_lock(&mappings_lock, &quiet);
@@ -333,40 +117,26 @@ static void window_free(struct mapping *mapping, uint64_t bytes)
 tide_status mapping_create(const tide_mapped_options *options, struct pte_waits *waits, void *owner,
                            struct mapping **out)
 {
-    const tide_delivery delivery = options->delivery;
-    const uint64_t bytes = options->window_bytes;
     struct mapping *mapping = slot_take();
 
     if (mapping == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
-    mapping->window = NULL;
     mapping->owner = owner;
-    mapping->file = mapping->faults = -1;
-    mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
+    mapping->by_threads = options->delivery == TIDE_DELIVERY_THREADS;
     mapping->fences = 0;
-    mapping->large = options->large_folios;
     mapping->waits = waits;
     memset(mapping->counters, 0, sizeof mapping->counters);
     /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
     void *zeroes = mmap(NULL, MAPPING_BATCH * TIDE_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mapping->zeroes = zeroes == MAP_FAILED ? NULL : zeroes;
-    uint64_t features = 0;
-    tide_status status = zeroes == MAP_FAILED
-                             ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
-                             : faults_get(delivery, &mapping->faults, &features);
-    mapping->shows_protected = (features & FEATURE_WP_UNPOPULATED) != 0;
-    if (!tide_failed(status))
-        status = file_open(bytes, &mapping->file, &mapping->large);
-    if (!tide_failed(status))
-        status = window_map(mapping, bytes);
-    if (!tide_failed(status))
-        status = window_register(mapping, bytes);
+    const tide_status status = zeroes == MAP_FAILED
+                                   ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
+                                   : window_open(mapping, options);
     if (tide_failed(status)) {
-        window_free(mapping, bytes);
+        slot_give_back(mapping);
         return status;
     }
-    sync_store_64(&mapping->first_page, (uintptr_t)mapping->window / TIDE_PAGE_BYTES);
-    sync_store_64(&mapping->pages, bytes / TIDE_PAGE_BYTES);
+    sync_store_64(&mapping->pages, options->window_bytes / TIDE_PAGE_BYTES);
     *out = mapping;
     return TIDE_SUCCESS;
 }
@@ -377,7 +147,8 @@ void mapping_destroy(struct mapping *mapping)
 
     while (sync_load_32(&mapping->holders) != 0)
         (void)sched_yield();
-    window_free(mapping, bytes);
+    window_close(mapping, bytes);
+    slot_give_back(mapping);
 }
 
 uint64_t mapping_pages(const struct mapping *mapping)
@@ -426,12 +197,18 @@ static void count(uint64_t *counter, uint64_t by)
     (void)sync_add_64(counter, by);
 }
 
+struct retry {
+    unsigned memory, changing;
+};
+
 /* After a call that did not do it all: true to call again for the rest. */
-static bool again(int error, unsigned *tries)
+static bool again(struct mapping *mapping, int error, struct retry *retry)
 {
+    if (error == EAGAIN && ++retry->changing % CHANGING_TRIES == 0)
+        window_messages(mapping);
     if (error == EAGAIN || error == EINTR)
         return true;
-    if (error != ENOMEM || ++*tries == MEMORY_TRIES)
+    if (error != ENOMEM || ++retry->memory == MEMORY_TRIES)
         return false;
     (void)sched_yield();
     return true;
@@ -439,7 +216,7 @@ static bool again(int error, unsigned *tries)
 
 /*
  * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one
- * goes page by page; an only page is one that the program has unmapped.
+ * goes page by page; an only page is one that the program has unmapped, or that is foreign (window.c).
  */
 static bool crosses_fence(int error, uint64_t *most)
 {
@@ -471,7 +248,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
 {
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
     uint64_t done = 0, most = bytes;
-    unsigned tries = 0;
+    struct retry retry = { 0, 0 };
 
     while (done < bytes) {
         const int64_t some =
@@ -483,7 +260,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
         } else if (some == -EEXIST) {
             /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
             mapping_drop(mapping, page + done / TIDE_PAGE_BYTES, 1);
-        } else if (!crosses_fence((int)-some, &most) && !again((int)-some, &tries)) {
+        } else if (!crosses_fence((int)-some, &most) && !again(mapping, (int)-some, &retry)) {
             mapping_drop(mapping, page, pages);
             return (int)-some;
         }
@@ -494,12 +271,12 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
 
 int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
-    unsigned tries = 0;
+    struct retry retry = { 0, 0 };
     int error;
 
     do
         error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
-    while (error != 0 && again(error == ENOSPC ? ENOMEM : error, &tries));
+    while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &retry));
     if (error != 0) {
         mapping_drop(mapping, page, pages);
         return ENOMEM;
@@ -508,15 +285,13 @@ int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const 
     return 0;
 }
 
-/* Pages of these that are shown may be written from now on, or may not. */
-static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
+/* Pages of these that are shown may be written from now on, or may not. 0, or an errno value to try again() by. */
+static int write_protect(const struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
 {
     struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
                                         .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
-    unsigned tries = 0;
 
-    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
-        continue;
+    return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) == 0 ? 0 : errno;
 }
 
 /*
@@ -551,7 +326,7 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
         return show_anew(mapping, page, pages);
     const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
     uint64_t done = 0, most = bytes;
-    unsigned tries = 0;
+    struct retry retry = { 0, 0 };
 
     while (done < bytes) {
         const uint64_t part = bytes - done < most ? bytes - done : most;
@@ -565,10 +340,11 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
         } else if (result != 0 && crosses_fence(error, &most)) {
             continue;
         } else if (error == EEXIST) {
-            if (writable)
-                write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true);
+            int refused = writable ? write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true) : 0;
+            while (refused != 0 && again(mapping, refused, &retry))
+                refused = write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true);
             done += TIDE_PAGE_BYTES;
-        } else if (!again(error, &tries)) {
+        } else if (!again(mapping, error, &retry)) {
             /* EFAULT: the file lost the page. It is not for the program to see zeroes instead. */
             ASSERT_ALWAYS(error != EFAULT && error != EINVAL);
             return error;
@@ -594,19 +370,44 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    write_protect(mapping, page, pages, false);
+    const uint64_t end = page + pages;
+    uint64_t most = pages;
+    struct retry retry = { 0, 0 };
+
+    while (page < end) {
+        uint64_t part;
+        int error = 0;
+
+        window_act(mapping);
+        if (window_next(mapping, &page, end, &part)) {
+            part = part < most ? part : most;
+            error = write_protect(mapping, page, part, false);
+        }
+        window_acted(mapping);
+        if (error == ENOENT && part > 1)
+            most = 1; /* not one mapping of the kernel's: page by page, and what was unmapped just now is passed by */
+        else if (error == 0 || !again(mapping, error, &retry))
+            page += page < end ? part : 0;
+    }
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
-        ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
-        if (errno == ENOMEM)
-            break; /* a part is not mapped any more: nothing is shown there */
+    const uint64_t end = page + pages;
+
+    window_act(mapping);
+    for (uint64_t part; window_next(mapping, &page, end, &part); page += part) {
+        /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
+        while (madvise((void *)(uintptr_t)address_of(mapping, page), part * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) !=
+               0) {
+            ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
+            if (errno == ENOMEM)
+                break; /* a part was unmapped just now: nothing is shown there */
+        }
+        count(&counters_of(mapping)->hidden, part);
+        count(&counters_of(mapping)->hides, 1);
     }
-    count(&counters_of(mapping)->hidden, pages);
-    count(&counters_of(mapping)->hides, 1);
+    window_acted(mapping);
 }
 
 void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t pages)
@@ -647,17 +448,29 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
+static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
+{
+    const uint64_t end = page + pages;
+
+    for (uint64_t part; window_next(mapping, &page, end, &part); page += part)
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, page), part * TIDE_PAGE_BYTES, rights);
+}
+
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
+    window_act(mapping);
     (void)sync_swap_32(&mapping->fences, 1);
-    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, readable ? PROT_READ : PROT_NONE);
+    rights_set(mapping, page, 1, readable ? PROT_READ : PROT_NONE);
+    window_acted(mapping);
 }
 
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    /* With a barrier: the rights that were just given are seen by who fences from now on. */
-    if (sync_add_32(&mapping->fences, 0) != 0)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, PROT_READ | PROT_WRITE);
+    /* With a barrier: the rights that were just given are seen by who fences from now on, or fills a hole. */
+    window_act(mapping);
+    if (sync_load_32(&mapping->fences) != 0)
+        rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
+    window_acted(mapping);
 }
 
 void mapping_poison(struct mapping *mapping, uint64_t page)

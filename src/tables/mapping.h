@@ -43,16 +43,21 @@ struct mapping {
     uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
     uint64_t first_page; /* page number of the first byte of the window */
     char *window;
-    void *owner;             /* the space */
-    int file;                /* memfd */
-    int faults;              /* userfaultfd */
-    bool shows_protected;    /* UFFDIO_CONTINUE can show a page without the right to be written */
-    bool large;              /* the file takes folios larger than a page for writes of many pages */
-    bool by_threads;         /* TIDE_DELIVERY_THREADS */
-    uint32_t fences;         /* [A] pages were fenced */
-    uint32_t holders;        /* [A] mapping_hold(); of whatever mapping is here */
-    const char *zeroes;      /* MAPPING_BATCH pages of zeroes to copy from */
-    struct pte_waits *waits; /* where threads wait for PTEs of the space */
+    void *owner;                          /* the space */
+    int file;                             /* memfd */
+    int faults;                           /* userfaultfd */
+    bool shows_protected;                 /* UFFDIO_CONTINUE can show a page without the right to be written */
+    bool large;                           /* the file takes folios larger than a page for writes of many pages */
+    bool by_threads;                      /* TIDE_DELIVERY_THREADS */
+    uint32_t fences;                      /* [A] pages were fenced */
+    uint32_t holders;                     /* [A] mapping_hold(); of whatever mapping is here */
+    uint32_t filling;                     /* [A] threads that read a message, or fill the hole that it tells of */
+    uint32_t acting;                      /* [A] threads that work on the window by address */
+    uint64_t *foreign;                    /* a bit for each page: [A] it is somebody else's memory (window.c) */
+    uint64_t foreign_pages;               /* [A] such pages */
+    uint64_t foreign_first, foreign_last; /* [A] there is none before, and none behind */
+    const char *zeroes;                   /* MAPPING_BATCH pages of zeroes to copy from */
+    struct pte_waits *waits;              /* where threads wait for PTEs of the space */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
 
@@ -70,6 +75,17 @@ struct mapping *mapping_find(uint64_t page);
  */
 struct mapping *mapping_hold(uint64_t page);
 void mapping_let(struct mapping *mapping);
+
+/*
+ * Reads the kernel's messages on `faults`, as long as there are some and without a wait: the next fault that waits for
+ * a handler thread, false if there is none. Where a part of the window was unmapped, the hole is filled on the way.
+ */
+bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write);
+/*
+ * Are all of these pages the window's own? What was somebody else's and is free by now becomes so again. False, with
+ * the first pages in a row that are not.
+ */
+bool mapping_whole(struct mapping *mapping, uint64_t page, uint64_t count, uint64_t *first, uint64_t *last);
 /* Pages that the file has in memory now. */
 uint64_t mapping_pages(const struct mapping *mapping);
 void mapping_count(const struct mapping *mapping, struct mapping_counters *sums);

@@ -1101,7 +1101,7 @@ static void an_error_at_page_in_is_a_bus_error(void **state)
     an_error_at_page_in_run(*state, TIDE_DELIVERY_SIGNAL);
 }
 
-/* ---- fork, munmap, mlock, exit ---------------------------------------------------------------------------------- */
+/* ---- fork, mlock, exit ------------------------------------------------------------------------------------------ */
 
 static void fork_member(struct crew_member *member)
 {
@@ -1143,43 +1143,6 @@ static void a_child_does_not_have_the_window(void **state)
     atomic_store(&race.left, 0);
     crew_join(crew);
     assert_true(stamps_match(race.memory + 200 * PG, 100, 9, 9));
-    fixture_close(fixture);
-}
-
-/*
- * The program unmaps a part of the window by mistake: an access there is SIGSEGV from then on, calls go on as if
- * nothing had happened, since the content is the engine's, and nothing beside it is touched.
- */
-static void a_part_unmapped_by_mistake_is_gone_for_pointers_alone(void **state)
-{
-    struct fixture *fixture = *state;
-    signals_catch();
-    tide_space *space = signal_space(fixture, 400, 1000, false);
-    char *memory = pages_new(space, 150), page[PG];
-    stamp_pages_plainly(memory, 150, 1, 1);
-    assert_int_equal(munmap(memory + 50 * PG, 50 * PG), 0);
-    for (unsigned i = 0; i < 3; i++) {
-        for (unsigned at = 50; at < 100; at += 7) {
-            assert_int_equal(access_try(memory + at * PG, at % 2 == 0), SIGSEGV);
-            assert_ptr_equal(caught.address, memory + at * PG);
-        }
-        assert_true(stamps_match(memory, 50, 1, 1));
-        assert_true(stamps_match(memory + 100 * PG, 50, 1, 1));
-        trim_all(space);
-        if (i == 1) {
-            write_modified(fixture);
-            empty_standby(fixture);
-        }
-    }
-    /* What a call then says of them is one of two: their content, or that it cannot be. */
-    for (unsigned at = 50; at < 100; at++) {
-        const tide_status status = tide_read(space, address_of(memory + at * PG), page, PG);
-        assert_true(tide_failed(status) || stamp_matches(page, 1, address_of(memory + at * PG), 1));
-    }
-    fixture_verify(fixture);
-    assert_success(tide_virtual_free(space, address_of(memory), 0, TIDE_MEM_RELEASE));
-    char *again = pages_new(space, 10);
-    assert_int_equal(access_try(again, true) == 0 || again < memory + 100 * PG, true);
     fixture_close(fixture);
 }
 
@@ -1581,7 +1544,6 @@ static const struct CMUnitTest mapped_delivery[] = {
     API_TEST(trim_and_write_out_against_touch_with_worker_threads),
     API_TEST(an_error_at_page_in_is_a_bus_error),
     API_TEST(a_child_does_not_have_the_window),
-    API_TEST(a_part_unmapped_by_mistake_is_gone_for_pointers_alone),
     API_TEST(memory_locked_by_the_program_is_trimmed),
     API_TEST(exit_with_faults_in_flight),
     API_TEST(by_signal_a_system_call_needs_a_pin),
