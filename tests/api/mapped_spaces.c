@@ -10,7 +10,6 @@
  */
 #include "support.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,44 +32,14 @@ static tide_space *space_of_kind(struct fixture *fixture, bool mapped)
     return space;
 }
 
-static _Thread_local sigjmp_buf *volatile way_out;
-static void *volatile fault_address;
-
-static void signal_catch(int number, siginfo_t *info, void *context)
-{
-    (void)context;
-    fault_address = info->si_addr;
-    if (way_out != NULL)
-        siglongjmp(*way_out, number);
-    signal(number, SIG_DFL);
-}
-
-static void signals_catch(void)
-{
-    const struct sigaction ours = { .sa_sigaction = signal_catch, .sa_flags = SA_SIGINFO };
-    sigaction(SIGSEGV, &ours, NULL);
-    sigaction(SIGBUS, &ours, NULL);
-}
-
 /* A byte is read or written, by pointer or by call. False: refused; by pointer with the right address. */
 static bool byte_access(tide_space *space, bool mapped, tide_address address, bool write, char *byte)
 {
     if (!mapped)
         return !tide_failed(write ? tide_write(space, address, byte, 1) : tide_read(space, address, byte, 1));
-    sigjmp_buf here;
-    volatile char *at = tide_pointer(address);
-    if (sigsetjmp(here, 1) != 0) {
-        way_out = NULL;
-        assert_ptr_equal(fault_address, tide_pointer(address));
-        return false;
-    }
-    way_out = &here;
-    if (write)
-        *at = *byte;
-    else
-        *byte = *at;
-    way_out = NULL;
-    return true;
+    const int number = pointer_try(tide_pointer(address), write, byte);
+    assert_int_not_equal(number, -1);
+    return number == 0;
 }
 
 static bool put(tide_space *space, bool mapped, tide_address address, char byte)
@@ -99,7 +68,7 @@ static int get(tide_space *space, bool mapped, tide_address address)
 
 static tide_space *opened(struct fixture *fixture, bool mapped, uint64_t frames, uint64_t slots)
 {
-    signals_catch();
+    pointer_signals_take();
     if (slots != 0)
         fixture_page_file(fixture, slots);
     fixture_open(fixture, frames);
@@ -563,7 +532,7 @@ static void windows_come_and_go(void **state)
     enum { MOST = 64 };
     tide_mapped_options options;
     tide_space *spaces[MOST], *one_more = NULL;
-    signals_catch();
+    pointer_signals_take();
     fixture_open(fixture, 400);
     tide_mapped_options_init(&options);
     options.window_bytes = 1ull << 30;

@@ -124,22 +124,42 @@ bool support_mapped(void)
     return spaces != NULL && strcmp(spaces, "mapped") == 0;
 }
 
-/* ---- plain loads ------------------------------------------------------------------------------------------------ */
+/* ---- plain pointers --------------------------------------------------------------------------------------------- */
 
-static _Thread_local sigjmp_buf *volatile load_way_out; /* where a load goes on whose page cannot be had */
+static _Thread_local sigjmp_buf *volatile way_out; /* where an access goes on whose page cannot be had */
+static _Thread_local void *volatile refused_at;
 
-static void load_failed(int number)
+static void access_refused(int number, siginfo_t *info, void *context)
 {
-    if (load_way_out != NULL)
-        siglongjmp(*load_way_out, number);
+    (void)context;
+    refused_at = info->si_addr;
+    if (way_out != NULL)
+        siglongjmp(*way_out, number);
     signal(number, SIG_DFL); /* the access is tried again, and ends the program */
 }
 
-static void load_signals_take(void)
+void pointer_signals_take(void)
 {
-    const struct sigaction ours = { .sa_handler = load_failed };
+    const struct sigaction ours = { .sa_sigaction = access_refused, .sa_flags = SA_SIGINFO };
     sigaction(SIGSEGV, &ours, NULL);
     sigaction(SIGBUS, &ours, NULL);
+}
+
+int pointer_try(volatile char *at, bool write, char *byte)
+{
+    sigjmp_buf here;
+    const int number = sigsetjmp(here, 1);
+    if (number == 0) {
+        way_out = &here;
+        if (write)
+            *at = *byte;
+        else
+            *byte = *at;
+    }
+    way_out = NULL;
+    if (number != 0 && refused_at != at)
+        print_error("signal %d names %p, and the access was to %p\n", number, refused_at, (void *)(uintptr_t)at);
+    return number == 0 || refused_at == at ? number : -1;
 }
 
 /* Copies a page by plain loads, as a program does; false if it was told that it may not. */
@@ -147,14 +167,14 @@ static bool page_load(tide_address address, void *to)
 {
     sigjmp_buf here;
     if (sigsetjmp(here, 1) != 0) {
-        load_way_out = NULL;
+        way_out = NULL;
         return false;
     }
-    load_way_out = &here;
+    way_out = &here;
     const volatile uint64_t *from = tide_pointer(address);
     for (unsigned i = 0; i < PG / sizeof(*from); i++)
         ((uint64_t *)to)[i] = from[i];
-    load_way_out = NULL;
+    way_out = NULL;
     return true;
 }
 
@@ -241,7 +261,7 @@ void fixture_open(struct fixture *fixture, uint64_t frames)
 {
     fixture->config.memory_bytes = frames * PG;
     if (support_mapped())
-        load_signals_take(); /* before the library's handler is there, which passes on to it */
+        pointer_signals_take(); /* before the library's handler is there, which passes on to it */
     assert_success(tide_engine_open(&fixture->config, &fixture->engine));
     fixture->at_open = statistics_now(fixture);
     assert_int_equal(fixture->at_open.total_pages, frames);

@@ -154,6 +154,13 @@ int support_main(int argc, char **argv, const char *group, const struct CMUnitTe
         return support_main(argc, argv, #tests, tests, sizeof(tests) / sizeof((tests)[0]));                            \
     }
 
+/* ---- plain pointers --------------------------------------------------------------------------------------------- */
+
+/* Before the library has its handler, which is to pass on to this one; fixture_open() does it for the second run. */
+void pointer_signals_take(void);
+/* A load or store of a byte. 0; or the signal that it got, or -1 if that named another address. */
+int pointer_try(volatile char *at, bool write, char *byte);
+
 /* ---- statuses and figures --------------------------------------------------------------------------------------- */
 
 /* Fails with the names of both statuses and the text of the last error. */
