@@ -51,13 +51,13 @@ struct mapping {
     bool by_threads;                      /* TIDE_DELIVERY_THREADS */
     uint32_t fences;                      /* [A] pages were fenced */
     uint32_t holders;                     /* [A] mapping_hold(); of whatever mapping is here */
-    uint32_t filling;                     /* [A] threads that read a message, or fill the hole that it tells of */
-    uint32_t acting;                      /* [A] threads that work on the window by address */
     uint64_t *foreign;                    /* a bit for each page: [A] it is somebody else's memory (window.c) */
     uint64_t foreign_pages;               /* [A] such pages */
     uint64_t foreign_first, foreign_last; /* [A] there is none before, and none behind */
     const char *zeroes;                   /* MAPPING_BATCH pages of zeroes to copy from */
     struct pte_waits *waits;              /* where threads wait for PTEs of the space */
+    uint32_t filling SYNC_CACHE_ALIGNED;  /* [A] threads that read a message, or fill the hole that it tells of */
+    uint32_t acting;                      /* [A] threads that work on the window by address */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
 

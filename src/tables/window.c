@@ -340,6 +340,8 @@ static void foreign_set(struct mapping *mapping, uint64_t page, uint64_t count, 
     if (foreign) {
         bound_move(&mapping->foreign_first, page, true);
         bound_move(&mapping->foreign_last, page + count - 1, false);
+    } else if (sync_load_64(&mapping->foreign_pages) == 0) {
+        return; /* a hole may be very large */
     }
     for (uint64_t at = page; at < page + count; at++) {
         const uint64_t bit = at - mapping->first_page, mask = 1ull << bit % 64;
