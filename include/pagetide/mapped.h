@@ -46,7 +46,8 @@ typedef struct tide_mapped_options {
                                    or 16 GiB if the process has no more left] */
     tide_delivery delivery;   /**< [TIDE_DELIVERY_SIGNAL] */
     unsigned handler_threads; /**< of TIDE_DELIVERY_THREADS, 1 to 64 [one for each CPU, 8 at most] */
-    unsigned cluster_pages;   /**< most pages that one fault of a sequential toucher shows, 1 to 64 [64] */
+    unsigned cluster_pages;   /**< most pages that one fault of a sequential toucher shows, 1 to 256 [1/64 of the
+                                   frames; 64 at least] */
     /**
      * Fresh memory that is touched in order comes in pieces larger than a page, at half the kernel's cost, where the
      * process may have a tmpfs of its own (CAP_SYS_ADMIN); elsewhere it changes nothing. Not in a virtual machine whose

@@ -44,6 +44,8 @@
 #define WINDOW_MOST_BYTES (1ull << 46)
 #define PAGE_FAULT_WRITE_BIT 2 /* of the error code that x86-64 has in the context of a fault */
 enum { HANDLERS_MAX = 64, HANDLERS_DEFAULT = 8 };
+/* The default of cluster_pages: of the frames one in so many, within limits. */
+enum { CLUSTER_PART = 64, CLUSTER_LEAST = 64 };
 
 /* ---- resolving -------------------------------------------------------------------------------------------------- */
 
@@ -275,8 +277,13 @@ static tide_status options_settle(const tide_engine *engine, tide_mapped_options
     if (options->cluster_pages > MAPPING_BATCH)
         return error_set(TIDE_INVALID_PARAMETER, 0, 0, "%u pages a fault; the most is %d", options->cluster_pages,
                          MAPPING_BATCH);
-    if (options->cluster_pages == 0)
-        options->cluster_pages = MAPPING_BATCH;
+    if (options->cluster_pages == 0) { /* never more than a small part of all frames */
+        const uint64_t part = engine->partition.frames->total / CLUSTER_PART;
+
+        options->cluster_pages = part < CLUSTER_LEAST    ? CLUSTER_LEAST
+                                 : part < MAPPING_BATCH ? (unsigned)part
+                                                        : MAPPING_BATCH;
+    }
     if (options->handler_threads == 0)
         options->handler_threads = cpus < HANDLERS_DEFAULT ? cpus : HANDLERS_DEFAULT;
     return delivery_check(options->delivery);

@@ -228,7 +228,7 @@ void fault_show_following(struct fault *fault, const uint64_t *at)
     const unsigned track = used_track(leaf, index, -1);
     const unsigned most = space->cluster_most - 1;
     const unsigned wanted = track * 2 < most ? track * 2 : most;
-    pte_t next[MAPPING_BATCH];
+    pte_t *const next = (pte_t *)(void *)fault->thread->buffer; /* a handler's stack may be small */
     unsigned count = 0;
 
     if (track < PAGE_TRACK_LEAST || sync_load_relaxed_32(&space->hard_maximum) != 0 || fault_may_be_watched(fault))

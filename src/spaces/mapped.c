@@ -148,7 +148,7 @@ bool mapped_deletion_add(struct mapped_deletion *deletion, uint64_t *pte, bool z
         }
         if (!pte_is_valid(seen) && pte_tag(seen) != PTE_TAG_TRANSITION)
             break;
-        const bool adjoins = deletion->count != 0 && deletion->count < MAPPING_BATCH &&
+        const bool adjoins = deletion->count != 0 && deletion->count < MAPPING_DROP &&
                              pte == deletion->first + deletion->count &&
                              (uintptr_t)pte / TIDE_PAGE_BYTES == (uintptr_t)deletion->first / TIDE_PAGE_BYTES;
         if (!adjoins) {

@@ -223,7 +223,7 @@ struct mapped_deletion {
     pte_t leave;
     uint64_t *first;
     unsigned count;
-    pte_t seen[MAPPING_BATCH];
+    pte_t seen[MAPPING_DROP];
 };
 void mapped_deletion_begin(struct mapped_deletion *deletion, tide_space *space, pte_t leave);
 /* As page_delete(), which it is in a soft space. */

@@ -30,7 +30,8 @@ struct pte_waits;
 
 enum {
     MAPPINGS_MAX = 64,
-    MAPPING_BATCH = 64, /* most pages that are worth one call: what it costs beside them is no matter any more */
+    MAPPING_BATCH = 256, /* most pages that are shown by one call: what it costs beside them is no matter any more */
+    MAPPING_DROP = 64,   /* the same, let go */
     MAPPING_COUNTERS = 32
 };
 
@@ -50,13 +51,13 @@ struct mapping {
     bool large;                           /* the file takes folios larger than a page for writes of many pages */
     bool by_threads;                      /* TIDE_DELIVERY_THREADS */
     uint32_t fences;                      /* [A] pages were fenced */
-    uint32_t holders;                     /* [A] mapping_hold(); of whatever mapping is here */
     uint64_t *foreign;                    /* a bit for each page: [A] it is somebody else's memory (window.c) */
     uint64_t foreign_pages;               /* [A] such pages */
     uint64_t foreign_first, foreign_last; /* [A] there is none before, and none behind */
     const char *zeroes;                   /* MAPPING_BATCH pages of zeroes to copy from */
     struct pte_waits *waits;              /* where threads wait for PTEs of the space */
     uint32_t filling SYNC_CACHE_ALIGNED;  /* [A] threads that read a message, or fill the hole that it tells of */
+    uint32_t holders;                     /* [A] mapping_hold(); of whatever mapping is here */
     uint32_t acting;                      /* [A] threads that work on the window by address */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
