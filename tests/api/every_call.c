@@ -703,7 +703,7 @@ static void mapped(struct walk *walk)
             wrong.handler_threads = 65;
             break;
         default:
-            wrong.cluster_pages = 65;
+            wrong.cluster_pages = 257;
         }
         REFUSED(tide_mapped_space_create, "options that cannot be", TIDE_INVALID_PARAMETER, engine, &wrong, &space);
     }
