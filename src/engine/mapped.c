@@ -49,12 +49,11 @@ enum { CLUSTER_PART = 64, CLUSTER_LEAST = 64 };
 
 /* ---- resolving -------------------------------------------------------------------------------------------------- */
 
-/* The page of an address becomes accessible, or says why not. Waits as long as it takes for a frame. */
+/* The page of an address becomes accessible, or says why not: TIDE_TIMEOUT while there is hope for a frame. */
 static tide_status fault_take(tide_space *space, tide_address address, tide_access_kind kind)
 {
     const uint64_t begin = os_clock_ns();
     struct grace_thread *thread = engine_thread(engine_of(space));
-    tide_status status;
     pte_t valid;
 
     /*
@@ -68,11 +67,9 @@ static tide_status fault_take(tide_space *space, tide_address address, tide_acce
         return TIDE_INSUFFICIENT_RESOURCES;
     const bool was_quiet = thread->is_quiet;
     thread->is_quiet = true;
-    do { /* a pointer has no way to say that there was no frame in time */
-        grace_enter(thread);
-        status = fault_resolve(space, thread, address, kind, &valid);
-        grace_leave(thread);
-    } while (status == TIDE_TIMEOUT);
+    grace_enter(thread);
+    const tide_status status = fault_resolve(space, thread, address, kind, &valid);
+    grace_leave(thread);
     thread->is_quiet = was_quiet;
     const unsigned cpu = space_cpu(space);
     space_count_on(space, cpu, SPACE_HARDWARE_FAULTS, 1);
@@ -125,8 +122,12 @@ static bool resolve(siginfo_t *info, void *context)
     const bool write = (interrupted->uc_mcontext.gregs[REG_ERR] & PAGE_FAULT_WRITE_BIT) != 0;
     error_handler_begin();
     const tide_status status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
-    error_handler_end(tide_failed(status));
-    if (!tide_failed(status))
+    error_handler_end(tide_failed(status) && status != TIDE_TIMEOUT);
+    /*
+     * A pointer has no way to say that there was no frame in time: the access faults again. In between the thread takes
+     * the signals that have come for it meanwhile, one that ends the process too.
+     */
+    if (!tide_failed(status) || status == TIDE_TIMEOUT)
         return true;
     if (!is_violation(status))
         return false;
@@ -175,7 +176,7 @@ static void message_take(struct mapping *mapping, uint64_t address, bool write)
     while (status == TIDE_GUARD_PAGE_VIOLATION);
     if (is_violation(status))
         fence(mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ, status);
-    else if (tide_failed(status))
+    else if (tide_failed(status) && status != TIDE_TIMEOUT) /* as by signal: the access faults again */
         mapping_poison(mapping, address / TIDE_PAGE_BYTES);
     /* Who came second finds the page there and wakes nobody. */
     mapping_wake(mapping, address / TIDE_PAGE_BYTES);
@@ -280,7 +281,7 @@ static tide_status options_settle(const tide_engine *engine, tide_mapped_options
     if (options->cluster_pages == 0) { /* never more than a small part of all frames */
         const uint64_t part = engine->partition.frames->total / CLUSTER_PART;
 
-        options->cluster_pages = part < CLUSTER_LEAST    ? CLUSTER_LEAST
+        options->cluster_pages = part < CLUSTER_LEAST   ? CLUSTER_LEAST
                                  : part < MAPPING_BATCH ? (unsigned)part
                                                         : MAPPING_BATCH;
     }

@@ -1101,6 +1101,70 @@ static void an_error_at_page_in_is_a_bus_error(void **state)
     an_error_at_page_in_run(*state, TIDE_DELIVERY_SIGNAL);
 }
 
+/* ---- waits for frames ------------------------------------------------------------------------------------------- */
+
+static atomic_uint user_signals;
+
+static void user_signal(int number)
+{
+    (void)number;
+    atomic_fetch_add(&user_signals, 1);
+}
+
+static void wait_member(struct crew_member *member)
+{
+    *(volatile char *)member->context = 5;
+}
+
+/*
+ * An access that finds no frame waits until one comes free, however long; but the thread is not lost for signals
+ * meanwhile, be it that its fault is resolved in a handler.
+ */
+static void a_wait_for_a_frame_lets_signals_in_run(struct fixture *fixture, tide_delivery delivery)
+{
+    enum { FRAMES = 200, PATIENCE_MS = 60000 };
+    const struct sigaction ours = { .sa_handler = user_signal, .sa_flags = SA_RESTART };
+    tide_pin *pins[FRAMES];
+    unsigned count = 0;
+    fixture->config.frame_wait_ms = 50;
+    fixture_page_file(fixture, 1000);
+    fixture_open(fixture, FRAMES);
+    tide_space *soft = NULL, *space = mapped_new(fixture, delivery, 1);
+    assert_success(tide_space_create(fixture->engine, &soft));
+    char *memory = pages_new(space, 4);
+    store(memory, 1); /* its tables are there */
+    const tide_address base = region_new(soft, FRAMES);
+    tide_status status;
+    while (!tide_failed(status = tide_pin_create(soft, base + count * PG, PG, TIDE_ACCESS_WRITE, &pins[count])))
+        count++;
+    assert_status(status, TIDE_TIMEOUT); /* every frame is pinned, or a table */
+    atomic_store(&user_signals, 0);
+    sigaction(SIGUSR1, &ours, NULL);
+    struct crew *crew = crew_start(1, wait_member, memory + PG);
+    const struct crew_member *member = crew_member_get(crew, 0);
+    while (atomic_load(&member->tid) == 0)
+        sched_yield();
+    for (unsigned turn = 1; turn <= 3; turn++) {
+        (void)syscall(SYS_tgkill, getpid(), atomic_load(&member->tid), SIGUSR1);
+        for (unsigned ms = 0; ms < PATIENCE_MS && atomic_load(&user_signals) < turn; ms++)
+            sleep_ms(1);
+        assert_int_equal(atomic_load(&user_signals), turn);
+        assert_false(atomic_load(&member->done));
+    }
+    while (count != 0)
+        tide_pin_destroy(pins[--count]);
+    crew_join(crew);
+    signal(SIGUSR1, SIG_DFL);
+    assert_int_equal(load(memory + PG), 5);
+    assert_success(tide_space_destroy(soft));
+    fixture_close(fixture);
+}
+
+static void a_wait_for_a_frame_lets_signals_in(void **state)
+{
+    a_wait_for_a_frame_lets_signals_in_run(*state, TIDE_DELIVERY_SIGNAL);
+}
+
 /* ---- fork, mlock, exit ------------------------------------------------------------------------------------------ */
 
 static void fork_member(struct crew_member *member)
@@ -1388,6 +1452,13 @@ static void by_threads_an_error_at_page_in_is_a_bus_error(void **state)
     an_error_at_page_in_run(*state, TIDE_DELIVERY_THREADS);
 }
 
+static void by_threads_a_wait_for_a_frame_lets_signals_in(void **state)
+{
+    if (!threads_allowed())
+        skip();
+    a_wait_for_a_frame_lets_signals_in_run(*state, TIDE_DELIVERY_THREADS);
+}
+
 static void by_threads_decommit_against_touch(void **state)
 {
     if (!threads_allowed())
@@ -1543,6 +1614,7 @@ static const struct CMUnitTest mapped_delivery[] = {
     API_TEST(trim_and_write_out_against_touch),
     API_TEST(trim_and_write_out_against_touch_with_worker_threads),
     API_TEST(an_error_at_page_in_is_a_bus_error),
+    API_TEST(a_wait_for_a_frame_lets_signals_in),
     API_TEST(a_child_does_not_have_the_window),
     API_TEST(memory_locked_by_the_program_is_trimmed),
     API_TEST(exit_with_faults_in_flight),
@@ -1550,6 +1622,7 @@ static const struct CMUnitTest mapped_delivery[] = {
     API_TEST(by_threads_system_calls_work),
     API_TEST(by_threads_violations_and_rights),
     API_TEST(by_threads_an_error_at_page_in_is_a_bus_error),
+    API_TEST(by_threads_a_wait_for_a_frame_lets_signals_in),
     API_TEST(by_threads_decommit_against_touch),
     API_TEST(by_threads_trim_and_write_out_against_touch),
     API_TEST(what_is_not_permitted_is_refused_with_the_remedy),
