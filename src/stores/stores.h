@@ -174,6 +174,8 @@ void stores_queue_destroy(struct stores_queue *queue);
  * for stores_slots_allocate(). Without io_uring the writes are done one after the other with pwritev.
  */
 void stores_queue_write(struct stores_queue *queue, struct stores_write *const *writes, unsigned count);
+/* When a write of the queue was last over, well or not, by os_clock_ns(); 0: none has been. Any thread. */
+uint64_t stores_queue_answered_ns(const struct stores_queue *queue);
 /* Whether the queue uses io_uring (for statistics and tests). */
 bool stores_queue_is_ring(const struct stores_queue *queue);
 
