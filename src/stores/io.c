@@ -180,9 +180,9 @@ struct stores_queue {
     unsigned in_flight;
     bool is_ring;
     struct io_uring ring;
-    uint64_t prepared;  /* entries put into the submission ring so far */
-    uint64_t submitted; /* of these, taken by the kernel: those with a lower sequence */
-    uint64_t filter_ns; /* time spent in the filter so far */
+    uint64_t prepared;    /* entries put into the submission ring so far */
+    uint64_t submitted;   /* of these, taken by the kernel: those with a lower sequence */
+    uint64_t filter_ns;   /* time spent in the filter so far */
     uint64_t answered_ns; /* [A] relaxed: when a write was last over */
     struct flight *free_flights;
     struct flight *flights;
