@@ -577,9 +577,9 @@ static void PW_6_the_only_file_does_not_answer(void **state)
     fixture_open(fixture, FRAMES);
     tide_space *space = space_new(fixture);
     const tide_address base = region_new(space, PAGES), other = region_new(space, PAGES);
+    device_hold(&fixture->device, TIDE_IO_WRITE, true); /* the writer need not be asked */
     stamp_pages(space, base, PAGES, 1, 1);
     trim_all(space);
-    device_hold(&fixture->device, TIDE_IO_WRITE, true);
     assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
     assert_between(node_now(fixture, 0).transition, 1, ROUND);
     assert_int_equal(node_now(fixture, 0).modified, PAGES - node_now(fixture, 0).transition);
