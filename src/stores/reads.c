@@ -149,7 +149,6 @@ static struct stores_request *list_take(struct stores_request_list *list)
 
 void stores_reads_begin(struct stores *stores, struct stores_reads *reads)
 {
-    sync_assert_unlocked();
     *reads = (struct stores_reads){ .stores = stores };
 }
 
@@ -268,6 +267,7 @@ static struct stores_request *reads_next(struct stores_reads *reads, bool togeth
 {
     struct stores_request *request;
 
+    sync_assert_unlocked();
     for (;;) {
         request = list_take(&reads->over);
         if (request != NULL) {
