@@ -25,8 +25,9 @@
 enum {
     PREFETCH_READS = 8, /* at the same time, each in a place of its own */
     PLACE_PAGES = 8,    /* of the buffer for mapped spaces */
+    BUFFER_PAGES = PREFETCH_READS * PLACE_PAGES,
 };
-_Static_assert(PREFETCH_READS *PLACE_PAGES *TIDE_PAGE_BYTES <= GRACE_BUFFER_BYTES, "parts of the buffer");
+_Static_assert(BUFFER_PAGES <= GRACE_BUFFER_BYTES / TIDE_PAGE_BYTES, "the thread's buffer has the places");
 
 /* Pages in consecutive PTEs and consecutive slots, and the read of them. */
 struct read_run {

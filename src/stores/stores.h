@@ -201,7 +201,8 @@ struct stores_queue;
 TIDE_MUST_CHECK tide_status stores_queue_create(struct stores *stores, unsigned depth, struct stores_queue **queue);
 void stores_queue_destroy(struct stores_queue *queue);
 /*
- * Issues all writes and waits for all, at most `depth` in flight. Each write's error is set. Measures each file's speed
+ * Issues all writes and waits for all, at most `depth` in flight. They are begun in their order: a file that does not answer
+ * keeps those behind its own, whatever their file, so the writer has a queue for each file. Each write's error is set. Measures each file's speed
  * for stores_slots_allocate(). Without io_uring the writes are done one after the other with pwritev.
  */
 void stores_queue_write(struct stores_queue *queue, struct stores_write *const *writes, unsigned count);
