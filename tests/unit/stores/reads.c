@@ -25,41 +25,35 @@ enum { PAGE = TIDE_PAGE_BYTES, CLUSTERS = 6, PAGES = 5 };
 static struct {
     bool refuse;          /* submissions get -EAGAIN */
     unsigned refuse_from; /* all from this one on do, 1 is the first; 0: none */
-    unsigned submissions;
-    bool cut;           /* reads by the ring get one page */
-    unsigned submitted; /* entries that the ring took */
-    unsigned filtered;  /* calls of the filter */
-    uint32_t bad_slot;  /* the filter makes the read from here fail; 0: none */
+    uint32_t submissions; /* [A] */
+    bool cut;             /* reads by the ring get one page */
+    uint32_t submitted;   /* [A] entries that the ring took */
+    unsigned filtered;    /* calls of the filter */
+    uint32_t bad_slot;    /* the filter makes the read from here fail; 0: none */
 } faults;
+static uint32_t rings_made; /* [A] */
+static int (*real_submit_and_wait)(struct io_uring *, unsigned);
+static int (*real_queue_init)(unsigned, struct io_uring *, unsigned);
 
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait)
 {
-    static int (*real)(struct io_uring *, unsigned);
+    const unsigned submission = sync_add_32(&faults.submissions, 1) + 1;
 
-    if (real == NULL)
-        *(void **)&real = dlsym(RTLD_NEXT, "io_uring_submit_and_wait");
-    faults.submissions++;
-    if (faults.refuse || (faults.refuse_from != 0 && faults.submissions >= faults.refuse_from))
+    if (faults.refuse || (faults.refuse_from != 0 && submission >= faults.refuse_from))
         return -EAGAIN;
     for (unsigned i = 0; i < io_uring_sq_ready(ring); i++) {
         struct io_uring_sqe *entry = &ring->sq.sqes[(ring->sq.sqe_tail - 1 - i) & *ring->sq.kring_mask];
         if (faults.cut && entry->opcode == IORING_OP_READV)
             entry->len = 1;
-        faults.submitted++;
+        sync_add_32(&faults.submitted, 1);
     }
-    return real(ring, wait);
+    return real_submit_and_wait(ring, wait);
 }
-
-static uint32_t rings_made; /* [A] */
 
 int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
 {
-    static int (*real)(unsigned, struct io_uring *, unsigned);
-
-    if (real == NULL)
-        *(void **)&real = dlsym(RTLD_NEXT, "io_uring_queue_init");
     sync_add_32(&rings_made, 1);
-    return real(entries, ring, flags);
+    return real_queue_init(entries, ring, flags);
 }
 
 static int filter(void *context, tide_io_kind kind, unsigned file, uint64_t slot, unsigned pages)
@@ -403,5 +397,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_many_reads_without_a_ring, folder_setup, folder_teardown),
     };
 
+    *(void **)&real_submit_and_wait = dlsym(RTLD_NEXT, "io_uring_submit_and_wait");
+    *(void **)&real_queue_init = dlsym(RTLD_NEXT, "io_uring_queue_init");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
