@@ -38,6 +38,7 @@ struct stress_options {
     unsigned nodes;          /* of a synthetic topology; 0: this machine's */
     unsigned faults;         /* I/O errors per 1000 operations; 0: no I/O filter */
     unsigned hangs;          /* of 1000 writes to the first page file, so many stand still; 0: there is but one file */
+    bool alone;              /* nor is there a second one if it hangs */
     uint64_t memory_factor;  /* committed pages wanted, as a multiple of the frames */
     uint64_t bad_frames;     /* frames taken out of use during the run */
     uint64_t poison;         /* of these, so many more by the kernel: real poisoned memory */

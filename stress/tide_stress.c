@@ -113,6 +113,7 @@ static void usage(FILE *to, const char *program)
         "  --nodes N            synthetic topology of N nodes, 0 for this machine's [0]\n"
         "  --faults N           fail N of 1000 page-file reads, and some writes, and delay others [0]\n"
         "  --hangs N            two page files; N of 1000 writes to the first stand still for 300 ms [0]\n"
+        "  --alone              with --hangs: no second page file\n"
         "  --bad-frames N       take N frames out of use during the run, as bad memory [0]\n"
         "  --poison N           let the kernel poison N frames more (MADV_HWPOISON): needs CAP_SYS_ADMIN [0]\n"
         "  --mapped KIND        mapped spaces, whose threads use plain pointers too; faults come by \"signal\", by "
@@ -162,6 +163,7 @@ static struct stress_options parse_options(int argc, char **argv)
         { "nodes", required_argument, NULL, 'N' },
         { "faults", required_argument, NULL, 'e' },
         { "hangs", required_argument, NULL, 'H' },
+        { "alone", no_argument, NULL, 'A' },
         { "bad-frames", required_argument, NULL, 'B' },
         { "poison", required_argument, NULL, 'P' },
         { "mapped", required_argument, NULL, 'M' },
@@ -215,6 +217,9 @@ static struct stress_options parse_options(int argc, char **argv)
             break;
         case 'e':
             options.faults = (unsigned)parse_number(program, "faults", optarg, 0, 500);
+            break;
+        case 'A':
+            options.alone = true;
             break;
         case 'H':
             options.hangs = (unsigned)parse_number(program, "hangs", optarg, 0, 500);
@@ -274,11 +279,11 @@ static void write_command(struct stress_run *run, const char *program)
         snprintf(run->command, sizeof(run->command),
                  "%s --seed %llu --seconds %llu --ops %llu --threads %u --frames %llu --spaces %u "
                  "--pagefile-bytes %llu --over %llu --nodes %u --faults %u --hangs %u --bad-frames %llu --poison %llu "
-                 "--mapped %s",
+                 "--mapped %s%s",
                  program, (unsigned long long)o->seed, (unsigned long long)o->seconds, (unsigned long long)o->ops,
                  o->threads, (unsigned long long)o->frames, o->spaces, (unsigned long long)o->pagefile_bytes,
                  (unsigned long long)o->memory_factor, o->nodes, o->faults, o->hangs, (unsigned long long)o->bad_frames,
-                 (unsigned long long)o->poison, mapped_names[o->mapped]);
+                 (unsigned long long)o->poison, mapped_names[o->mapped], o->alone ? " --alone" : "");
     if (o->pagefile != NULL && n > 0 && (size_t)n < sizeof(run->command))
         snprintf(run->command + n, sizeof(run->command) - (size_t)n, " --pagefile %s", o->pagefile);
 }
@@ -313,7 +318,7 @@ static int inject(void *context, tide_io_kind kind, unsigned file, uint64_t slot
 
 static void choose_second(struct stress_run *run)
 {
-    if (run->options.hangs > 0)
+    if (run->options.hangs > 0 && !run->options.alone)
         snprintf(run->second, sizeof(run->second), "%s-second", run->pagefile);
 }
 

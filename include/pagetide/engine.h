@@ -48,8 +48,8 @@ typedef int tide_io_filter(void *context, tide_io_kind kind, unsigned file, uint
 /** How the background workers run. */
 typedef enum tide_worker_mode {
     TIDE_WORKERS_THREADS = 0, /**< threads of the engine: one zero-page, writer and trimmer thread per node, and one
-                                 page-file extender if a page file can grow; with more than one page file also a thread
-                                 for each file and node, so that a file which does not answer holds up no other */
+                                 page-file extender if a page file can grow; also a thread for each page file and
+                                 node, so that a file which does not answer holds up nothing but its own pages */
     TIDE_WORKERS_MANUAL = 1   /**< no threads: the program calls tide_worker_step(); time is tide_clock_advance() */
 } tide_worker_mode;
 
@@ -169,9 +169,11 @@ TIDE_EXPORT tide_status tide_clock_advance(tide_engine *engine, uint64_t millise
 
 /** What tide_engine_empty() empties (RAMMap's Empty menu). */
 typedef enum tide_empty {
-    TIDE_EMPTY_WORKING_SETS = 0,   /**< every page of every working set, to modified or standby */
-    TIDE_EMPTY_MODIFIED = 1,       /**< writes every modified page; needs a page file with room */
-    TIDE_EMPTY_STANDBY = 2,        /**< repurposes every standby page to the free list */
+    TIDE_EMPTY_WORKING_SETS = 0, /**< every page of every working set, to modified or standby */
+    TIDE_EMPTY_MODIFIED = 1,     /**< writes every modified page; needs a page file with room. Waits for a page file as
+                                      long as it goes on writing; with TIDE_WORKERS_THREADS for at most a second in
+                                      which it has written nothing, and what it was given is then still under write */
+    TIDE_EMPTY_STANDBY = 2,      /**< repurposes every standby page to the free list */
     TIDE_EMPTY_STANDBY_LOWEST = 3, /**< the same for priority 0 only */
     TIDE_EMPTY_FREE = 4            /**< zeroes every free frame (so that all are at hand for demand zero) */
 } tide_empty;

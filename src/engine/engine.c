@@ -525,8 +525,10 @@ tide_status tide_engine_empty(tide_engine *engine, tide_empty what)
     }
     for (unsigned n = 0; n < frames->node_count; n++) {
         if (what == TIDE_EMPTY_MODIFIED) {
-            (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX,
-                             WORKER_FORCED, &error);
+            do
+                (void)worker_run(workers_get(engine->workers, TIDE_WORKER_MODIFIED_WRITER, n), thread, UINT64_MAX,
+                                 WORKER_FORCED, &error);
+            while (error == 0 && workers_write_wait(engine->workers, n));
             continue;
         }
         grace_enter(thread);

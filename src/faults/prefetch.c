@@ -4,7 +4,11 @@
  * A run of pages whose copies lie in consecutive slots is read at once, up to the largest I/O there is, and several
  * runs at the same time: the caller has said that it wants them all, so the windows of hard faults (hard.c) do not
  * apply. What is read goes to standby, in transition form, and not into the working set: its first touch is a soft
- * fault.
+ * fault. That is so as soon as the run itself is read, and then the next run takes its place: no page waits for the
+ * read of another run.
+ *
+ * A mapped space's pages pass through the thread's buffer, of which each run under way has a part or two: enough for as
+ * many short runs as elsewhere, or for half as many of a size that is worth a read.
  *
  * As at a hard fault the PTEs of a run are claimed while it is read, so that who touches one meanwhile waits for this
  * read; and frames come first, so that nothing is held while there is none. A hint: it takes frames only as long as
@@ -16,14 +20,24 @@
  */
 #include "faults/fault_impl.h"
 
-enum { PREFETCH_READS = 8 }; /* at the same time */
+#include <stddef.h>
 
-/* Pages in consecutive PTEs and consecutive slots. */
+enum {
+    PREFETCH_READS = 8, /* at the same time, each in a place of its own */
+    PLACE_PAGES = 8,    /* of the buffer for mapped spaces */
+    BUFFER_PAGES = PREFETCH_READS * PLACE_PAGES,
+};
+_Static_assert(BUFFER_PAGES <= GRACE_BUFFER_BYTES / TIDE_PAGE_BYTES, "the thread's buffer has the places");
+
+/* Pages in consecutive PTEs and consecutive slots, and the read of them. */
 struct read_run {
     uint64_t *pte; /* of the first page */
+    uint64_t page; /* the first */
     unsigned count;
+    uint32_t places; /* that it takes up, bits */
     pte_t seen[STORES_CLUSTER_MAX];
     frame_t frames[STORES_CLUSTER_MAX];
+    struct stores_request request;
 };
 
 void fault_prefetch_budget(const tide_space *space, struct prefetch_budget *budget)
@@ -97,8 +111,9 @@ static bool run_gather(struct fault *fault, uint64_t *pte, uint64_t page, uint64
     const unsigned priority = fault_priority(fault);
 
     run->pte = pte;
+    run->page = page;
     run->count = 0;
-    while (run->count < most && run->count < STORES_CLUSTER_MAX) {
+    while (run->count < most) {
         uint64_t *at = pte + run->count;
         const pte_t seen = pte_load(at);
 
@@ -145,33 +160,42 @@ static void run_settle(tide_space *space, const struct read_run *run, int error)
         pte_release(partition->waits, &run->pte[i], pte_make_transition(run->frames[i], pte_protection(run->seen[i])));
 }
 
-static void runs_read(tide_space *space, struct grace_thread *thread, const struct read_run *runs, unsigned count)
+/* Adds the read of a run, whose pages are claimed; `place` is its first. */
+static void run_start(const struct fault *fault, struct stores_reads *reads, struct read_run *run, unsigned place)
 {
-    struct stores_request requests[PREFETCH_READS];
+    const tide_space *space = fault->space;
 
-    for (unsigned r = 0; r < count; r++) {
-        requests[r].first = pte_slot(runs[r].seen[0]);
-        requests[r].count = runs[r].count;
-        for (unsigned i = 0; i < runs[r].count; i++)
-            requests[r].pages[i] =
-                (struct iovec){ fault_read_memory(space, thread, runs[r].frames[i], i), TIDE_PAGE_BYTES };
+    run->request.first = pte_slot(run->seen[0]);
+    run->request.count = run->count;
+    for (unsigned i = 0; i < run->count; i++) {
+        void *memory = fault_read_memory(space, fault->thread, run->frames[i], place * PLACE_PAGES + i);
+        run->request.pages[i] = (struct iovec){ memory, TIDE_PAGE_BYTES };
     }
-    grace_io_begin(thread);
-    stores_read_many(space->partition->stores, requests, count);
-    if (space->mapping != NULL && requests[0].error == 0) {
-        const uint64_t page = page_table_page_of(space_frames(space), runs[0].pte, NULL);
+    stores_reads_add(reads, &run->request);
+}
 
-        requests[0].error = mapping_store(space->mapping, page, runs[0].count, thread->buffer);
+/* Waits for a run to be read; in a mapped space it becomes the content of its pages. NULL if none is under way. */
+static struct read_run *run_wait(const struct fault *fault, struct stores_reads *reads)
+{
+    struct mapping *mapping = fault->space->mapping;
+    struct read_run *run = NULL;
+
+    grace_io_begin(fault->thread);
+    struct stores_request *request = stores_reads_next(reads);
+    if (request != NULL) {
+        run = (struct read_run *)(void *)((char *)request - offsetof(struct read_run, request));
+        if (mapping != NULL && request->error == 0)
+            request->error = mapping_store(mapping, run->page, run->count, request->pages[0].iov_base);
     }
-    grace_io_end(thread);
-    for (unsigned r = 0; r < count; r++)
-        run_settle(space, &runs[r], requests[r].error);
+    grace_io_end(fault->thread);
+    return run;
 }
 
 /*
- * The first run in the pages from *page to `last`, claimed; *page moves behind it. False if there is no frame for it.
+ * The first run in the pages from *page to `last`, of `most` pages at most, claimed; *page moves behind it. False if
+ * there is no frame for it.
  */
-static bool run_find(struct fault *fault, uint64_t *page, uint64_t last, struct prefetch_budget *budget,
+static bool run_find(struct fault *fault, uint64_t *page, uint64_t last, unsigned most, struct prefetch_budget *budget,
                      struct read_run *run)
 {
     const tide_space *space = fault->space;
@@ -194,7 +218,7 @@ static bool run_find(struct fault *fault, uint64_t *page, uint64_t last, struct 
             uint64_t *pte = &leaf[*page - first];
 
             if (wanted(pte_load(pte)))
-                at_hand = run_gather(fault, pte, *page, left, budget, run);
+                at_hand = run_gather(fault, pte, *page, left < most ? left : most, budget, run);
             *page += run->count == 0 ? 1 : run->count;
         }
     }
@@ -208,23 +232,37 @@ void fault_prefetch(tide_space *space, struct grace_thread *thread, tide_address
     struct fault fault = { .space = space, .thread = thread };
     uint64_t page = base / TIDE_PAGE_BYTES;
     const bool scan = last - page >= PAGE_TRACK_LEAST;
+    struct read_run runs[PREFETCH_READS];
+    uint32_t idle = (1u << PREFETCH_READS) - 1; /* places, bits */
     bool more = true;
+    struct stores_reads reads;
+    struct read_run *done;
 
-    while (more) {
-        struct read_run runs[PREFETCH_READS];
-        unsigned count = 0;
+    stores_reads_begin(space->partition->stores, &reads);
+    do {
+        while (more && idle != 0) {
+            const unsigned place = (unsigned)__builtin_ctz(idle);
+            const bool two = space->mapping != NULL && (idle & 2u << place) != 0;
+            const unsigned most = space->mapping == NULL ? STORES_CLUSTER_MAX : two ? 2 * PLACE_PAGES : PLACE_PAGES;
+            struct read_run *run = &runs[place];
 
-        /* A mapped space's pages pass through the thread's buffer, which holds one run. */
-        while (more && count < (space->mapping != NULL ? 1 : PREFETCH_READS)) {
-            more = run_find(&fault, &page, last, budget, &runs[count]);
+            more = run_find(&fault, &page, last, most, budget, run);
             if (!more)
                 budget->spent = true; /* frames are short, for other ranges too */
             more = more && page <= last;
-            count += runs[count].count != 0;
+            if (run->count == 0)
+                continue;
+            run->places = (two && run->count > PLACE_PAGES ? 3u : 1u) << place;
+            idle &= ~run->places;
+            if (scan)
+                (void)sync_add_64(&space->partition->io.scan_reads, 1);
+            run_start(&fault, &reads, run, place);
         }
-        if (count != 0 && scan)
-            (void)sync_add_64(&space->partition->io.scan_reads, count);
-        if (count != 0)
-            runs_read(space, thread, runs, count);
-    }
+        done = run_wait(&fault, &reads);
+        if (done != NULL) {
+            run_settle(space, done, done->request.error);
+            idle |= done->places;
+        }
+    } while (done != NULL);
+    stores_reads_end(&reads);
 }

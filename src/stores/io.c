@@ -16,7 +16,7 @@
  * clock of the other files stands still meanwhile, since their completions cannot be seen.
  *
  * Threads. stores_read(): any number, no lock; of shared lines only that with the file's counters is written. A queue:
- * one thread at a time, all fields [T].
+ * one thread at a time, all fields [T] but answered_ns, which anybody may read.
  * No lock is held during I/O (asserted).
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -180,9 +180,10 @@ struct stores_queue {
     unsigned in_flight;
     bool is_ring;
     struct io_uring ring;
-    uint64_t prepared;  /* entries put into the submission ring so far */
-    uint64_t submitted; /* of these, taken by the kernel: those with a lower sequence */
-    uint64_t filter_ns; /* time spent in the filter so far */
+    uint64_t prepared;    /* entries put into the submission ring so far */
+    uint64_t submitted;   /* of these, taken by the kernel: those with a lower sequence */
+    uint64_t filter_ns;   /* time spent in the filter so far */
+    uint64_t answered_ns; /* [A] relaxed: when a write was last over */
     struct flight *free_flights;
     struct flight *flights;
     struct load loads[TIDE_MAX_PAGE_FILES];
@@ -226,6 +227,11 @@ void stores_queue_destroy(struct stores_queue *queue)
     free(queue);
 }
 
+uint64_t stores_queue_answered_ns(const struct stores_queue *queue)
+{
+    return sync_load_relaxed_64(&queue->answered_ns);
+}
+
 bool stores_queue_is_ring(const struct stores_queue *queue)
 {
     return queue->is_ring;
@@ -254,8 +260,10 @@ static struct flight *flight_begin(struct stores_queue *queue, struct stores_wri
             stores->filter(stores->filter_context, TIDE_IO_WRITE, write->first.file, write->first.slot, write->count);
         const uint64_t spent = os_clock_ns() - begin;
         queue->filter_ns += spent;
-        if (write->error != 0)
+        if (write->error != 0) {
+            sync_store_relaxed_64(&queue->answered_ns, begin + spent);
             return NULL;
+        }
         load->busy_ns += spent;
     }
     queue->free_flights = flight->next_free;
@@ -272,6 +280,7 @@ static void flight_end(struct stores_queue *queue, struct flight *flight, int er
     struct stores_write *const write = flight->write;
     struct load *const load = &queue->loads[write->first.file];
 
+    sync_store_relaxed_64(&queue->answered_ns, os_clock_ns());
     if (--load->in_flight == 0)
         load->busy_ns += device_clock_ns(queue) - load->since_ns;
     if (error == 0)

@@ -99,6 +99,8 @@ tide_status stores_create(const struct stores_options *options, struct stores **
         opened[open_count] = file;
     }
     status = released_create(new);
+    if (status == TIDE_SUCCESS)
+        status = rings_create(new);
     if (status != TIDE_SUCCESS)
         goto fail;
     *stores = new;
@@ -109,6 +111,8 @@ fail:
         page_file_abandon(&new->files[open_count].file);
     for (unsigned i = 0; i < count; i++)
         slot_map_destroy(&new->files[i].slots);
+    rings_destroy(new);
+    released_destroy(new);
     free(new);
     return status;
 }
@@ -121,6 +125,7 @@ void stores_destroy(struct stores *stores)
         page_file_remove(&stores->files[i].file);
         slot_map_destroy(&stores->files[i].slots);
     }
+    rings_destroy(stores);
     released_destroy(stores);
     free(stores);
 }

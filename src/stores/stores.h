@@ -15,8 +15,8 @@
  * Size. Each file has a minimum, which it has from open to close, and a maximum. One thread at a time may grow a file,
  * or cut unused slots off its end, beside everything else that goes on (stores_file_grow, stores_file_cut).
  *
- * I/O. Synchronous reads on the faulting thread; writes in batches by one io_uring per writer, O_DIRECT, with
- * pwritev where either is missing. Every I/O first asks the filter (tide_io_filter). No lock is held during I/O.
+ * I/O. Synchronous reads on the faulting thread, several at once by one of a few rings; writes in batches by one io_uring
+ * per lane of a writer, O_DIRECT, with pwritev where either is missing. Every I/O first asks the filter (tide_io_filter). No lock is held during I/O.
  *
  * All calls are thread-safe unless they say otherwise.
  *
@@ -143,14 +143,45 @@ uint64_t stores_file_tail(struct stores *stores, unsigned file, uint64_t most, u
 /* Cuts them off, as many as are still free, and gives the space back. Returns how many went. */
 uint64_t stores_file_cut(struct stores *stores, unsigned file, uint64_t most, uint64_t *bad);
 
+/* ---- several reads at the same time: reads.c -------------------------------------------------------------------- */
+
 /* One clustered read of several. */
 struct stores_request {
     struct stores_slot first;
     unsigned count;                         /* pages, 1 .. STORES_CLUSTER_MAX */
     struct iovec pages[STORES_CLUSTER_MAX]; /* one page each */
     int error;                              /* set at completion: 0 or an errno */
+    struct stores_request *next;            /* of the stores while the read is under way */
 };
-/* Each as stores_read(), all at the same time where there is io_uring, and waits for all. reads.c */
+struct stores_request_list {
+    struct stores_request *first, *last; /* `last` counts if there is a first */
+};
+enum { STORES_READS_MAX = 16 }; /* at the same time; more may be added, and begin when others are over */
+
+/* Reads under way, of one thread; to be looked at by reads.c alone. It holds no memory but a ring. */
+struct stores_reads {
+    struct stores *stores;
+    struct reads_ring *ring;             /* held from the first two reads to the end; NULL: none */
+    bool no_ring;                        /* there was none to be had */
+    bool refused;                        /* it takes nothing any more */
+    unsigned in_ring;                    /* reads in it, prepared or under way */
+    struct stores_request_list added;    /* not begun */
+    struct stores_request_list prepared; /* in the ring, and not taken by the kernel */
+    struct stores_request_list over;
+    struct stores_request_list alone; /* to be read without the ring */
+};
+void stores_reads_begin(struct stores *stores, struct stores_reads *reads);
+/* The read is begun by stores_reads_next() at the latest; the request stays where it is until that has given it back. */
+void stores_reads_add(struct stores_reads *reads, struct stores_request *request);
+/*
+ * Begins what was added, as far as it can be read at the same time, and waits for one read, whichever is over first. Gives back
+ * its request, with the error that stores_read() would have returned; NULL if there is none.
+ */
+struct stores_request *stores_reads_next(struct stores_reads *reads);
+/* All requests were given back. */
+void stores_reads_end(struct stores_reads *reads);
+
+/* Each as stores_read(), all at the same time where that can be, and waits for all. */
 void stores_read_many(struct stores *stores, struct stores_request *requests, unsigned count);
 /* Are they read at the same time? Not without io_uring, as far as is known. */
 bool stores_reads_overlap(const struct stores *stores);
@@ -170,10 +201,13 @@ struct stores_queue;
 TIDE_MUST_CHECK tide_status stores_queue_create(struct stores *stores, unsigned depth, struct stores_queue **queue);
 void stores_queue_destroy(struct stores_queue *queue);
 /*
- * Issues all writes and waits for all, at most `depth` in flight. Each write's error is set. Measures each file's speed
+ * Issues all writes and waits for all, at most `depth` in flight. They are begun in their order: a file that does not answer
+ * keeps those behind its own, whatever their file, so the writer has a queue for each file. Each write's error is set. Measures each file's speed
  * for stores_slots_allocate(). Without io_uring the writes are done one after the other with pwritev.
  */
 void stores_queue_write(struct stores_queue *queue, struct stores_write *const *writes, unsigned count);
+/* When a write of the queue was last over, well or not, by os_clock_ns(); 0: none has been. Any thread. */
+uint64_t stores_queue_answered_ns(const struct stores_queue *queue);
 /* Whether the queue uses io_uring (for statistics and tests). */
 bool stores_queue_is_ring(const struct stores_queue *queue);
 

@@ -31,6 +31,8 @@ struct stores {
     unsigned file_count;       /* [I] */
     unsigned cpu_count;        /* [I] */
     struct released *released; /* [I] one list per CPU (released.c) */
+    struct reads_ring *rings;  /* [I] which (reads.c) */
+    unsigned ring_count;       /* [I] */
     bool disable_io_uring;     /* [I] */
     uint32_t no_ring;          /* [A] the kernel gives none, for good */
     unsigned window_pages;     /* [I] */
@@ -40,6 +42,9 @@ struct stores {
 /* The lists of slots on their way back to the maps (released.c). */
 tide_status released_create(struct stores *stores);
 void released_destroy(struct stores *stores);
+/* The rings for reads, none made yet (reads.c). Nobody reads when they are destroyed. */
+tide_status rings_create(struct stores *stores);
+void rings_destroy(struct stores *stores);
 /* Clears a slot's bit in its map. */
 void stores_slot_to_map(struct stores *stores, struct stores_slot slot);
 

@@ -1,15 +1,17 @@
 /*
  * Lanes of the modified-page writer: one for each page file, so that a file that does not answer holds up no other
- * (nt-behaviour 14.1 rule 1: what is written to one place must not wait for another).
+ * (nt-behaviour 14.1 rule 1: what is written to one place must not wait for another), nor the writer itself: who stops
+ * the world waits for a step of it, and everybody else for him.
  *
  * The writer fills the batch of a lane that is idle, and starts it. The lane writes the batch: I/O, and nothing of the
- * engine's. When it is done, the writer takes in what became of the pages. With threads and more than one page file
- * each lane has a thread; else the writer's own thread does the writing, since there is nothing that it could go on
- * with, or nobody else to do it.
+ * engine's. When it is done, the writer takes in what became of the pages. In an engine with threads each lane has one,
+ * that of an only page file too; in one without, whoever runs the step does the writing.
  *
- * Who waits for whom. A step waits for its lanes, but for none longer than LANE_PATIENCE_NS from the lane's start:
- * such a lane is overdue. Its pages stay under write, where their owners may use, change and delete them as ever, and
- * its file gets no page until it has answered. When it does, it rings the writer's bell.
+ * Who waits for whom. A step waits for its lanes, but for none longer than STEP_PATIENCE_NS from the lane's start. What
+ * is not written then stays under write, where the pages' owners may use, change and delete them as ever, and the
+ * file gets no page until its lane is done. Then it rings the writer's bell. Who wants all written (LANES_ANSWERING)
+ * waits on while the file writes, however slowly. A lane of which nothing has been written for OVERDUE_NS is overdue:
+ * nobody counts on its file.
  *
  * Errors. The pages of a cluster that could not be written are written again, one by one. A page that fails again
  * failed for its slot - unless nothing else in this batch, page or cluster, reached the file. Then the device is at
@@ -29,7 +31,9 @@
 
 enum { QUEUE_DEPTH = 64, SINGLE_WRITES = 8 };
 
-#define LANE_PATIENCE_NS 100000000u
+#define STEP_PATIENCE_NS 100000000u
+#define ANSWER_PATIENCE_NS 1000000000u
+#define OVERDUE_NS 100000000u
 #define COPIES_BYTES ((size_t)WRITER_BATCH_PAGES * TIDE_PAGE_BYTES)
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
@@ -113,12 +117,18 @@ bool lane_is_done(const struct writer_lane *lane)
     return lane_state(lane) == LANE_DONE;
 }
 
+/* For how long a busy lane's file has written nothing. */
+static uint64_t lane_silence_ns(const struct writer_lane *lane)
+{
+    const uint64_t begun_ns = sync_load_relaxed_64(&lane->begun_ns); /* before the clock: one may begin now */
+    const uint64_t answered_ns = stores_queue_answered_ns(lane->queue);
+
+    return os_clock_ns() - (answered_ns > begun_ns ? answered_ns : begun_ns);
+}
+
 bool lane_is_overdue(const struct writer_lane *lane)
 {
-    if (lane_state(lane) != LANE_BUSY)
-        return false;
-    const uint64_t begun_ns = sync_load_relaxed_64(&lane->begun_ns); /* before the clock: one may begin now */
-    return os_clock_ns() - begun_ns >= LANE_PATIENCE_NS;
+    return lane_state(lane) == LANE_BUSY && lane_silence_ns(lane) >= OVERDUE_NS;
 }
 
 bool lanes_have_news(const struct worker *worker)
@@ -149,20 +159,34 @@ void lane_taken_in(struct writer_lane *lane)
     sync_store_32(&lane->state, LANE_IDLE);
 }
 
-bool lanes_wait(struct worker *worker)
+/* How much longer a lane is worth a wait; 0 if it is not busy. */
+static uint64_t lane_left_ns(const struct writer_lane *lane, enum lanes_patience patience)
+{
+    uint64_t most_ns, waited_ns;
+
+    if (lane_state(lane) != LANE_BUSY)
+        return 0;
+    if (patience == LANES_ANSWERING) {
+        most_ns = ANSWER_PATIENCE_NS;
+        waited_ns = lane_silence_ns(lane);
+    } else {
+        most_ns = STEP_PATIENCE_NS;
+        waited_ns = os_clock_ns() - lane->begun_ns;
+    }
+    return waited_ns < most_ns ? most_ns - waited_ns : 0;
+}
+
+bool lanes_wait(struct worker *worker, enum lanes_patience patience)
 {
     for (;;) {
         const uint32_t value = sync_event_value(&worker->written);
-        const uint64_t now = os_clock_ns();
         uint64_t left_ns = 0;
 
         if (lanes_have_news(worker))
             return true;
         for (unsigned i = 0; i < worker->lane_count; i++) {
-            const struct writer_lane *lane = &worker->lanes[i];
-            const uint64_t busy_ns = now - lane->begun_ns;
-            if (lane_state(lane) != LANE_IDLE && busy_ns < LANE_PATIENCE_NS && LANE_PATIENCE_NS - busy_ns > left_ns)
-                left_ns = LANE_PATIENCE_NS - busy_ns;
+            const uint64_t lane_ns = lane_left_ns(&worker->lanes[i], patience);
+            left_ns = lane_ns > left_ns ? lane_ns : left_ns;
         }
         if (left_ns == 0)
             return lanes_have_news(worker);
@@ -252,7 +276,7 @@ tide_status lanes_create(struct worker *worker)
 
 tide_status lanes_start(struct worker *worker)
 {
-    for (unsigned i = 0; worker->lane_count > 1 && i < worker->lane_count; i++) {
+    for (unsigned i = 0; i < worker->lane_count; i++) {
         struct writer_lane *lane = &worker->lanes[i];
         const int error = pthread_create(&lane->thread, NULL, lane_main, lane);
 

@@ -44,7 +44,7 @@ struct writer_lane {
     struct stores_queue *queue; /* [I] used by who writes the batch */
     struct writer_batch *batch; /* [I] its content belongs as `state` says */
     char *copies;               /* [I] the same, WRITER_BATCH_PAGES pages: of those that have no memory in the arena */
-    uint64_t begun_ns;          /* [A] written before the lane is BUSY */
+    uint64_t begun_ns;          /* [A] written before the lane is BUSY; os_clock_ns() */
     uint32_t state;             /* [A] enum lane_state */
     uint32_t stop;              /* [A] */
     struct sync_event begin;    /* moves when there is a batch to write, or `stop` */
@@ -54,21 +54,29 @@ struct writer_lane {
 
 /* One for each page file, without threads yet. On failure lanes_destroy() frees what there is. One thread at a time. */
 TIDE_MUST_CHECK tide_status lanes_create(struct worker *worker);
-/* Threads, if there is more than one lane. On failure lanes_destroy() stops those that were started. */
+/* A thread for each. On failure lanes_destroy() stops those that were started. */
 TIDE_MUST_CHECK tide_status lanes_start(struct worker *worker);
 /* The writer's steps have ended. Waits for every write that is under way, however long it takes. */
 void lanes_destroy(struct worker *worker);
 
 bool lane_is_idle(const struct writer_lane *lane);
 bool lane_is_done(const struct writer_lane *lane);
-/* Busy for so long that nobody should wait for it. Any thread, no lock. */
+/* Busy, and nothing of it has been written for so long that nobody should count on its file. Any thread, no lock. */
 bool lane_is_overdue(const struct writer_lane *lane);
 /* Writes the batch of an idle lane: it is done when this returns, or some time later. */
 void lane_start(struct writer_lane *lane);
 /* The batch of a lane that is done has been looked through: idle again. */
 void lane_taken_in(struct writer_lane *lane);
-/* Waits until a lane is done; false if none will be, or those that are busy are overdue. It waits for I/O. */
-bool lanes_wait(struct worker *worker);
+/* How long to wait for lanes that are busy. */
+enum lanes_patience {
+    LANES_STEP,     /* 100 ms from the lane's start: so long does a step wait */
+    LANES_ANSWERING /* as long as the file goes on writing what it was given, and not a second without */
+};
+/*
+ * Waits until a lane is done; false if none is busy, or none that is worth the wait. It waits for I/O. With
+ * LANES_ANSWERING any thread may, outside of the engine and without the lock.
+ */
+bool lanes_wait(struct worker *worker, enum lanes_patience patience);
 /* workers_under_write(), for one writer. */
 void lanes_under_write(const struct worker *worker, workers_see_write *see, void *context);
 /* Is a lane done? Any thread, no lock. */

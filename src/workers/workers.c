@@ -221,6 +221,11 @@ uint32_t workers_files_overdue(const struct workers *workers)
     return overdue;
 }
 
+bool workers_write_wait(struct workers *workers, unsigned node)
+{
+    return lanes_wait(workers_get(workers, TIDE_WORKER_MODIFIED_WRITER, node), LANES_ANSWERING);
+}
+
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
 
 static struct frames_bell *bell_of(const struct worker *worker)

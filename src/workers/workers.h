@@ -101,6 +101,12 @@ uint64_t worker_run(struct worker *worker, struct grace_thread *thread, uint64_t
                     int *error);
 
 /*
+ * Waits until something is written of what a node's writer has left under way, for as long as its page file goes on
+ * writing: true if another step has something to take in. The calling thread is outside of the engine.
+ */
+bool workers_write_wait(struct workers *workers, unsigned node);
+
+/*
  * For partition.extend. A charge of so many pages was refused: makes the page files larger until it fits. True if the
  * charge should be tried again; false if it cannot be made to fit now.
  */

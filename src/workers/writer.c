@@ -499,7 +499,7 @@ uint64_t writer_step(struct worker *worker, struct grace_thread *thread, uint64_
         grace_io_begin(thread);
         const bool idle = lanes_start_filled(worker);
         /* A round may be for one file alone, where its neighbours are. The next one finds that file closed. */
-        go_on = (idle && more && begun != before && begun < budget) || lanes_wait(worker);
+        go_on = (idle && more && begun != before && begun < budget) || lanes_wait(worker, LANES_STEP);
         (void)grace_advance(&worker->workers->partition->frames->grace);
         grace_io_end(thread);
     } while (go_on);

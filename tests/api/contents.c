@@ -6,6 +6,8 @@
  */
 #include "support.h"
 
+#include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -687,6 +689,101 @@ static void rs_6_prefetch_reads_clusters_to_standby(void **state)
     fixture_close(fixture);
 }
 
+enum { SINGLES = 8 };
+static struct {
+    atomic_uint reads;
+    atomic_bool go_on;
+} last_read;
+
+/* A device that takes its time, and for the last read until it is told. */
+static int last_read_waits(void *context, tide_io_kind kind, unsigned file, uint64_t slot, unsigned pages)
+{
+    (void)context, (void)file, (void)slot, (void)pages;
+    if (kind != TIDE_IO_READ)
+        return 0;
+    if (atomic_fetch_add(&last_read.reads, 1) + 1 < SINGLES)
+        sleep_ms(20);
+    else
+        while (!atomic_load(&last_read.go_on))
+            sleep_ms(1);
+    return 0;
+}
+
+struct prefetch_call {
+    tide_space *space;
+    tide_memory_range range;
+};
+
+static void prefetch_thread(struct crew_member *member)
+{
+    const struct prefetch_call *call = member->context;
+
+    CREW_CHECK(member, tide_virtual_prefetch(call->space, &call->range, 1, 0) == TIDE_SUCCESS);
+}
+
+/* Of pages that are read each on its own, the first can be used before the last is read. */
+static void rs_6_prefetched_pages_do_not_wait_for_each_other(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct prefetch_call call;
+    atomic_store(&last_read.reads, 0);
+    atomic_store(&last_read.go_on, false);
+    fixture->config.io_filter = last_read_waits;
+    fixture_page_file(fixture, 1000);
+    fixture_open(fixture, 1000);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, 2 * SINGLES);
+    for (uint64_t i = 0; i < SINGLES; i++)
+        assert_success(stamp_put(space, base + 2 * i * PG, 1, 1));
+    page_out(fixture, space);
+    call = (struct prefetch_call){ space, { base, 2 * SINGLES * PG } };
+    struct crew *crew = crew_start(1, prefetch_thread, &call);
+    for (unsigned i = 0; i < 20000 && statistics_now(fixture).pages_prefetched < SINGLES / 2; i++)
+        sleep_ms(1);
+    const uint64_t prefetched = statistics_now(fixture).pages_prefetched;
+    if (prefetched >= SINGLES / 2)
+        assert_status(tide_touch(space, base, TIDE_ACCESS_READ), TIDE_PAGE_FAULT_TRANSITION);
+    atomic_store(&last_read.go_on, true);
+    crew_join(crew);
+    assert_between(prefetched, SINGLES / 2, SINGLES - 1);
+    assert_int_equal(statistics_now(fixture).pages_prefetched, SINGLES);
+    assert_int_equal(statistics_now(fixture).page_reads, SINGLES);
+    for (uint64_t i = 0; i < SINGLES; i++)
+        assert_success(stamp_check(space, base + 2 * i * PG, 1, 1));
+    assert_int_equal(statistics_now(fixture).page_reads, SINGLES);
+    fixture_close(fixture);
+}
+
+/* One read of several fails: its pages are as before, the others are there. Runs of many lengths, more than at once. */
+static void rs_6_prefetch_forgets_errors(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { RUNS = 40, STRIDE = 24 };
+    fixture_page_file(fixture, 2 * RUNS * STRIDE);
+    fixture_open(fixture, 2 * RUNS * STRIDE);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, RUNS * STRIDE);
+    uint64_t pages = 0;
+    for (uint64_t r = 0; r < RUNS; r++) {
+        stamp_pages(space, base + r * STRIDE * PG, 1 + r % (STRIDE - 1), 1, 1);
+        pages += 1 + r % (STRIDE - 1);
+    }
+    page_out(fixture, space);
+    device_fail(&fixture->device, TIDE_IO_READ, EIO, 10, 3);
+    assert_success(tide_virtual_prefetch(space, &(tide_memory_range){ base, RUNS * STRIDE * PG }, 1, 0));
+    assert_int_equal(device_failed(&fixture->device, TIDE_IO_READ), 3);
+    const tide_statistics after = statistics_now(fixture);
+    assert_int_equal(after.read_errors, 3);
+    assert_between(after.pages_prefetched, pages - 3 * STRIDE, pages - 3);
+    assert_int_equal(pages_in_state(space, base, RUNS * STRIDE, TIDE_PAGE_STATE_STANDBY), after.pages_prefetched);
+    assert_int_equal(pages_in_state(space, base, RUNS * STRIDE, TIDE_PAGE_STATE_PAGE_FILE),
+                     pages - after.pages_prefetched);
+    fixture_verify(fixture);
+    for (uint64_t r = 0; r < RUNS; r++)
+        check_pages(space, base + r * STRIDE * PG, 1 + r % (STRIDE - 1), 1, 1);
+    fixture_close(fixture);
+}
+
 /* More than there is memory for: it stops, and does not take back what it read. */
 static void rs_6_prefetch_stops_when_frames_are_short(void **state)
 {
@@ -1033,6 +1130,8 @@ static const struct CMUnitTest contents[] = {
     API_TEST(rs_5_locks_leave_frames_for_others),
     API_TEST(ws_5_locked_pages_survive_every_trim),
     API_TEST(rs_6_prefetch_reads_clusters_to_standby),
+    API_TEST(rs_6_prefetched_pages_do_not_wait_for_each_other),
+    API_TEST(rs_6_prefetch_forgets_errors),
     API_TEST(rs_6_prefetch_stops_when_frames_are_short),
     API_TEST(bad_arguments_are_refused_and_change_nothing),
     API_TEST(sixteen_threads_reset_offer_lock_and_touch),

@@ -564,6 +564,77 @@ static void PW_6_pages_wait_for_the_only_file_with_room(void **state)
     fixture_close(fixture);
 }
 
+/*
+ * The only page file does not answer: that keeps the pages that are under write to it, and nobody who stops the world,
+ * holds the writer, or wants pages written.
+ */
+static void PW_6_the_only_file_does_not_answer(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 800, PAGES = 200, ROUND = 64 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES), other = region_new(space, PAGES);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, true)); /* it takes pages and looks */
+    device_hold(&fixture->device, TIDE_IO_WRITE, true);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    while (node_now(fixture, 0).transition == 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    assert_between(node_now(fixture, 0).transition, 1, ROUND);
+    assert_int_equal(node_now(fixture, 0).modified, PAGES - node_now(fixture, 0).transition);
+    assert_int_equal(page_file_now(fixture, 0).writes, 0);
+
+    fixture_verify(fixture);
+    assert_success(tide_working_set_set_limits(space, 10, FRAMES / 2, TIDE_WORKING_SET_HARD_MAXIMUM));
+    assert_success(tide_worker_step(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, 0, 0, NULL));
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, false));
+    check_pages(space, base, PAGES, 1, 1);
+    stamp_pages(space, other, PAGES, 2, 1);
+    region_decommit(space, base, 1);
+    assert_success(stamp_put(space, base + PG, 1, 2));
+    trim_all(space);
+    fixture_verify(fixture);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, true));
+    assert_between(node_now(fixture, 0).transition, 1, ROUND);
+    assert_success(tide_worker_hold(fixture->engine, TIDE_WORKER_MODIFIED_WRITER, false));
+
+    device_hold(&fixture->device, TIDE_IO_WRITE, false);
+    while (node_now(fixture, 0).transition + node_now(fixture, 0).modified != 0)
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+    empty_standby(fixture);
+    assert_success(stamp_check(space, base + PG, 1, 2));
+    check_pages(space, base + 2 * PG, PAGES - 2, 1, 1);
+    check_pages(space, other, PAGES, 2, 1);
+    fixture_close(fixture);
+}
+
+/* Slow is not dead: who wants all modified pages written gets that, from a file that takes longer than a step waits. */
+static void PW_6_all_is_written_by_a_slow_file(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { FRAMES = 2000, PAGES = 120 /* less than the writer wakes for, and one batch */, DELAY_US = 30000 };
+    fixture->config.workers = TIDE_WORKERS_THREADS;
+    fixture_page_file(fixture, 2 * PAGES);
+    fixture_open(fixture, FRAMES);
+    tide_space *space = space_new(fixture);
+    const tide_address base = region_new(space, PAGES);
+    stamp_pages(space, base, PAGES, 1, 1);
+    trim_all(space);
+    atomic_store(&fixture->device.delay_us[TIDE_IO_WRITE][0], DELAY_US);
+    do { /* a page that was trimmed just now may have to wait for the next call */
+        assert_success(tide_engine_empty(fixture->engine, TIDE_EMPTY_MODIFIED));
+        assert_int_equal(node_now(fixture, 0).transition, 0);
+    } while (node_now(fixture, 0).modified != 0);
+    assert_true(page_file_now(fixture, 0).writes * DELAY_US > 100000);
+    assert_int_equal(page_file_now(fixture, 0).pages_output, PAGES);
+    empty_standby(fixture);
+    check_pages(space, base, PAGES, 1, 1);
+    fixture_close(fixture);
+}
+
 static void device_let_go(struct crew_member *member)
 {
     const struct timespec pause = { .tv_nsec = 200000000 };
@@ -775,6 +846,8 @@ static const struct CMUnitTest page_files[] = {
     API_TEST(PW_6_pages_wait_for_the_only_file_with_room),
     API_TEST(PW_6_a_step_goes_on_with_the_other_files),
     API_TEST(PW_6_a_file_that_does_not_answer_keeps_its_size),
+    API_TEST(PW_6_the_only_file_does_not_answer),
+    API_TEST(PW_6_all_is_written_by_a_slow_file),
     API_TEST(PW_6_close_waits_for_what_is_under_write),
     API_TEST(page_file_statistics_refuse_what_is_not_there),
     API_TEST(PW_a_full_page_file_leaves_pages_modified),
