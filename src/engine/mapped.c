@@ -13,6 +13,9 @@
  * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the
  * space read it and resolve. There is nothing that interrupts anybody.
  *
+ * With either, the kernel writes a message when the program unmaps a part of the window, and the program waits until it
+ * was read (tables/window.c). By signal a space has one thread for that, which sleeps for good in a right program.
+ *
  * What cannot be resolved. By signal: an access violation is queued to the thread as SIGSEGV with the address, and
  * comes when the handler returns, as if the kernel had sent it; for a page that cannot be read back the program's own
  * handler of SIGBUS is called. By threads: the page is fenced (PROT_NONE) so that the access is SIGSEGV, until a call
@@ -26,7 +29,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -110,6 +112,21 @@ static void violation_send(void *address, ucontext_t *context)
     (void)syscall(SYS_rt_tgsigqueueinfo, getpid(), os_thread_id(), SIGSEGV, &info);
 }
 
+/* Of an access to a foreign page that is made once more. Of a storage class that is there before its first use. */
+static _Thread_local uint64_t made_again __attribute__((tls_model("initial-exec")));
+
+/*
+ * SIGBUS at a page that is foreign by now: of the window's page that was there when the access was made, or of what is
+ * there now, whose error it is then. Made once more, the access tells.
+ */
+static bool is_of_before(uint64_t address)
+{
+    const bool before = made_again != address;
+
+    made_again = before ? address : 0;
+    return before;
+}
+
 /* For memory_faults_begin(). Returns false for what is none of ours, and for what the program is to get as SIGBUS. */
 static bool resolve(siginfo_t *info, void *context)
 {
@@ -117,8 +134,12 @@ static bool resolve(siginfo_t *info, void *context)
     const struct mapping *mapping = mapping_find(address / TIDE_PAGE_BYTES);
     ucontext_t *const interrupted = context;
 
+    const uint64_t page = address / TIDE_PAGE_BYTES;
+
     if (mapping == NULL || mapping->by_threads)
         return false;
+    if (mapping_foreign_find(mapping, page, page + 1, true) == page)
+        return is_of_before(address);
     const bool write = (interrupted->uc_mcontext.gregs[REG_ERR] & PAGE_FAULT_WRITE_BIT) != 0;
     error_handler_begin();
     const tide_status status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
@@ -163,17 +184,15 @@ static void fence(struct mapping *mapping, tide_address address, tide_access_kin
         mapping_unfence(mapping, page, 1);
 }
 
-static void message_take(struct mapping *mapping, const struct uffd_msg *message)
+static void message_take(struct mapping *mapping, tide_address address, tide_access_kind kind)
 {
-    const uint64_t address = message->arg.pagefault.address;
-    const bool write = (message->arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0;
     tide_status status;
 
     do /* a guard page is told in the counters alone: there is no moment at which to take a fence away again */
-        status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
+        status = fault_take(mapping->owner, address, kind);
     while (status == TIDE_GUARD_PAGE_VIOLATION);
     if (is_violation(status))
-        fence(mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ, status);
+        fence(mapping, address, kind, status);
     else if (tide_failed(status))
         mapping_poison(mapping, address / TIDE_PAGE_BYTES);
     /* Who came second finds the page there and wakes nobody. */
@@ -189,15 +208,15 @@ static void *handler_main(void *context)
 
     sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, NULL);
-    os_thread_name("tide-faults");
+    os_thread_name(delivery->mapping->by_threads ? "tide-faults" : "tide-window");
     while (files[1].revents == 0) {
-        struct uffd_msg message;
+        uint64_t address;
+        bool write;
 
         if (poll(files, 2, -1) < 0 || !(files[0].revents & POLLIN))
             continue;
-        while (read(delivery->mapping->faults, &message, sizeof message) == (ssize_t)sizeof message)
-            if (message.event == UFFD_EVENT_PAGEFAULT)
-                message_take(delivery->mapping, &message);
+        while (mapping_fault_next(delivery->mapping, &address, &write))
+            message_take(delivery->mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
     }
     return NULL;
 }
@@ -292,12 +311,10 @@ tide_status tide_mapped_check(tide_delivery delivery)
 
 void engine_delivery_end(tide_space *space)
 {
-    if (space->delivery != NULL) {
-        threads_stop(space->delivery);
-        space->delivery = NULL;
-        return;
-    }
-    memory_faults_end();
+    threads_stop(space->delivery);
+    space->delivery = NULL;
+    if (!space->mapping->by_threads)
+        memory_faults_end();
 }
 
 tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_options *options, tide_space **out)
@@ -331,16 +348,17 @@ tide_status tide_mapped_space_create(tide_engine *engine, const tide_mapped_opti
             memory_faults_end();
         return status;
     }
-    if (!by_signal) {
-        status = threads_start(space, settled.handler_threads);
-        if (tide_failed(status)) {
-            struct grace_thread *thread = engine_thread(engine);
+    /* By signal one reads what the program unmaps. */
+    status = threads_start(space, by_signal ? 1 : settled.handler_threads);
+    if (tide_failed(status)) {
+        struct grace_thread *thread = engine_thread(engine);
 
-            grace_enter(thread);
-            space_destroy(space, thread);
-            grace_leave(thread);
-            return status;
-        }
+        grace_enter(thread);
+        space_destroy(space, thread);
+        grace_leave(thread);
+        if (by_signal)
+            memory_faults_end();
+        return status;
     }
     *out = space;
     return TIDE_SUCCESS;

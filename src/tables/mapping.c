@@ -21,7 +21,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "tables/mapping.h"
+#include "tables/window_impl.h"
 #include "base/error.h"
 #include "base/os.h"
 #include "base/quiet.h"
@@ -62,8 +62,7 @@
 
 #define FEATURES                                                                                                       \
     (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
-     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS)
-#define HUGE_BYTES ((uint64_t)2 << 20)
+     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_UNMAP)
 /* Tries for memory that the system has not. */
 enum { MEMORY_TRIES = 1000 };
 /* Pages from which on a large folio pays. */
@@ -196,55 +195,6 @@ static tide_status file_open(uint64_t bytes, int *out, bool *large)
     return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
 }
 
-static tide_status no_window(uint64_t bytes, int error)
-{
-    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
-}
-
-/* Maps the file at a multiple of 2 MiB. */
-static tide_status window_map(struct mapping *mapping, uint64_t bytes)
-{
-    char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (reserved == MAP_FAILED)
-        return no_window(bytes, errno);
-    char *begin = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-    const int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
-    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, flags, mapping->file, 0) != begin) {
-        const int error = errno;
-
-        (void)munmap(reserved, bytes + HUGE_BYTES);
-        return no_window(bytes, error);
-    }
-    mapping->window = begin;
-    if (begin != reserved)
-        (void)munmap(reserved, (size_t)(begin - reserved));
-    const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
-    if (behind != 0)
-        (void)munmap(begin + bytes, behind);
-    /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
-    if (madvise(begin, bytes, MADV_DONTFORK) != 0 || madvise(begin, bytes, MADV_DONTDUMP) != 0)
-        return no_window(bytes, errno); /* window_free() unmaps it */
-    return TIDE_SUCCESS;
-}
-
-static tide_status window_register(const struct mapping *mapping, uint64_t bytes)
-{
-    const uint64_t needed =
-        1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE | 1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WRITEPROTECT;
-    struct uffdio_register want = { .range = { (uintptr_t)mapping->window, bytes },
-                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                                            UFFDIO_REGISTER_MODE_WP };
-
-    if (ioctl(mapping->faults, UFFDIO_REGISTER, &want) != 0)
-        return error_set(TIDE_NOT_SUPPORTED, errno, 0, "registering the window with userfaultfd: %s", strerror(errno));
-    if ((want.ioctls & needed) != needed)
-        return error_set(TIDE_NOT_SUPPORTED, 0, 0,
-                         "userfaultfd has calls 0x%llx for shared memory, and 0x%lx are needed",
-                         (unsigned long long)want.ioctls, needed);
-    return TIDE_SUCCESS;
-}
-
 tide_status mapping_check(tide_delivery delivery)
 {
     int faults = -1;
@@ -313,12 +263,22 @@ void mapping_let(struct mapping *mapping)
     (void)sync_add_32(&mapping->holders, (uint32_t)-1);
 }
 
-static void window_free(struct mapping *mapping, uint64_t bytes)
+bool mappings_overlap(uint64_t page, uint64_t count)
+{
+    for (unsigned i = 0; i < MAPPINGS_MAX; i++) {
+        const uint64_t pages = sync_load_64(&mappings[i].pages), first = sync_load_64(&mappings[i].first_page);
+
+        if (page < first + pages && first < page + count)
+            return true;
+    }
+    return false;
+}
+
+static void mapping_free(struct mapping *mapping, uint64_t bytes)
 {
     struct quiet quiet;
 
-    if (mapping->window != NULL)
-        (void)munmap(mapping->window, bytes);
+    window_unmap(mapping, bytes);
     if (mapping->faults >= 0)
         (void)close(mapping->faults);
     if (mapping->file >= 0)
@@ -344,6 +304,10 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     mapping->file = mapping->faults = -1;
     mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
     mapping->fences = 0;
+    mapping->is_changing = 0;
+    mapping->foreign = NULL;
+    mapping->foreign_pages = 0;
+    sync_lock_init(&mapping->lock, SYNC_RANK_window);
     mapping->large = options->large_folios;
     mapping->waits = waits;
     memset(mapping->counters, 0, sizeof mapping->counters);
@@ -359,13 +323,10 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
         status = file_open(bytes, &mapping->file, &mapping->large);
     if (!tide_failed(status))
         status = window_map(mapping, bytes);
-    if (!tide_failed(status))
-        status = window_register(mapping, bytes);
     if (tide_failed(status)) {
-        window_free(mapping, bytes);
+        mapping_free(mapping, bytes);
         return status;
     }
-    sync_store_64(&mapping->first_page, (uintptr_t)mapping->window / TIDE_PAGE_BYTES);
     sync_store_64(&mapping->pages, bytes / TIDE_PAGE_BYTES);
     *out = mapping;
     return TIDE_SUCCESS;
@@ -373,11 +334,12 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
 
 void mapping_destroy(struct mapping *mapping)
 {
+    window_events_take(mapping); /* its readers are gone */
     const uint64_t bytes = sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES;
 
     while (sync_load_32(&mapping->holders) != 0)
         (void)sched_yield();
-    window_free(mapping, bytes);
+    mapping_free(mapping, bytes);
 }
 
 uint64_t mapping_pages(const struct mapping *mapping)
@@ -411,11 +373,6 @@ static uint64_t address_of(const struct mapping *mapping, uint64_t page)
     return page * TIDE_PAGE_BYTES;
 }
 
-static off_t offset_of(const struct mapping *mapping, uint64_t page)
-{
-    return (off_t)((page - mapping->first_page) * TIDE_PAGE_BYTES);
-}
-
 static struct mapping_counters *counters_of(struct mapping *mapping)
 {
     return &mapping->counters[os_cpu_current() % MAPPING_COUNTERS];
@@ -426,9 +383,14 @@ static void count(uint64_t *counter, uint64_t by)
     (void)sync_add_64(counter, by);
 }
 
-/* After a call that did not do it all: true to call again for the rest. */
-static bool again(int error, unsigned *tries)
+/*
+ * After a call that did not do it all: true to call again for the rest. While the program unmaps pages, it is EAGAIN until
+ * that was read: this may be the last thread that could.
+ */
+static bool again(struct mapping *mapping, int error, unsigned *tries)
 {
+    if (error == EAGAIN && mapping->by_threads)
+        window_events_take(mapping);
     if (error == EAGAIN || error == EINTR)
         return true;
     if (error != ENOMEM || ++*tries == MEMORY_TRIES)
@@ -439,7 +401,7 @@ static bool again(int error, unsigned *tries)
 
 /*
  * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one
- * goes page by page; an only page is one that the program has unmapped.
+ * goes page by page; an only page is one that the program has unmapped, and cannot be shown.
  */
 static bool crosses_fence(int error, uint64_t *most)
 {
@@ -467,25 +429,47 @@ static int64_t fill_some(const struct mapping *mapping, uint64_t address, uint64
     return done > 0 ? done : result != 0 ? -errno : 0;
 }
 
+/* Pages with this content into the file. 0 or ENOMEM. */
+static int store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
+{
+    unsigned tries = 0;
+    int error;
+
+    do
+        error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
+    while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &tries));
+    return error == 0 ? 0 : ENOMEM;
+}
+
 int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const void *from, bool writable)
 {
-    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0, most = bytes;
+    const uint64_t end = page + pages;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
-    while (done < bytes) {
-        const int64_t some =
-            fill_some(mapping, address_of(mapping, page) + done, bytes - done < most ? bytes - done : most,
-                      from == NULL ? NULL : (const char *)from + done, writable);
+    while (at < end) {
+        const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
+        const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
+        const int64_t some = bytes == 0 ? -ENOENT
+                                        : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most,
+                                                    content, writable);
+        int error = some < 0 ? (int)-some : 0;
 
         if (some >= 0) {
-            done += (uint64_t)some;
-        } else if (some == -EEXIST) {
+            at += (uint64_t)some / TIDE_PAGE_BYTES;
+        } else if (error == EEXIST) {
             /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
-            mapping_drop(mapping, page + done / TIDE_PAGE_BYTES, 1);
-        } else if (!crosses_fence((int)-some, &most) && !again((int)-some, &tries)) {
+            mapping_drop(mapping, at, 1);
+            error = 0;
+        } else if (bytes == 0 || (error == ENOENT && most == TIDE_PAGE_BYTES)) {
+            error = store(mapping, at, 1, content == NULL ? mapping->zeroes : content);
+            at += error == 0;
+        } else if (crosses_fence(error, &most) || again(mapping, error, &tries)) {
+            error = 0;
+        }
+        if (error != 0) {
             mapping_drop(mapping, page, pages);
-            return (int)-some;
+            return error;
         }
     }
     count(&counters_of(mapping)->filled, pages);
@@ -494,13 +478,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
 
 int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
-    unsigned tries = 0;
-    int error;
-
-    do
-        error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
-    while (error != 0 && again(error == ENOSPC ? ENOMEM : error, &tries));
-    if (error != 0) {
+    if (store(mapping, page, pages, from) != 0) {
         mapping_drop(mapping, page, pages);
         return ENOMEM;
     }
@@ -515,7 +493,7 @@ static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages
                                         .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
     unsigned tries = 0;
 
-    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(errno, &tries))
+    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(mapping, errno, &tries))
         continue;
 }
 
@@ -549,26 +527,28 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 {
     if (!writable && !mapping->shows_protected)
         return show_anew(mapping, page, pages);
-    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0, most = bytes;
+    const uint64_t end = page + pages;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
-    while (done < bytes) {
-        const uint64_t part = bytes - done < most ? bytes - done : most;
-        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, part },
+    while ((at = mapping_foreign_find(mapping, at, end, false)) < end) {
+        const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
+        struct uffdio_continue want = { .range = { address_of(mapping, at), bytes < most ? bytes : most },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
         if (want.mapped > 0) {
-            done += (uint64_t)want.mapped;
+            at += (uint64_t)want.mapped / TIDE_PAGE_BYTES;
         } else if (result != 0 && crosses_fence(error, &most)) {
             continue;
+        } else if (error == ENOENT) {
+            at++;
         } else if (error == EEXIST) {
             if (writable)
-                write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true);
-            done += TIDE_PAGE_BYTES;
-        } else if (!again(error, &tries)) {
+                write_protect(mapping, at, 1, true);
+            at++;
+        } else if (!again(mapping, error, &tries)) {
             /* EFAULT: the file lost the page. It is not for the program to see zeroes instead. */
             ASSERT_ALWAYS(error != EFAULT && error != EINVAL);
             return error;
@@ -594,24 +574,38 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    write_protect(mapping, page, pages, false);
+    const uint64_t end = page + pages;
+
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        behind = mapping_foreign_find(mapping, at, end, true);
+        write_protect(mapping, at, behind - at, false);
+    }
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-    while (madvise((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
-        ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
-        if (errno == ENOMEM)
-            break; /* a part is not mapped any more: nothing is shown there */
+    uint64_t *users = window_enter(mapping);
+    const uint64_t end = page + pages;
+
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        void *const first = (void *)(uintptr_t)address_of(mapping, at);
+
+        behind = mapping_foreign_find(mapping, at, end, true);
+        /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
+        while (madvise(first, (behind - at) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
+            ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
+            if (errno == ENOMEM)
+                break; /* a part is not mapped any more: nothing is shown there */
+        }
     }
+    window_leave(users);
     count(&counters_of(mapping)->hidden, pages);
     count(&counters_of(mapping)->hides, 1);
 }
 
 void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    while (fallocate(mapping->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(mapping, page),
+    while (fallocate(mapping->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, window_offset(mapping, page),
                      (off_t)(pages * TIDE_PAGE_BYTES)) != 0)
         ASSERT_ALWAYS(errno == EINTR || errno == ENOMEM);
     count(&counters_of(mapping)->dropped, pages);
@@ -647,17 +641,31 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
+/* Whatever of these pages is the window's gets these rights of the kernel's. */
+static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
+{
+    uint64_t *users = window_enter(mapping);
+    const uint64_t end = page + pages;
+
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        behind = mapping_foreign_find(mapping, at, end, true);
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), (behind - at) * TIDE_PAGE_BYTES, rights);
+    }
+    window_leave(users);
+}
+
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
     (void)sync_swap_32(&mapping->fences, 1);
-    (void)mprotect((void *)(uintptr_t)address_of(mapping, page), TIDE_PAGE_BYTES, readable ? PROT_READ : PROT_NONE);
+    rights_set(mapping, page, 1, readable ? PROT_READ : PROT_NONE);
 }
 
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
+    (void)mapping_mend(mapping, page, pages);
     /* With a barrier: the rights that were just given are seen by who fences from now on. */
     if (sync_add_32(&mapping->fences, 0) != 0)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, page), pages * TIDE_PAGE_BYTES, PROT_READ | PROT_WRITE);
+        rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
 }
 
 void mapping_poison(struct mapping *mapping, uint64_t page)
