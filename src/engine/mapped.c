@@ -13,8 +13,8 @@
  * By threads. The kernel puts the faulting thread to sleep, in a system call too, and writes a message; threads of the
  * space read it and resolve. There is nothing that interrupts anybody.
  *
- * In both cases the kernel also writes a message when a part of the window is unmapped (tables/window.c). By signal
- * there is one thread for these, which sleeps otherwise.
+ * With either, the kernel writes a message when the program unmaps a part of the window, and the program waits until it
+ * was read (tables/window.c). By signal a space has one thread for that, which sleeps for good in a right program.
  *
  * What cannot be resolved. By signal: an access violation is queued to the thread as SIGSEGV with the address, and
  * comes when the handler returns, as if the kernel had sent it; for a page that cannot be read back the program's own
@@ -110,6 +110,21 @@ static void violation_send(void *address, ucontext_t *context)
     (void)syscall(SYS_rt_tgsigqueueinfo, getpid(), os_thread_id(), SIGSEGV, &info);
 }
 
+/* Of an access to a foreign page that is made once more. Of a storage class that is there before its first use. */
+static _Thread_local uint64_t made_again __attribute__((tls_model("initial-exec")));
+
+/*
+ * SIGBUS at a page that is foreign by now: of the window's page that was there when the access was made, or of what is
+ * there now, whose error it is then. Made once more, the access tells.
+ */
+static bool is_of_before(uint64_t address)
+{
+    const bool before = made_again != address;
+
+    made_again = before ? address : 0;
+    return before;
+}
+
 /* For memory_faults_begin(). Returns false for what is none of ours, and for what the program is to get as SIGBUS. */
 static bool resolve(siginfo_t *info, void *context)
 {
@@ -117,8 +132,12 @@ static bool resolve(siginfo_t *info, void *context)
     const struct mapping *mapping = mapping_find(address / TIDE_PAGE_BYTES);
     ucontext_t *const interrupted = context;
 
+    const uint64_t page = address / TIDE_PAGE_BYTES;
+
     if (mapping == NULL || mapping->by_threads)
         return false;
+    if (mapping_foreign_find(mapping, page, page + 1, true) == page)
+        return is_of_before(address);
     const bool write = (interrupted->uc_mcontext.gregs[REG_ERR] & PAGE_FAULT_WRITE_BIT) != 0;
     error_handler_begin();
     const tide_status status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
@@ -167,15 +186,15 @@ static void fence(struct mapping *mapping, tide_address address, tide_access_kin
         mapping_unfence(mapping, page, 1);
 }
 
-static void message_take(struct mapping *mapping, uint64_t address, bool write)
+static void message_take(struct mapping *mapping, tide_address address, tide_access_kind kind)
 {
     tide_status status;
 
     do /* a guard page is told in the counters alone: there is no moment at which to take a fence away again */
-        status = fault_take(mapping->owner, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
+        status = fault_take(mapping->owner, address, kind);
     while (status == TIDE_GUARD_PAGE_VIOLATION);
     if (is_violation(status))
-        fence(mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ, status);
+        fence(mapping, address, kind, status);
     else if (tide_failed(status) && status != TIDE_TIMEOUT) /* as by signal: the access faults again */
         mapping_poison(mapping, address / TIDE_PAGE_BYTES);
     /* Who came second finds the page there and wakes nobody. */
@@ -199,7 +218,7 @@ static void *handler_main(void *context)
         if (poll(files, 2, -1) < 0 || !(files[0].revents & POLLIN))
             continue;
         while (mapping_fault_next(delivery->mapping, &address, &write))
-            message_take(delivery->mapping, address, write);
+            message_take(delivery->mapping, address, write ? TIDE_ACCESS_WRITE : TIDE_ACCESS_READ);
     }
     return NULL;
 }

@@ -12,6 +12,28 @@
 
 #include <stdlib.h>
 
+/* A free range of which every address is the space's to give, when the program has put something else into its window. */
+static bool own_gap_find(const tide_space *space, struct vad_gap gap, uint64_t *first)
+{
+    while (vad_find_gap(&space->vads, &gap, first)) {
+        const uint64_t end = *first + gap.pages;
+        const uint64_t foreign = space->mapping == NULL ? end : mapping_mend(space->mapping, *first, gap.pages);
+
+        if (foreign == end)
+            return true;
+        if (gap.top_down) {
+            if (foreign == 0 || foreign - 1 < gap.lowest)
+                return false;
+            gap.highest = foreign - 1;
+        } else {
+            gap.lowest = foreign + 1;
+            if (gap.lowest > gap.highest)
+                return false;
+        }
+    }
+    return false;
+}
+
 /* A free range. With no wish of the caller's, bottom-up from the space's random start, else from the bottom. */
 static bool gap_find(const tide_space *space, const struct reservation *want, uint64_t *first)
 {
@@ -25,39 +47,17 @@ static bool gap_find(const tide_space *space, const struct reservation *want, ui
 
     if (gap.top_down && space->top_down_start < gap.highest && space->top_down_start >= gap.lowest) {
         gap.highest = space->top_down_start;
-        if (vad_find_gap(&space->vads, &gap, first))
+        if (own_gap_find(space, gap, first))
             return true;
         gap.highest = want->highest;
     }
     if (!gap.top_down && space->bottom_up_start > gap.lowest && space->bottom_up_start <= gap.highest) {
         gap.lowest = space->bottom_up_start;
-        if (vad_find_gap(&space->vads, &gap, first))
+        if (own_gap_find(space, gap, first))
             return true;
         gap.lowest = want->lowest;
     }
-    return vad_find_gap(&space->vads, &gap, first);
-}
-
-/*
- * A free range, which in a mapped space is also the window's, and not a place where the program has mapped something
- * else by mistake (tables/window.c). Space locked.
- */
-static bool range_find(const tide_space *space, const struct reservation *want, struct range *range)
-{
-    struct reservation left = *want;
-    const uint64_t pages = range_pages(*range);
-    uint64_t first, last;
-
-    while (gap_find(space, &left, &range->first)) {
-        range->last = range->first + pages - 1;
-        if (space->mapping == NULL || mapping_whole(space->mapping, range->first, pages, &first, &last))
-            return true;
-        if (want->type & TIDE_MEM_TOP_DOWN)
-            left.highest = first - 1;
-        else
-            left.lowest = last + 1;
-    }
-    return false;
+    return own_gap_find(space, gap, first);
 }
 
 /* Sets the range of a reservation that may lie anywhere, or checks that the one asked for is free. Space locked. */
@@ -65,13 +65,13 @@ static tide_status range_settle(const tide_space *space, struct reservation *wan
 {
     struct range *range = &want->range;
     const uint64_t pages = range_pages(*range);
-    uint64_t first, last;
 
     if (want->anywhere) {
-        if (!range_find(space, want, range))
+        if (!gap_find(space, want, &range->first))
             return error_set(TIDE_NO_MEMORY, 0, 0, "no free range of %lu pages from 0x%lx to 0x%lx among %lu regions",
                              pages, want->lowest * TIDE_PAGE_BYTES, want->highest * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES,
                              space->vads.count);
+        range->last = range->first + pages - 1;
         return TIDE_SUCCESS;
     }
     const uint64_t unit_end = range->last | (VAD_UNIT_PAGES - 1);
@@ -81,10 +81,14 @@ static tide_status range_settle(const tide_space *space, struct reservation *wan
                          "range 0x%lx to 0x%lx overlaps the region 0x%lx to 0x%lx", range->first * TIDE_PAGE_BYTES,
                          range->last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1, other->first_page * TIDE_PAGE_BYTES,
                          other->last_page * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
-    if (space->mapping != NULL && !mapping_whole(space->mapping, range->first, pages, &first, &last))
-        return error_set(TIDE_CONFLICTING_ADDRESSES, 0, first * TIDE_PAGE_BYTES,
-                         "0x%lx to 0x%lx are not the space's any more: the program has mapped something else there",
-                         first * TIDE_PAGE_BYTES, last * TIDE_PAGE_BYTES + TIDE_PAGE_BYTES - 1);
+    if (space->mapping != NULL) {
+        const uint64_t foreign = mapping_mend(space->mapping, range->first, pages);
+
+        if (foreign <= range->last)
+            return error_set(TIDE_CONFLICTING_ADDRESSES, 0, foreign * TIDE_PAGE_BYTES,
+                             "the program has mapped something of its own at address 0x%lx, in the window of the space",
+                             foreign * TIDE_PAGE_BYTES);
+    }
     return TIDE_SUCCESS;
 }
 
@@ -160,9 +164,9 @@ static tide_status reserve_try(struct region_retry *retry, struct reservation *w
         vad->commit_state = pte_protection_of(want->protection);
         if (want->large != NULL)
             large_pages_install(space, vad, want->large);
-        if (space->mapping != NULL) /* an access to what was here before may have left a fence */
-            mapping_unfence(space->mapping, vad->first_page, range_pages(want->range));
     }
+    if (space->mapping != NULL) /* an access to what was here before may have left a fence */
+        mapping_unfence(space->mapping, vad->first_page, range_pages(want->range));
     if (!placement_is_none(want->placement))
         sync_store_32(&space->has_placement, 1);
     if (want->watch != NULL)

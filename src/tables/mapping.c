@@ -12,9 +12,16 @@
  * The first three stop short when the kernel's tables change under them (EAGAIN), and are called again for the rest. A
  * page mapped meanwhile is EEXIST: only one that lacks the right to be written, since who shows a page has claimed it.
  *
+ * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs;
+ * for many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does
+ * for write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted
+ * for it alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and
+ * pages come one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md
+ * has why.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "tables/mapping_impl.h"
+#include "tables/window_impl.h"
 #include "base/error.h"
 #include "base/os.h"
 #include "base/quiet.h"
@@ -32,19 +39,172 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CONTINUE_MODE_WP 2ull /* Linux 6.4, later than the headers of Debian 12 */
+/*
+ * Of later kernels than the headers of Debian 12. The first two came together, with Linux 6.4; only the second is told.
+ */
+#define CONTINUE_MODE_WP 2ull
+#define FEATURE_WP_UNPOPULATED (1ull << 13)
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
+#endif
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
 
+#define FEATURES                                                                                                       \
+    (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
+     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_UNMAP)
 /* Tries for memory that the system has not. */
 enum { MEMORY_TRIES = 1000 };
-/* Tries while the kernel's tables change, after which it is asked for messages. */
-enum { CHANGING_TRIES = 8 };
 /* Pages from which on a large folio pays. */
 enum { LARGE_LEAST = 8 };
 
-/* ---- mappings --------------------------------------------------------------------------------------------------- */
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for
+ * user faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
+ */
+static int faults_open(tide_delivery delivery)
+{
+    if (delivery == TIDE_DELIVERY_SIGNAL) {
+        const int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+        if (faults >= 0)
+            return faults;
+    }
+    int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    const int error = errno;
+    if (faults < 0) {
+        const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+        if (device >= 0) {
+            faults = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+            (void)close(device);
+        }
+    }
+    if (faults < 0)
+        errno = error;
+    return faults;
+}
+
+static tide_status refused(tide_delivery delivery, int error)
+{
+    if (error == ENOSYS)
+        return error_set(
+            TIDE_NOT_SUPPORTED, error, 0,
+            "userfaultfd: %s; the kernel lacks CONFIG_USERFAULTFD, or a seccomp filter hides it: allow the system "
+            "call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
+            strerror(error));
+    if (delivery == TIDE_DELIVERY_SIGNAL)
+        return error_set(
+            TIDE_NOT_SUPPORTED, error, 0,
+            "userfaultfd: %s; faults by signal need no privilege, so a seccomp filter forbids it: allow the "
+            "system call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
+            strerror(error));
+    return error_set(
+        TIDE_NOT_SUPPORTED, error, 0,
+        "userfaultfd: %s; handler threads need CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1, or "
+        "/dev/userfaultfd for reading and writing (setfacl -m u:NAME:rw); TIDE_DELIVERY_SIGNAL needs none "
+        "of them",
+        strerror(error));
+}
+
+/* Opens, and asks for what is needed. */
+static tide_status faults_get(tide_delivery delivery, int *out, uint64_t *features)
+{
+    struct uffdio_api api = { .api = UFFD_API };
+    const uint64_t wanted = FEATURES | (delivery == TIDE_DELIVERY_SIGNAL ? UFFD_FEATURE_SIGBUS : 0);
+    int faults = faults_open(delivery);
+
+    if (faults < 0)
+        return refused(delivery, errno);
+    /* Asked with no features it says which there are; a second descriptor takes them. */
+    if (ioctl(faults, UFFDIO_API, &api) != 0 || (api.features & wanted) != wanted) {
+        (void)close(faults);
+        return error_set(TIDE_NOT_SUPPORTED, EINVAL, 0,
+                         "userfaultfd has features 0x%llx, and 0x%lx are needed: minor faults and write protection of "
+                         "shared memory came with Linux 5.19, exact addresses with 5.18",
+                         (unsigned long long)api.features, wanted);
+    }
+    (void)close(faults);
+    *features = api.features;
+    faults = faults_open(delivery);
+    if (faults < 0)
+        return refused(delivery, errno);
+    api = (struct uffdio_api){ .api = UFFD_API, .features = wanted };
+    if (ioctl(faults, UFFDIO_API, &api) != 0) {
+        const int error = errno;
+
+        (void)close(faults);
+        return error_set(TIDE_NOT_SUPPORTED, error, 0, "userfaultfd: %s", strerror(error));
+    }
+    *out = faults;
+    return TIDE_SUCCESS;
+}
+
+/* The calls of a mount of one's own, whose headers of libc and kernel clash in Debian 12. */
+enum { FS_CLOEXEC = 1, FS_SET_STRING = 1, FS_CREATE = 6, MOUNT_CLOEXEC = 1 };
+
+/* A nameless file in a tmpfs of its own; -1 if that is not allowed here. */
+static int large_file_open(void)
+{
+    int file = -1, mount = -1;
+    const int fs = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
+
+    if (fs < 0)
+        return -1;
+    if (syscall(SYS_fsconfig, fs, FS_SET_STRING, "huge", "always", 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FS_SET_STRING, "size", "0", 0) == 0 && /* no limit but the engine's */
+        syscall(SYS_fsconfig, fs, FS_CREATE, NULL, NULL, 0) == 0)
+        mount = (int)syscall(SYS_fsmount, fs, MOUNT_CLOEXEC, 0);
+    if (mount >= 0) {
+        file = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        (void)close(mount);
+    }
+    (void)close(fs);
+    return file;
+}
+
+static tide_status file_open(uint64_t bytes, int *out, bool *large)
+{
+    int file = *large ? large_file_open() : -1;
+
+    *large = file >= 0;
+
+    if (file < 0)
+        file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (file < 0 && errno == EINVAL) /* before Linux 6.3 */
+        file = memfd_create("pagetide", MFD_CLOEXEC);
+    if (file >= 0 && ftruncate(file, (off_t)bytes) == 0) {
+        *out = file;
+        return TIDE_SUCCESS;
+    }
+    const int error = errno;
+    if (file >= 0)
+        (void)close(file);
+    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
+}
+
+tide_status mapping_check(tide_delivery delivery)
+{
+    int faults = -1;
+    uint64_t features;
+    const tide_status status = faults_get(delivery, &faults, &features);
+
+    if (!tide_failed(status))
+        (void)close(faults);
+    return status;
+}
 
 /*
  * Mappings are never freed, only used again: a fault looks through them without a lock, and may look at one that just
@@ -103,10 +263,26 @@ void mapping_let(struct mapping *mapping)
     (void)sync_add_32(&mapping->holders, (uint32_t)-1);
 }
 
-static void slot_give_back(struct mapping *mapping)
+bool mappings_overlap(uint64_t page, uint64_t count)
+{
+    for (unsigned i = 0; i < MAPPINGS_MAX; i++) {
+        const uint64_t pages = sync_load_64(&mappings[i].pages), first = sync_load_64(&mappings[i].first_page);
+
+        if (page < first + pages && first < page + count)
+            return true;
+    }
+    return false;
+}
+
+static void mapping_free(struct mapping *mapping, uint64_t bytes)
 {
     struct quiet quiet;
 
+    window_unmap(mapping, bytes);
+    if (mapping->faults >= 0)
+        (void)close(mapping->faults);
+    if (mapping->file >= 0)
+        (void)close(mapping->file);
     if (mapping->zeroes != NULL)
         (void)munmap((char *)(uintptr_t)mapping->zeroes, MAPPING_BATCH * TIDE_PAGE_BYTES);
     quiet_lock(&mappings_lock, &quiet);
@@ -117,38 +293,53 @@ static void slot_give_back(struct mapping *mapping)
 tide_status mapping_create(const tide_mapped_options *options, struct pte_waits *waits, void *owner,
                            struct mapping **out)
 {
+    const tide_delivery delivery = options->delivery;
+    const uint64_t bytes = options->window_bytes;
     struct mapping *mapping = slot_take();
 
     if (mapping == NULL)
         return TIDE_INSUFFICIENT_RESOURCES;
+    mapping->window = NULL;
     mapping->owner = owner;
-    mapping->by_threads = options->delivery == TIDE_DELIVERY_THREADS;
+    mapping->file = mapping->faults = -1;
+    mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
     mapping->fences = 0;
+    mapping->is_changing = 0;
+    mapping->foreign = NULL;
+    mapping->foreign_pages = 0;
+    sync_lock_init(&mapping->lock, SYNC_RANK_window);
+    mapping->large = options->large_folios;
     mapping->waits = waits;
     memset(mapping->counters, 0, sizeof mapping->counters);
     /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
     void *zeroes = mmap(NULL, MAPPING_BATCH * TIDE_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mapping->zeroes = zeroes == MAP_FAILED ? NULL : zeroes;
-    const tide_status status = zeroes == MAP_FAILED
-                                   ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
-                                   : window_open(mapping, options);
+    uint64_t features = 0;
+    tide_status status = zeroes == MAP_FAILED
+                             ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
+                             : faults_get(delivery, &mapping->faults, &features);
+    mapping->shows_protected = (features & FEATURE_WP_UNPOPULATED) != 0;
+    if (!tide_failed(status))
+        status = file_open(bytes, &mapping->file, &mapping->large);
+    if (!tide_failed(status))
+        status = window_map(mapping, bytes);
     if (tide_failed(status)) {
-        slot_give_back(mapping);
+        mapping_free(mapping, bytes);
         return status;
     }
-    sync_store_64(&mapping->pages, options->window_bytes / TIDE_PAGE_BYTES);
+    sync_store_64(&mapping->pages, bytes / TIDE_PAGE_BYTES);
     *out = mapping;
     return TIDE_SUCCESS;
 }
 
 void mapping_destroy(struct mapping *mapping)
 {
+    window_events_take(mapping); /* its readers are gone */
     const uint64_t bytes = sync_swap_64(&mapping->pages, 0) * TIDE_PAGE_BYTES;
 
     while (sync_load_32(&mapping->holders) != 0)
         (void)sched_yield();
-    window_close(mapping, bytes);
-    slot_give_back(mapping);
+    mapping_free(mapping, bytes);
 }
 
 uint64_t mapping_pages(const struct mapping *mapping)
@@ -182,11 +373,6 @@ static uint64_t address_of(const struct mapping *mapping, uint64_t page)
     return page * TIDE_PAGE_BYTES;
 }
 
-static off_t offset_of(const struct mapping *mapping, uint64_t page)
-{
-    return (off_t)((page - mapping->first_page) * TIDE_PAGE_BYTES);
-}
-
 static struct mapping_counters *counters_of(struct mapping *mapping)
 {
     return &mapping->counters[os_cpu_current() % MAPPING_COUNTERS];
@@ -197,18 +383,17 @@ static void count(uint64_t *counter, uint64_t by)
     (void)sync_add_64(counter, by);
 }
 
-struct retry {
-    unsigned memory, changing;
-};
-
-/* After a call that did not do it all: true to call again for the rest. */
-static bool again(struct mapping *mapping, int error, struct retry *retry)
+/*
+ * After a call that did not do it all: true to call again for the rest. While the program unmaps pages, it is EAGAIN until
+ * that was read: this may be the last thread that could.
+ */
+static bool again(struct mapping *mapping, int error, unsigned *tries)
 {
-    if (error == EAGAIN && ++retry->changing % CHANGING_TRIES == 0)
-        window_messages(mapping);
+    if (error == EAGAIN && mapping->by_threads)
+        window_events_take(mapping);
     if (error == EAGAIN || error == EINTR)
         return true;
-    if (error != ENOMEM || ++retry->memory == MEMORY_TRIES)
+    if (error != ENOMEM || ++*tries == MEMORY_TRIES)
         return false;
     (void)sched_yield();
     return true;
@@ -216,7 +401,7 @@ static bool again(struct mapping *mapping, int error, struct retry *retry)
 
 /*
  * ENOENT: the pages do not lie in one mapping of the kernel's. A fenced page is one of its own, so what lies beside one
- * goes page by page; an only page is one that the program has unmapped, or that is foreign (window.c).
+ * goes page by page; an only page is one that the program has unmapped, and cannot be shown.
  */
 static bool crosses_fence(int error, uint64_t *most)
 {
@@ -244,25 +429,47 @@ static int64_t fill_some(const struct mapping *mapping, uint64_t address, uint64
     return done > 0 ? done : result != 0 ? -errno : 0;
 }
 
+/* Pages with this content into the file. 0 or ENOMEM. */
+static int store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
+{
+    unsigned tries = 0;
+    int error;
+
+    do
+        error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
+    while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &tries));
+    return error == 0 ? 0 : ENOMEM;
+}
+
 int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const void *from, bool writable)
 {
-    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0, most = bytes;
-    struct retry retry = { 0, 0 };
+    const uint64_t end = page + pages;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
+    unsigned tries = 0;
 
-    while (done < bytes) {
-        const int64_t some =
-            fill_some(mapping, address_of(mapping, page) + done, bytes - done < most ? bytes - done : most,
-                      from == NULL ? NULL : (const char *)from + done, writable);
+    while (at < end) {
+        const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
+        const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
+        const int64_t some = bytes == 0 ? -ENOENT
+                                        : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most,
+                                                    content, writable);
+        int error = some < 0 ? (int)-some : 0;
 
         if (some >= 0) {
-            done += (uint64_t)some;
-        } else if (some == -EEXIST) {
+            at += (uint64_t)some / TIDE_PAGE_BYTES;
+        } else if (error == EEXIST) {
             /* The file has a page there that it should not have: somebody wrote to the window past the engine. */
-            mapping_drop(mapping, page + done / TIDE_PAGE_BYTES, 1);
-        } else if (!crosses_fence((int)-some, &most) && !again(mapping, (int)-some, &retry)) {
+            mapping_drop(mapping, at, 1);
+            error = 0;
+        } else if (bytes == 0 || (error == ENOENT && most == TIDE_PAGE_BYTES)) {
+            error = store(mapping, at, 1, content == NULL ? mapping->zeroes : content);
+            at += error == 0;
+        } else if (crosses_fence(error, &most) || again(mapping, error, &tries)) {
+            error = 0;
+        }
+        if (error != 0) {
             mapping_drop(mapping, page, pages);
-            return (int)-some;
+            return error;
         }
     }
     count(&counters_of(mapping)->filled, pages);
@@ -271,13 +478,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
 
 int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
-    struct retry retry = { 0, 0 };
-    int error;
-
-    do
-        error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
-    while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &retry));
-    if (error != 0) {
+    if (store(mapping, page, pages, from) != 0) {
         mapping_drop(mapping, page, pages);
         return ENOMEM;
     }
@@ -285,13 +486,15 @@ int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const 
     return 0;
 }
 
-/* Pages of these that are shown may be written from now on, or may not. 0, or an errno value to try again() by. */
-static int write_protect(const struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
+/* Pages of these that are shown may be written from now on, or may not. */
+static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
 {
     struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
                                         .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
+    unsigned tries = 0;
 
-    return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) == 0 ? 0 : errno;
+    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(mapping, errno, &tries))
+        continue;
 }
 
 /*
@@ -324,27 +527,28 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 {
     if (!writable && !mapping->shows_protected)
         return show_anew(mapping, page, pages);
-    const uint64_t bytes = pages * (uint64_t)TIDE_PAGE_BYTES;
-    uint64_t done = 0, most = bytes;
-    struct retry retry = { 0, 0 };
+    const uint64_t end = page + pages;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
+    unsigned tries = 0;
 
-    while (done < bytes) {
-        const uint64_t part = bytes - done < most ? bytes - done : most;
-        struct uffdio_continue want = { .range = { address_of(mapping, page) + done, part },
+    while ((at = mapping_foreign_find(mapping, at, end, false)) < end) {
+        const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
+        struct uffdio_continue want = { .range = { address_of(mapping, at), bytes < most ? bytes : most },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
         if (want.mapped > 0) {
-            done += (uint64_t)want.mapped;
+            at += (uint64_t)want.mapped / TIDE_PAGE_BYTES;
         } else if (result != 0 && crosses_fence(error, &most)) {
             continue;
+        } else if (error == ENOENT) {
+            at++;
         } else if (error == EEXIST) {
-            int refused = writable ? write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true) : 0;
-            while (refused != 0 && again(mapping, refused, &retry))
-                refused = write_protect(mapping, page + done / TIDE_PAGE_BYTES, 1, true);
-            done += TIDE_PAGE_BYTES;
-        } else if (!again(mapping, error, &retry)) {
+            if (writable)
+                write_protect(mapping, at, 1, true);
+            at++;
+        } else if (!again(mapping, error, &tries)) {
             /* EFAULT: the file lost the page. It is not for the program to see zeroes instead. */
             ASSERT_ALWAYS(error != EFAULT && error != EINVAL);
             return error;
@@ -371,48 +575,37 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
     const uint64_t end = page + pages;
-    uint64_t most = pages;
-    struct retry retry = { 0, 0 };
 
-    while (page < end) {
-        uint64_t part;
-        int error = 0;
-
-        window_act(mapping);
-        if (window_next(mapping, &page, end, &part)) {
-            part = part < most ? part : most;
-            error = write_protect(mapping, page, part, false);
-        }
-        window_acted(mapping);
-        if (error == ENOENT && part > 1)
-            most = 1; /* not one mapping of the kernel's: page by page, and what was unmapped just now is passed by */
-        else if (error == 0 || !again(mapping, error, &retry))
-            page += page < end ? part : 0;
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        behind = mapping_foreign_find(mapping, at, end, true);
+        write_protect(mapping, at, behind - at, false);
     }
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
+    uint64_t *users = window_enter(mapping);
     const uint64_t end = page + pages;
 
-    window_act(mapping);
-    for (uint64_t part; window_next(mapping, &page, end, &part); page += part) {
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        void *const first = (void *)(uintptr_t)address_of(mapping, at);
+
+        behind = mapping_foreign_find(mapping, at, end, true);
         /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-        while (madvise((void *)(uintptr_t)address_of(mapping, page), part * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) !=
-               0) {
+        while (madvise(first, (behind - at) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
             ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
             if (errno == ENOMEM)
-                break; /* a part was unmapped just now: nothing is shown there */
+                break; /* a part is not mapped any more: nothing is shown there */
         }
-        count(&counters_of(mapping)->hidden, part);
-        count(&counters_of(mapping)->hides, 1);
     }
-    window_acted(mapping);
+    window_leave(users);
+    count(&counters_of(mapping)->hidden, pages);
+    count(&counters_of(mapping)->hides, 1);
 }
 
 void mapping_drop(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    while (fallocate(mapping->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(mapping, page),
+    while (fallocate(mapping->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, window_offset(mapping, page),
                      (off_t)(pages * TIDE_PAGE_BYTES)) != 0)
         ASSERT_ALWAYS(errno == EINTR || errno == ENOMEM);
     count(&counters_of(mapping)->dropped, pages);
@@ -448,29 +641,31 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
+/* Whatever of these pages is the window's gets these rights of the kernel's. */
 static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
 {
+    uint64_t *users = window_enter(mapping);
     const uint64_t end = page + pages;
 
-    for (uint64_t part; window_next(mapping, &page, end, &part); page += part)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, page), part * TIDE_PAGE_BYTES, rights);
+    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+        behind = mapping_foreign_find(mapping, at, end, true);
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), (behind - at) * TIDE_PAGE_BYTES, rights);
+    }
+    window_leave(users);
 }
 
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
-    window_act(mapping);
     (void)sync_swap_32(&mapping->fences, 1);
     rights_set(mapping, page, 1, readable ? PROT_READ : PROT_NONE);
-    window_acted(mapping);
 }
 
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    /* With a barrier: the rights that were just given are seen by who fences from now on, or fills a hole. */
-    window_act(mapping);
-    if (sync_load_32(&mapping->fences) != 0)
+    (void)mapping_mend(mapping, page, pages);
+    /* With a barrier: the rights that were just given are seen by who fences from now on. */
+    if (sync_add_32(&mapping->fences, 0) != 0)
         rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
-    window_acted(mapping);
 }
 
 void mapping_poison(struct mapping *mapping, uint64_t page)

@@ -14,8 +14,13 @@
  * one of these bits away hides the page afterwards, and before it relies on nobody writing there; and hiding more than
  * needed is always right: the next access is a fault that finds a valid PTE, and shows the page again.
  *
- * Nothing here allocates, takes a lock of the engine or waits for anybody: all of it can be called in a signal handler.
- * Each call is one system call or a few. Figures of what they cost: docs/mapped-spaces.md.
+ * Nothing here allocates or waits for a lock that is held over more than a few system calls: all of it can be called in
+ * a signal handler. Each call is one system call or a few. Figures of what they cost: docs/mapped-spaces.md.
+ *
+ * Foreign pages. The program may unmap a part of the window by mistake, and map something else there. The kernel tells
+ * of it (UFFD_FEATURE_EVENT_UNMAP), and whoever unmapped waits until that was read (mapping_fault_next()): the hole is
+ * plugged with the file's own pages, fenced, or, where something else lies already, these pages are noted as foreign.
+ * What works by address leaves foreign pages alone; the page of the file is as good as ever, for calls on the space.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -38,29 +43,43 @@ enum {
 struct mapping_counters {
     uint64_t filled, shown, hidden, dropped; /* [A] pages */
     uint64_t hides;                          /* [A] calls */
+    uint64_t users;                          /* [A] system calls under way that act by address, whoever lies there */
 } SYNC_CACHE_ALIGNED;
 
 struct mapping {
     uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
     uint64_t first_page; /* page number of the first byte of the window */
     char *window;
-    void *owner;                          /* the space */
-    int file;                             /* memfd */
-    int faults;                           /* userfaultfd */
-    bool shows_protected;                 /* UFFDIO_CONTINUE can show a page without the right to be written */
-    bool large;                           /* the file takes folios larger than a page for writes of many pages */
-    bool by_threads;                      /* TIDE_DELIVERY_THREADS */
-    uint32_t fences;                      /* [A] pages were fenced */
-    uint64_t *foreign;                    /* a bit for each page: [A] it is somebody else's memory (window.c) */
-    uint64_t foreign_pages;               /* [A] such pages */
-    uint64_t foreign_first, foreign_last; /* [A] there is none before, and none behind */
-    const char *zeroes;                   /* MAPPING_BATCH pages of zeroes to copy from */
-    struct pte_waits *waits;              /* where threads wait for PTEs of the space */
-    uint32_t filling SYNC_CACHE_ALIGNED;  /* [A] threads that read a message, or fill the hole that it tells of */
-    uint32_t holders;                     /* [A] mapping_hold(); of whatever mapping is here */
-    uint32_t acting;                      /* [A] threads that work on the window by address */
+    void *owner;                             /* the space */
+    int file;                                /* memfd */
+    int faults;                              /* userfaultfd */
+    bool shows_protected;                    /* UFFDIO_CONTINUE can show a page without the right to be written */
+    bool large;                              /* the file takes folios larger than a page for writes of many pages */
+    bool by_threads;                         /* TIDE_DELIVERY_THREADS */
+    uint32_t fences;                         /* [A] pages were fenced */
+    uint64_t *foreign;                       /* [A] a bit for each page of the window; written under the lock */
+    uint64_t foreign_pages;                  /* [A] bits that are set */
+    const char *zeroes;                      /* MAPPING_BATCH pages of zeroes to copy from */
+    struct pte_waits *waits;                 /* where threads wait for PTEs of the space */
+    uint32_t is_changing SYNC_CACHE_ALIGNED; /* [A] what was unmapped is being seen to: nobody acts by address */
+    uint32_t holders;                        /* [A] mapping_hold(); of whatever mapping is here */
+    struct sync_lock lock;                   /* who changes what the window is made of */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
+
+/*
+ * The next fault that a thread of the program sleeps for (TIDE_DELIVERY_THREADS); false if there is none now. What the
+ * kernel tells of unmapped pages is seen to on the way, with either delivery. For threads that poll `faults`, with no
+ * lock held.
+ */
+bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write);
+/*
+ * Takes foreign pages back where nothing lies any more. Returns the first page of [page, page + count) that is foreign
+ * still, page + count if there is none. May read /proc/self/maps.
+ */
+uint64_t mapping_mend(struct mapping *mapping, uint64_t page, uint64_t count);
+/* The first page from `page` on, before `end`, that is foreign, or that is not; `end` if there is none. */
+uint64_t mapping_foreign_find(const struct mapping *mapping, uint64_t page, uint64_t end, bool foreign);
 
 /* Can it be had? TIDE_NOT_SUPPORTED with the remedy in the last error. */
 TIDE_MUST_CHECK tide_status mapping_check(tide_delivery delivery);
@@ -76,17 +95,6 @@ struct mapping *mapping_find(uint64_t page);
  */
 struct mapping *mapping_hold(uint64_t page);
 void mapping_let(struct mapping *mapping);
-
-/*
- * Reads the kernel's messages on `faults`, as long as there are some and without a wait: the next fault that waits for
- * a handler thread, false if there is none. Where a part of the window was unmapped, the hole is filled on the way.
- */
-bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write);
-/*
- * Are all of these pages the window's own? What was somebody else's and is free by now becomes so again. False, with
- * the first pages in a row that are not.
- */
-bool mapping_whole(struct mapping *mapping, uint64_t page, uint64_t count, uint64_t *first, uint64_t *last);
 /* Pages that the file has in memory now. */
 uint64_t mapping_pages(const struct mapping *mapping);
 void mapping_count(const struct mapping *mapping, struct mapping_counters *sums);
@@ -98,7 +106,8 @@ static inline bool mapping_covers(const struct mapping *mapping, uint64_t page)
 
 /*
  * All below: pages of the window, whose PTEs the caller has claimed unless told otherwise. `from` and `to` are ordinary
- * memory. Where a number is returned, it is 0 or an errno value: ENOMEM if the system has no memory for a page.
+ * memory. Where a number is returned, it is 0 or an errno value: ENOMEM if the system has no memory for a page. Foreign
+ * pages get their content, and are not shown.
  */
 
 /* Fresh pages of zeroes, and shown. */
@@ -126,7 +135,7 @@ TIDE_MUST_CHECK int mapping_write(struct mapping *mapping, uint64_t address, con
 
 /*
  * For handler threads. Accesses to the page are SIGSEGV, those that write at least, until mapping_unfence(); or SIGBUS,
- * until it gets content.
+ * until it gets content. mapping_unfence() mends foreign pages too, as far as it can be.
  */
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable);
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t count);

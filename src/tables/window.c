@@ -1,35 +1,40 @@
 /*
- * The window of a mapping: how it is opened, and what becomes of it where the program unmaps a part of it by mistake.
+ * The window of a mapping: its place, its registration with userfaultfd, and what the program does to it by mistake.
  *
- * Opening. A userfaultfd, a memory file, and a shared mapping of the file that is registered with the userfaultfd.
+ * A part of the window that the program unmaps, or maps or moves something else over, is no part of the window any more,
+ * and the engine acts on the window by address: it would hide and fence what is somebody else's. The kernel tells of
+ * such parts: with UFFD_FEATURE_EVENT_UNMAP, munmap(), mremap() and mmap(MAP_FIXED) of registered addresses put a
+ * message into the queue of the userfaultfd when the pages are gone, and return when it was read. What was seen of it
+ * (Linux 6.18):
+ *   - one message has the whole range of the call, with what lay beside the window or was foreign before;
+ *   - from before the pages go until the message is read all ioctl()s on pages are EAGAIN, and one without an argument
+ *     tells EAGAIN from EFAULT;
+ *   - the messages of faults are read first;
+ *   - a caller that waits can be killed, and holds up neither exit() nor execve();
+ *   - a part that was moved is not registered any more where it went to (that would take UFFD_FEATURE_EVENT_REMAP);
+ *   - closing the descriptor ends all that, but not while a child of fork() has it too; UFFDIO_UNREGISTER does at once.
  *
- * Large folios. The kernel takes a microsecond to allocate a page of a file, which is most of what a fresh page costs;
- * for many pages at once it can take one piece of memory (a folio), which costs little more than its zeroing. It does
- * for write(2) to a tmpfs that was mounted with huge=always; so with large_folios the file lies in one that is mounted
- * for it alone, nowhere in the file system, if that is allowed (fsmount() takes CAP_SYS_ADMIN). Else it is a memfd, and
- * pages come one by one. When a part of a folio is let go, the kernel splits it. Not by default: docs/mapped-spaces.md
- * has why.
+ * So the order is: who is about to read what may be such a message first keeps all others from acting by address, and
+ * waits for those who are at it (window_enter()); then reads it, at which the program goes on; then plugs the hole, or
+ * notes as foreign what lies there already; then lets the others go on. What the program does after its munmap() is thus
+ * safe.
+ * What another thread maps into the hole in the moment before the message is read is not, if somebody has begun to hide
+ * pages just there; so windows lie where the kernel puts nothing by itself (place_find()).
  *
- * Holes. When a part of the window is unmapped, or moved by mremap(), or something is mapped over it, the kernel writes
- * a message to the userfaultfd, and keeps whoever did it waiting until the message is read. Who reads it (a thread of
- * the space, or one that the kernel holds up for it, see window_messages()) fills the hole: with the same pages of the
- * file, registered, without any rights. That is what a fence is, so accesses are SIGSEGV until a call gives the pages
- * rights again, and nothing else in the engine needs to know.
+ * A message may be older than the plug at its addresses, when two calls overlap. /proc/self/maps tells whose they are.
+ * Without it what cannot be plugged counts as foreign.
  *
- * If something lies in the hole already, those pages are foreign: marked in a bitmap, and left alone by everything that
- * works by address, since it would be done to somebody else's memory.
- *
- * Order. `filling` is counted up before a message is read, and so before who unmapped goes on, and down once the hole
- * is filled; whatever works by address, or gives addresses out, waits for 0. Who works by address is counted in
- * `acting`, and before a message is read nobody is. So what the thread that unmapped maps next is safe, wherever it
- * lies. What another thread maps into the hole before the message is read is not, for a moment: nobody can know of it.
- * By threads each fault is a message too, and none waits for `acting`: there, what is under way does not know yet.
+ * Who may wait for whom. A thread that reads takes the lock of the window and waits for system calls that wait for
+ * nobody. Threads that resolve faults wait (EAGAIN) until the message is read; with delivery by threads these may be
+ * all threads that read, so there they read themselves while they wait (window_events_take()).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "tables/mapping_impl.h"
+#include "tables/window_impl.h"
 #include "base/error.h"
 #include "base/os.h"
+#include "base/quiet.h"
+#include "base/random.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,189 +43,398 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
-/*
- * Of later kernels than the headers of Debian 12. The first came with CONTINUE_MODE_WP, in Linux 6.4, which is not told.
- */
-#define FEATURE_WP_UNPOPULATED (1ull << 13)
-#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
-#endif
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000 /* Linux 4.17 */
-#endif
-
-#define FEATURES                                                                                                       \
-    (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
-     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_UNMAP)
 #define HUGE_BYTES ((uint64_t)2 << 20)
-/* Foreign memory in a hole is told from what is free in pieces of so many pages. */
-enum { HOLE_UNIT_PAGES = 16 };
+/*
+ * Where windows are put if they fit and nothing lies there: far from where the kernel begins to look for addresses, which
+ * is below the stack, or, in its old layout, a third up from 0. There it looks only when nothing else is left.
+ */
+#define PLACES_BEGIN ((uint64_t)17 << 40)
+#define PLACES_END ((uint64_t)42 << 40)
+enum { PLACE_TRIES = 4 };
+enum { WORD_PAGES = 64 }; /* of the bitmap */
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
+
+/* ---- foreign pages ---------------------------------------------------------------------------------------------- */
+
+uint64_t mapping_foreign_find(const struct mapping *mapping, uint64_t page, uint64_t end, bool foreign)
+{
+    if (sync_load_64(&mapping->foreign_pages) == 0)
+        return foreign ? end : page;
+    while (page < end) {
+        const uint64_t index = page - mapping->first_page;
+        const uint64_t word = sync_load_64(&mapping->foreign[index / WORD_PAGES]);
+        const uint64_t wanted = (foreign ? word : ~word) >> (index % WORD_PAGES);
+
+        if (wanted != 0) {
+            page += (unsigned)__builtin_ctzll(wanted);
+            return page < end ? page : end;
+        }
+        page += WORD_PAGES - index % WORD_PAGES;
+    }
+    return end;
+}
+
+/* Under the lock. */
+static void foreign_set(struct mapping *mapping, uint64_t page, uint64_t end, bool foreign)
+{
+    for (uint64_t next; page < end; page = next) {
+        const uint64_t index = page - mapping->first_page;
+        uint64_t *word = &mapping->foreign[index / WORD_PAGES];
+        const uint64_t old = sync_load_64(word);
+        const uint64_t left = WORD_PAGES - index % WORD_PAGES, count = end - page < left ? end - page : left;
+        const uint64_t mask = (count == WORD_PAGES ? ~0ull : (1ull << count) - 1) << (index % WORD_PAGES);
+        const uint64_t changed = (foreign ? ~old : old) & mask;
+
+        next = page + count;
+        if (changed == 0)
+            continue;
+        const uint64_t change = (unsigned)__builtin_popcountll(changed);
+        if (foreign) /* never fewer than bits are set: none means that there is none */
+            (void)sync_add_64(&mapping->foreign_pages, change);
+        sync_store_64(word, old ^ changed);
+        if (!foreign)
+            (void)sync_add_64(&mapping->foreign_pages, -change);
+    }
+}
+
+/* ---- who acts by address ---------------------------------------------------------------------------------------- */
+
+uint64_t *window_enter(struct mapping *mapping)
+{
+    uint64_t *users = &mapping->counters[os_cpu_current() % MAPPING_COUNTERS].users;
+
+    for (;;) {
+        (void)sync_add_64(users, 1); /* a full barrier; pairs with that of changes_begin() */
+        if (sync_load_32(&mapping->is_changing) == 0)
+            return users;
+        window_leave(users);
+        while (sync_load_32(&mapping->is_changing) != 0)
+            (void)sched_yield();
+    }
+}
+
+void window_leave(uint64_t *users)
+{
+    (void)sync_add_64(users, (uint64_t)-1);
+}
+
+/* From here on nobody acts by address, but who has the lock. */
+static void changes_begin(struct mapping *mapping, struct quiet *quiet)
+{
+    quiet_lock(&mapping->lock, quiet);
+    (void)sync_swap_32(&mapping->is_changing, 1);
+    for (unsigned i = 0; i < MAPPING_COUNTERS; i++)
+        while (sync_load_64(&mapping->counters[i].users) != 0)
+            (void)sched_yield();
+}
+
+static void changes_end(struct mapping *mapping, struct quiet *quiet)
+{
+    sync_store_32(&mapping->is_changing, 0);
+    quiet_unlock(&mapping->lock, quiet);
+}
+
+/* ---- what lies in the process ----------------------------------------------------------------------------------- */
+
+/* /proc/self/maps, read without malloc() and stdio, on little stack. */
+struct maps {
+    int file; /* -1: cannot be read */
+    unsigned at, filled;
+    char buffer[512];
+};
+
+struct area {
+    uint64_t begin, end, offset, inode; /* bytes */
+    uint64_t major, minor;
+    bool shared;
+};
+
+static void maps_open(struct maps *maps)
+{
+    maps->at = maps->filled = 0;
+    maps->file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+}
+
+static void maps_close(const struct maps *maps)
+{
+    if (maps->file >= 0)
+        (void)close(maps->file);
+}
+
+/* -1 at the end. */
+static int maps_character(struct maps *maps)
+{
+    if (maps->at == maps->filled) {
+        ssize_t bytes;
+
+        do
+            bytes = read(maps->file, maps->buffer, sizeof maps->buffer);
+        while (bytes < 0 && errno == EINTR);
+        if (bytes <= 0)
+            return -1;
+        maps->at = 0;
+        maps->filled = (unsigned)bytes;
+    }
+    return (unsigned char)maps->buffer[maps->at++];
+}
+
+/* A number, and the character behind it. */
+static uint64_t maps_number(struct maps *maps, unsigned base)
+{
+    uint64_t number = 0;
+
+    for (;;) {
+        const int character = maps_character(maps);
+        const bool digit = character >= '0' && character <= '9', letter = character >= 'a' && character <= 'f';
+
+        if (!digit && !letter)
+            return number;
+        number = number * base + (unsigned)(digit ? character - '0' : character - 'a' + 10);
+    }
+}
+
+/* "begin-end rwxs offset major:minor inode path". False at the end. */
+static bool maps_next(struct maps *maps, struct area *area)
+{
+    int character = 0;
+
+    area->begin = maps_number(maps, 16);
+    area->end = maps_number(maps, 16);
+    for (unsigned i = 0; i < 4; i++)
+        character = maps_character(maps);
+    area->shared = character == 's';
+    (void)maps_character(maps);
+    area->offset = maps_number(maps, 16);
+    area->major = maps_number(maps, 16);
+    area->minor = maps_number(maps, 16);
+    area->inode = maps_number(maps, 10);
+    if (area->end == 0)
+        return false;
+    /* What is behind the number is a blank or the line's end; a path cannot have one. */
+    if (maps->at == 0 || maps->buffer[maps->at - 1] != '\n')
+        do
+            character = maps_character(maps);
+        while (character >= 0 && character != '\n');
+    return true;
+}
+
+/* ---- plugging --------------------------------------------------------------------------------------------------- */
+
+/* 0 or an errno value. *calls: what the kernel has for this memory. */
+static int register_pages(const struct mapping *mapping, uint64_t page, uint64_t count, uint64_t *calls)
+{
+    struct uffdio_register want = { .range = { page * TIDE_PAGE_BYTES, count * TIDE_PAGE_BYTES },
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+                                            UFFDIO_REGISTER_MODE_WP };
+
+    if (ioctl(mapping->faults, UFFDIO_REGISTER, &want) != 0)
+        return errno;
+    *calls = want.ioctls;
+    return 0;
+}
+
+/* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
+static bool keep_to_oneself(void *memory, size_t bytes)
+{
+    return madvise(memory, bytes, MADV_DONTFORK) == 0 && madvise(memory, bytes, MADV_DONTDUMP) == 0;
+}
 
 /*
- * A userfaultfd, or -1 with errno. By signal a fault of the kernel's own is refused in any case, so a descriptor for
- * user faults alone does, which everybody gets. For threads it takes one for both, by the system call or by the device.
+ * Pages of the file where nothing lies: fenced, so that an access is SIGSEGV as the program's mistake would have it,
+ * until a call gives the page rights. False: something lies there, or the system has no room. What was mapped here and
+ * cannot be registered stays: it is of no use to anybody, but by now it may be somebody else's.
  */
-static int faults_open(tide_delivery delivery)
+static bool plug(struct mapping *mapping, uint64_t page, uint64_t end)
 {
-    if (delivery == TIDE_DELIVERY_SIGNAL) {
-        const int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    void *const at = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
+    const size_t bytes = (end - page) * TIDE_PAGE_BYTES;
+    uint64_t calls;
 
-        if (faults >= 0)
-            return faults;
+    (void)sync_swap_32(&mapping->fences, 1);
+    return mmap(at, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, mapping->file,
+                window_offset(mapping, page)) == at &&
+           register_pages(mapping, page, end - page, &calls) == 0 && keep_to_oneself(at, bytes);
+}
+
+/* The window's own after all: as it is after hiding, and registered. */
+static bool adopt(struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    uint64_t calls;
+
+    (void)sync_swap_32(&mapping->fences, 1);
+    return madvise((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), (end - page) * TIDE_PAGE_BYTES,
+                   MADV_DONTNEED_LOCKED) == 0 &&
+           register_pages(mapping, page, end - page, &calls) == 0;
+}
+
+/* Are the pages from this one on that lie in the area the window's? */
+static bool is_own(const struct mapping *mapping, const struct stat *file, const struct area *area, uint64_t page)
+{
+    return area->shared && area->inode == file->st_ino && area->major == major(file->st_dev) &&
+           area->minor == minor(file->st_dev) &&
+           area->offset + (page * TIDE_PAGE_BYTES - area->begin) == (uint64_t)window_offset(mapping, page);
+}
+
+/* The pages [page, end), of which the window is not sure, become its own or foreign. Under the lock. */
+static void pages_sort(struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    struct maps maps;
+    struct area area;
+    struct stat file;
+
+    if (plug(mapping, page, end)) {
+        foreign_set(mapping, page, end, false);
+        return;
     }
-    int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    const int error = errno;
-    if (faults < 0) {
-        const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    ASSERT_ALWAYS(fstat(mapping->file, &file) == 0);
+    maps_open(&maps);
+    while (page < end && maps.file >= 0 && maps_next(&maps, &area)) {
+        const uint64_t first = area.begin / TIDE_PAGE_BYTES, behind = area.end / TIDE_PAGE_BYTES;
+        const uint64_t gap_end = first < end ? first : end, stop = behind < end ? behind : end;
 
-        if (device >= 0) {
-            faults = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-            (void)close(device);
+        if (behind <= page)
+            continue;
+        if (page < gap_end) {
+            foreign_set(mapping, page, gap_end, !plug(mapping, page, gap_end));
+            page = gap_end;
+        }
+        if (page < stop) {
+            foreign_set(mapping, page, stop, !is_own(mapping, &file, &area, page) || !adopt(mapping, page, stop));
+            page = stop;
         }
     }
-    if (faults < 0)
-        errno = error;
-    return faults;
+    maps_close(&maps);
+    if (page < end)
+        foreign_set(mapping, page, end, true);
 }
 
-static tide_status refused(tide_delivery delivery, int error)
+uint64_t mapping_mend(struct mapping *mapping, uint64_t page, uint64_t count)
 {
-    if (error == ENOSYS)
-        return error_set(
-            TIDE_NOT_SUPPORTED, error, 0,
-            "userfaultfd: %s; the kernel lacks CONFIG_USERFAULTFD, or a seccomp filter hides it: allow the system "
-            "call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
-            strerror(error));
-    if (delivery == TIDE_DELIVERY_SIGNAL)
-        return error_set(
-            TIDE_NOT_SUPPORTED, error, 0,
-            "userfaultfd: %s; faults by signal need no privilege, so a seccomp filter forbids it: allow the "
-            "system call (docker: --security-opt seccomp=profile.json), or make /dev/userfaultfd accessible",
-            strerror(error));
-    return error_set(
-        TIDE_NOT_SUPPORTED, error, 0,
-        "userfaultfd: %s; handler threads need CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1, or "
-        "/dev/userfaultfd for reading and writing (setfacl -m u:NAME:rw); TIDE_DELIVERY_SIGNAL needs none "
-        "of them",
-        strerror(error));
+    const uint64_t end = page + count;
+    struct quiet quiet;
+
+    /* What is being changed may have been read of already, and the program gone on. */
+    if (sync_load_32(&mapping->is_changing) == 0 && mapping_foreign_find(mapping, page, end, true) == end)
+        return end;
+    quiet_lock(&mapping->lock, &quiet);
+    for (uint64_t first = page, behind; (first = mapping_foreign_find(mapping, first, end, true)) < end;
+         first = behind) {
+        behind = mapping_foreign_find(mapping, first, end, false);
+        pages_sort(mapping, first, behind);
+    }
+    const uint64_t found = mapping_foreign_find(mapping, page, end, true);
+    quiet_unlock(&mapping->lock, &quiet);
+    return found;
 }
 
-/* Opens, and asks for what is needed. */
-static tide_status faults_get(tide_delivery delivery, int *out, uint64_t *features)
+/* ---- what the kernel tells -------------------------------------------------------------------------------------- */
+
+/* Is a call of the program's under way that unmaps pages, and was not read of? */
+static bool is_told(const struct mapping *mapping)
 {
-    struct uffdio_api api = { .api = UFFD_API };
-    const uint64_t wanted = FEATURES | (delivery == TIDE_DELIVERY_SIGNAL ? UFFD_FEATURE_SIGBUS : 0);
-    int faults = faults_open(delivery);
-
-    if (faults < 0)
-        return refused(delivery, errno);
-    /* Asked with no features it says which there are; a second descriptor takes them. */
-    if (ioctl(faults, UFFDIO_API, &api) != 0 || (api.features & wanted) != wanted) {
-        (void)close(faults);
-        return error_set(TIDE_NOT_SUPPORTED, EINVAL, 0,
-                         "userfaultfd has features 0x%llx, and 0x%lx are needed: minor faults and write protection of "
-                         "shared memory came with Linux 5.19, exact addresses with 5.18",
-                         (unsigned long long)api.features, wanted);
-    }
-    (void)close(faults);
-    *features = api.features;
-    faults = faults_open(delivery);
-    if (faults < 0)
-        return refused(delivery, errno);
-    api = (struct uffdio_api){ .api = UFFD_API, .features = wanted };
-    if (ioctl(faults, UFFDIO_API, &api) != 0) {
-        const int error = errno;
-
-        (void)close(faults);
-        return error_set(TIDE_NOT_SUPPORTED, error, 0, "userfaultfd: %s", strerror(error));
-    }
-    *out = faults;
-    return TIDE_SUCCESS;
+    return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, NULL) != 0 && errno == EAGAIN;
 }
 
-/* The calls of a mount of one's own, whose headers of libc and kernel clash in Debian 12. */
-enum { FS_CLOEXEC = 1, FS_SET_STRING = 1, FS_CREATE = 6, MOUNT_CLOEXEC = 1 };
-
-/* A nameless file in a tmpfs of its own; -1 if that is not allowed here. */
-static int large_file_open(void)
+static bool message_read(const struct mapping *mapping, struct uffd_msg *message)
 {
-    int file = -1, mount = -1;
-    const int fs = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
-
-    if (fs < 0)
-        return -1;
-    if (syscall(SYS_fsconfig, fs, FS_SET_STRING, "huge", "always", 0) == 0 &&
-        syscall(SYS_fsconfig, fs, FS_SET_STRING, "size", "0", 0) == 0 && /* no limit but the engine's */
-        syscall(SYS_fsconfig, fs, FS_CREATE, NULL, NULL, 0) == 0)
-        mount = (int)syscall(SYS_fsmount, fs, MOUNT_CLOEXEC, 0);
-    if (mount >= 0) {
-        file = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-        (void)close(mount);
-    }
-    (void)close(fs);
-    return file;
+    return read(mapping->faults, message, sizeof *message) == (ssize_t)sizeof *message;
 }
 
-static tide_status file_open(uint64_t bytes, int *out, bool *large)
+/* The message may have more than the window. */
+static void unmapped(struct mapping *mapping, const struct uffd_msg *message)
 {
-    int file = *large ? large_file_open() : -1;
+    const uint64_t window_end = mapping->first_page + sync_load_64(&mapping->pages);
+    uint64_t page = message->arg.remove.start / TIDE_PAGE_BYTES, end = message->arg.remove.end / TIDE_PAGE_BYTES;
 
-    *large = file >= 0;
-
-    if (file < 0)
-        file = memfd_create("pagetide", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-    if (file < 0 && errno == EINVAL) /* before Linux 6.3 */
-        file = memfd_create("pagetide", MFD_CLOEXEC);
-    if (file >= 0 && ftruncate(file, (off_t)bytes) == 0) {
-        *out = file;
-        return TIDE_SUCCESS;
-    }
-    const int error = errno;
-    if (file >= 0)
-        (void)close(file);
-    return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no memory file of %lu bytes: %s", bytes, strerror(error));
+    page = page < mapping->first_page ? mapping->first_page : page;
+    end = end > window_end ? window_end : end;
+    if (page < end)
+        pages_sort(mapping, page, end);
 }
+
+bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write)
+{
+    struct uffd_msg message;
+
+    do {
+        struct quiet quiet;
+
+        changes_begin(mapping, &quiet);
+        const bool got = message_read(mapping, &message);
+        if (got && message.event == UFFD_EVENT_UNMAP)
+            unmapped(mapping, &message);
+        changes_end(mapping, &quiet);
+        if (!got)
+            return false;
+    } while (message.event != UFFD_EVENT_PAGEFAULT);
+    *address = message.arg.pagefault.address;
+    *write = (message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0;
+    return true;
+}
+
+void window_events_take(struct mapping *mapping)
+{
+    uint64_t address;
+    bool write;
+
+    while (is_told(mapping) && mapping_fault_next(mapping, &address, &write))
+        mapping_wake(mapping, address / TIDE_PAGE_BYTES);
+}
+
+/* ---- the place -------------------------------------------------------------------------------------------------- */
 
 static tide_status no_window(uint64_t bytes, int error)
 {
     return error_set(TIDE_INSUFFICIENT_RESOURCES, error, 0, "no window of %lu bytes: %s", bytes, strerror(error));
 }
 
-/* Children do not get it, and core files leave it out. False with errno set. */
-static bool part_keep_apart(void *memory, uint64_t bytes)
+/*
+ * Free addresses, taken; MAP_FAILED with errno. Chance comes from where the system puts memory by itself, so that there is
+ * as much of it as the process is to have.
+ */
+static char *place_find(const struct mapping *mapping, uint64_t bytes)
 {
-    return madvise(memory, bytes, MADV_DONTFORK) == 0 && madvise(memory, bytes, MADV_DONTDUMP) == 0;
+    const uint64_t places = bytes < PLACES_END - PLACES_BEGIN ? (PLACES_END - PLACES_BEGIN - bytes) / HUGE_BYTES : 0;
+    uint64_t random = (uintptr_t)mapping->zeroes;
+
+    for (unsigned i = 1;; i++) {
+        char *wish = places == 0 ? NULL
+                                 : (char *)(uintptr_t)(PLACES_BEGIN + random_below(&random, places) * HUGE_BYTES);
+        char *place = mmap(wish, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        if (place == MAP_FAILED)
+            return place;
+        /* It may lie in a hole of another window. */
+        const bool overlaps = mappings_overlap((uintptr_t)place / TIDE_PAGE_BYTES, bytes / TIDE_PAGE_BYTES);
+        if (!overlaps && (wish == NULL || place == wish || i >= PLACE_TRIES))
+            return place;
+        (void)munmap(place, bytes);
+        if (i >= 2 * PLACE_TRIES) {
+            errno = EEXIST;
+            return MAP_FAILED;
+        }
+    }
 }
 
-/* The calls that can be made on it then, by bit; 0 with errno set. */
-static uint64_t part_register(const struct mapping *mapping, void *memory, uint64_t bytes)
+tide_status window_map(struct mapping *mapping, uint64_t bytes)
 {
-    struct uffdio_register want = { .range = { (uintptr_t)memory, bytes },
-                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                                            UFFDIO_REGISTER_MODE_WP };
+    const uint64_t needed =
+        1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE | 1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WRITEPROTECT;
+    const uint64_t pages = bytes / TIDE_PAGE_BYTES;
+    uint64_t calls = 0;
 
-    return ioctl(mapping->faults, UFFDIO_REGISTER, &want) == 0 ? want.ioctls : 0;
-}
-
-/* Maps the file at a multiple of 2 MiB. */
-static tide_status window_map(struct mapping *mapping, uint64_t bytes)
-{
-    char *reserved = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
+    void *bits = mmap(NULL, pages / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (bits == MAP_FAILED)
+        return no_window(bytes, errno);
+    mapping->foreign = bits;
+    char *reserved = place_find(mapping, bytes + HUGE_BYTES);
     if (reserved == MAP_FAILED)
         return no_window(bytes, errno);
     char *begin = (char *)(((uintptr_t)reserved + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
@@ -238,272 +452,49 @@ static tide_status window_map(struct mapping *mapping, uint64_t bytes)
     const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
     if (behind != 0)
         (void)munmap(begin + bytes, behind);
-    /* A child would find zeroes where it looks for data; and a core file would be as large as the window. */
-    if (!part_keep_apart(begin, bytes))
-        return no_window(bytes, errno); /* window_close() unmaps it */
-    return TIDE_SUCCESS;
-}
-
-static tide_status window_register(const struct mapping *mapping, uint64_t bytes)
-{
-    const uint64_t needed =
-        1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE | 1ull << _UFFDIO_CONTINUE | 1ull << _UFFDIO_WRITEPROTECT;
-    const uint64_t calls = part_register(mapping, mapping->window, bytes);
-
-    if (calls == 0)
-        return error_set(TIDE_NOT_SUPPORTED, errno, 0, "registering the window with userfaultfd: %s", strerror(errno));
+    const bool kept = keep_to_oneself(begin, bytes);
+    const int error = kept ? register_pages(mapping, mapping->first_page, pages, &calls) : errno;
+    if (error != 0) {
+        (void)munmap(begin, bytes);
+        mapping->window = NULL;
+        return !kept ? no_window(bytes, error)
+                     : error_set(TIDE_NOT_SUPPORTED, error, 0, "registering the window with userfaultfd: %s",
+                                 strerror(error));
+    }
     if ((calls & needed) != needed)
         return error_set(TIDE_NOT_SUPPORTED, 0, 0,
-                         "userfaultfd has calls 0x%lx for shared memory, and 0x%lx are needed", calls, needed);
+                         "userfaultfd has calls 0x%llx for shared memory, and 0x%lx are needed",
+                         (unsigned long long)calls, needed);
     return TIDE_SUCCESS;
 }
 
-tide_status mapping_check(tide_delivery delivery)
+/*
+ * What is registered would have munmap() wait for a reader, who is gone. What the kernel will not unregister is not the
+ * window's, though nobody has told, and stays.
+ */
+static void pages_unmap(const struct mapping *mapping, uint64_t page, uint64_t end)
 {
-    int faults = -1;
-    uint64_t features;
-    const tide_status status = faults_get(delivery, &faults, &features);
+    struct uffdio_range range = { page * TIDE_PAGE_BYTES, (end - page) * TIDE_PAGE_BYTES };
 
-    if (!tide_failed(status))
-        (void)close(faults);
-    return status;
+    if (ioctl(mapping->faults, UFFDIO_UNREGISTER, &range) == 0)
+        (void)munmap((void *)(uintptr_t)range.start, range.len);
 }
 
-static uint64_t foreign_bytes(uint64_t bytes)
+void window_unmap(struct mapping *mapping, uint64_t bytes)
 {
-    return bytes / TIDE_PAGE_BYTES / 8;
-}
+    const uint64_t pages = bytes / TIDE_PAGE_BYTES, first = mapping->first_page;
+    struct uffd_msg message;
 
-tide_status window_open(struct mapping *mapping, const tide_mapped_options *options)
-{
-    const uint64_t bytes = options->window_bytes;
-    uint64_t features = 0;
-
-    mapping->window = NULL;
-    mapping->file = mapping->faults = -1;
-    mapping->large = options->large_folios;
-    mapping->filling = mapping->acting = 0;
-    mapping->foreign_pages = 0;
-    mapping->foreign_first = UINT64_MAX;
-    mapping->foreign_last = 0;
-    mapping->foreign = os_memory_reserve(foreign_bytes(bytes), TIDE_PAGE_BYTES);
-    tide_status status = mapping->foreign == NULL ? TIDE_INSUFFICIENT_RESOURCES
-                                                  : faults_get(options->delivery, &mapping->faults, &features);
-    mapping->shows_protected = (features & FEATURE_WP_UNPOPULATED) != 0;
-    if (!tide_failed(status))
-        status = file_open(bytes, &mapping->file, &mapping->large);
-    if (!tide_failed(status))
-        status = window_map(mapping, bytes);
-    if (!tide_failed(status))
-        status = window_register(mapping, bytes);
-    if (tide_failed(status))
-        window_close(mapping, bytes);
-    return status;
-}
-
-void window_close(struct mapping *mapping, uint64_t bytes)
-{
-    /* First: registered, it would be unmapped only when somebody has read the message. */
-    if (mapping->faults >= 0)
-        (void)close(mapping->faults);
-    if (mapping->window != NULL) {
-        uint64_t page = (uintptr_t)mapping->window / TIDE_PAGE_BYTES, count;
-        const uint64_t end = page + bytes / TIDE_PAGE_BYTES;
-
-        for (; window_next(mapping, &page, end, &count); page += count)
-            (void)munmap((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), count * TIDE_PAGE_BYTES);
+    for (uint64_t page = first, end; mapping->window != NULL && page < first + pages; page = end) {
+        page = mapping_foreign_find(mapping, page, first + pages, false);
+        end = mapping_foreign_find(mapping, page, first + pages, true);
+        if (page < end)
+            pages_unmap(mapping, page, end);
     }
-    if (mapping->file >= 0)
-        (void)close(mapping->file);
-    os_memory_free(mapping->foreign, foreign_bytes(bytes));
-    mapping->foreign = NULL;
-}
-
-/* ---- holes ------------------------------------------------------------------------------------------------------ */
-
-static bool is_foreign(const struct mapping *mapping, uint64_t page)
-{
-    const uint64_t bit = page - mapping->first_page;
-
-    return (sync_load_64(&mapping->foreign[bit / 64]) >> bit % 64 & 1) != 0;
-}
-
-static void bound_move(uint64_t *bound, uint64_t page, bool down)
-{
-    for (uint64_t now = sync_load_64(bound); down ? page < now : page > now;)
-        if (sync_cas_value_64(bound, now, page, &now))
-            break;
-}
-
-static void foreign_set(struct mapping *mapping, uint64_t page, uint64_t count, bool foreign)
-{
-    if (foreign) {
-        bound_move(&mapping->foreign_first, page, true);
-        bound_move(&mapping->foreign_last, page + count - 1, false);
-    } else if (sync_load_64(&mapping->foreign_pages) == 0) {
-        return; /* a hole may be very large */
-    }
-    for (uint64_t at = page; at < page + count; at++) {
-        const uint64_t bit = at - mapping->first_page, mask = 1ull << bit % 64;
-        uint64_t *const word = &mapping->foreign[bit / 64];
-        uint64_t now = sync_load_64(word);
-
-        while (((now & mask) != 0) != foreign)
-            if (sync_cas_value_64(word, now, now ^ mask, &now)) {
-                (void)sync_add_64(&mapping->foreign_pages, foreign ? 1 : (uint64_t)-1);
-                break;
-            }
-    }
-}
-
-/* The pages from `page` on, before `end`, that are all foreign or all not: where they end, and which of the two. */
-static uint64_t alike_end(const struct mapping *mapping, uint64_t page, uint64_t end, bool *foreign)
-{
-    const uint64_t first = sync_load_64(&mapping->foreign_first), last = sync_load_64(&mapping->foreign_last);
-    uint64_t at = page + 1;
-
-    *foreign = false;
-    if (__builtin_expect(sync_load_64(&mapping->foreign_pages) == 0, 1) || page > last || end <= first)
-        return end;
-    *foreign = is_foreign(mapping, page);
-    if (at < first)
-        at = first; /* none is before it */
-    while (at < end && at <= last && is_foreign(mapping, at) == *foreign)
-        at++;
-    return at > last && !*foreign ? end : at;
-}
-
-bool window_next(const struct mapping *mapping, uint64_t *page, uint64_t end, uint64_t *count)
-{
-    while (*page < end) {
-        bool foreign;
-        const uint64_t stop = alike_end(mapping, *page, end, &foreign);
-
-        *count = stop - *page;
-        if (!foreign)
-            return true;
-        *page = stop;
-    }
-    return false;
-}
-
-/* The window's own again, without rights. False: something lies there, or the system cannot. */
-static bool part_restore(struct mapping *mapping, uint64_t page, uint64_t count)
-{
-    void *const memory = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
-    const uint64_t bytes = count * TIDE_PAGE_BYTES;
-
-    /* Not by mmap(), which ThreadSanitizer takes for a write of all that memory: who unmapped it may access it now. */
-    if (syscall(SYS_mmap, memory, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, mapping->file,
-                (off_t)((page - mapping->first_page) * TIDE_PAGE_BYTES)) == -1)
-        return false;
-    if (part_keep_apart(memory, bytes) && part_register(mapping, memory, bytes) != 0)
-        return true;
-    (void)munmap(memory, bytes);
-    return false;
-}
-
-/* Fills a hole; where something lies already, that is foreign from now on. */
-static void hole_fill(struct mapping *mapping, uint64_t page, uint64_t count)
-{
-    const uint64_t end = page + count;
-
-    /* Fences first: who gives a page rights from now on takes them away. */
-    (void)sync_swap_32(&mapping->fences, 1);
-    while (page < end) {
-        uint64_t part = end - page;
-        bool restored;
-
-        while (!(restored = part_restore(mapping, page, part)) && part > HOLE_UNIT_PAGES)
-            part = (part + 1) / 2;
-        foreign_set(mapping, page, part, !restored);
-        page += part;
-    }
-}
-
-/* A message says that this is not mapped any more; what was unmapped in one call may reach beyond the window. */
-static void torn(struct mapping *mapping, uint64_t begin, uint64_t end)
-{
-    const uint64_t window = mapping->first_page, window_end = window + sync_load_64(&mapping->pages);
-    uint64_t page = begin / TIDE_PAGE_BYTES, stop = end / TIDE_PAGE_BYTES;
-
-    page = page < window ? window : page;
-    stop = stop > window_end ? window_end : stop;
-    if (page < stop)
-        hole_fill(mapping, page, stop - page);
-}
-
-static void settle(const struct mapping *mapping)
-{
-    while (__builtin_expect(sync_load_32(&mapping->filling) != 0, 0))
-        (void)sched_yield();
-}
-
-void window_act(struct mapping *mapping)
-{
-    for (;;) {
-        (void)sync_add_32(&mapping->acting, 1); /* a full barrier, as where `filling` is counted up */
-        if (__builtin_expect(sync_load_32(&mapping->filling) == 0, 1))
-            return;
-        window_acted(mapping);
-        settle(mapping);
-    }
-}
-
-void window_acted(struct mapping *mapping)
-{
-    (void)sync_add_32(&mapping->acting, (uint32_t)-1);
-}
-
-bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write)
-{
-    for (;;) {
-        struct uffd_msg message;
-
-        (void)sync_add_32(&mapping->filling, 1);
-        while (!mapping->by_threads && sync_load_32(&mapping->acting) != 0)
+    /* Who unmapped a part at this moment is not to wait for ever. */
+    while (mapping->faults >= 0 && is_told(mapping))
+        if (!message_read(mapping, &message))
             (void)sched_yield();
-        const bool is_read = read(mapping->faults, &message, sizeof message) == (ssize_t)sizeof message;
-        if (is_read && message.event == UFFD_EVENT_UNMAP)
-            torn(mapping, message.arg.remove.start, message.arg.remove.end);
-        (void)sync_add_32(&mapping->filling, (uint32_t)-1);
-        if (!is_read)
-            return false;
-        if (message.event != UFFD_EVENT_PAGEFAULT)
-            continue;
-        *address = message.arg.pagefault.address;
-        *write = (message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0;
-        return true;
-    }
-}
-
-void window_messages(struct mapping *mapping)
-{
-    uint64_t address;
-    bool write;
-
-    while (mapping_fault_next(mapping, &address, &write))
-        mapping_wake(mapping, address / TIDE_PAGE_BYTES); /* it comes again */
-}
-
-bool mapping_whole(struct mapping *mapping, uint64_t page, uint64_t count, uint64_t *first, uint64_t *last)
-{
-    const uint64_t end = page + count;
-
-    settle(mapping);
-    for (uint64_t stop; page < end; page = stop) {
-        bool foreign;
-
-        stop = alike_end(mapping, page, end, &foreign);
-        if (!foreign)
-            continue;
-        if (part_restore(mapping, page, stop - page)) { /* it has gone meanwhile */
-            foreign_set(mapping, page, stop - page, false);
-            continue;
-        }
-        *first = page;
-        *last = stop - 1;
-        return false;
-    }
-    return true;
+    if (mapping->foreign != NULL)
+        (void)munmap(mapping->foreign, pages / 8);
 }
