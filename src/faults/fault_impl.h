@@ -110,7 +110,10 @@ pte_t fault_watch(struct fault *fault, pte_t valid);
  * then.
  */
 int fault_show(const struct fault *fault, pte_t valid);
-/* The system has no memory for a page, or for its tables, though the budget has: TIDE_NO_MEMORY, and why. */
+/*
+ * The system has no memory for a page, or for its tables, though the budget has: TIDE_NO_MEMORY, and why. EHWPOISON and
+ * EIO: it has, and it is bad: TIDE_IN_PAGE_ERROR.
+ */
 tide_status fault_no_memory(const struct fault *fault, int error);
 /*
  * Where page `i` of a read goes: into its frame; in a mapped space, whose frames have no memory, the thread's buffer.

@@ -18,6 +18,10 @@
  * is: it is never given to anybody else, so there is no grace period to wait for. What is written through them from now
  * on is lost with the page; a clean page has no pointer for writing.
  *
+ * Mapped spaces. The memory of a page is in the space's file, and its frame is as good as any. The kernel tells when the
+ * writer reads the page (EHWPOISON): the page is lost and its memory goes, with the world as it is, since the writer
+ * has the frame (bad_page_unreadable()). The frame is used again.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "spaces/space.h"
@@ -108,4 +112,18 @@ enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, 
         (void)sync_add_64(&partition->bad_pages_lost, 1);
     frames_bad_list(frames, frame);
     return word & PFN_DIRTY ? BAD_PAGE_LOST : BAD_PAGE_BACKED;
+}
+
+void bad_page_unreadable(struct mapping *mapping, uint64_t *pte, frame_t frame)
+{
+    tide_space *space = mapping->owner;
+    const pte_t seen = pte_load(pte);
+
+    if (pte_is_valid(seen) || pte_tag(seen) != PTE_TAG_TRANSITION || pte_frame(seen).number != frame.number ||
+        pte_protection(seen) == PTE_OFFERED || !pte_cas(pte, seen, pte_busy_form(seen)))
+        return;
+    const uint64_t original = sync_load_relaxed_64(&frame_pfn(space_frames(space), frame)->original);
+    mapped_page_drop(space, pte, seen);
+    page_delete_claimed(space, pte, seen, pte_without(PFN_DIRTY, original, seen));
+    (void)sync_add_64(&space->partition->bad_pages_lost, 1);
 }

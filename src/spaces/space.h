@@ -244,6 +244,12 @@ enum bad_page_outcome {
  * the CPUs' caches are drained. *space and *page are those of the page, NULL if there is none or the frame is a table.
  */
 enum bad_page_outcome bad_page_take(struct partition *partition, frame_t frame, tide_space **space, uint64_t *page);
+/*
+ * A page of a mapped space, whose frame the caller is writing, cannot be read from the file: EHWPOISON. It is lost, and
+ * the frame is free when the write ends; unless the program has it by now, or somebody is at it. The caller holds the
+ * mapping, and is inside the engine.
+ */
+void bad_page_unreadable(struct mapping *mapping, uint64_t *pte, frame_t frame);
 
 /* ---- working sets (working_set.c) ------------------------------------------------------------------------------- */
 

@@ -623,7 +623,7 @@ static int transfer(const struct mapping *mapping, uint64_t address, char *memor
                                     : pread(mapping->file, memory + done, bytes - done, at);
 
         if (moved == 0)
-            return EIO; /* beyond the file, whose size nobody changes */
+            return EINVAL; /* beyond the file, whose size nobody changes */
         if (moved < 0 && errno != EINTR)
             return errno;
         done += moved > 0 ? (size_t)moved : 0;
@@ -633,7 +633,9 @@ static int transfer(const struct mapping *mapping, uint64_t address, char *memor
 
 int mapping_read(const struct mapping *mapping, uint64_t address, void *to, size_t bytes)
 {
-    return transfer(mapping, address, to, bytes, false);
+    const int error = transfer(mapping, address, to, bytes, false);
+
+    return error == EIO ? EHWPOISON : error; /* what the kernel says of a bad page of a memfd */
 }
 
 int mapping_write(struct mapping *mapping, uint64_t address, const void *from, size_t bytes)

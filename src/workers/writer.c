@@ -19,7 +19,8 @@
  * lost is the order: a scan that comes later has more and smaller reads, until these pages are written again.
  *
  * Errors. A slot that could not be written is marked bad for good, unless the whole file is at fault: then its slots
- * are as good as any when it comes back. If the memory of the page is what is bad (bad.c), its frame is noted.
+ * are as good as any when it comes back. If the memory of the page is what is bad (bad.c), its frame is noted; a page of
+ * a mapped space is lost at once (bad_page.c).
  *
  * A page under write is in state TRANSITION (WRITE_IN_PROGRESS, one reference). A fault may use it at once.
  *
@@ -28,6 +29,7 @@
 #include "workers/lanes.h"
 #include "workers/workers_impl.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum { ROUND_PARTS = 16, ROUND_PAGES_LEAST = 64 };
@@ -251,16 +253,17 @@ static void slots_call(struct partition *partition, uint32_t closed)
  * Pages of a mapped space have no memory in the arena: they are written from a copy. It is taken while the program has
  * none of them; who touches one meanwhile and makes it dirty again is met at the end of the write, as with any page.
  * Returns how many pages can be written, from the first on: fewer than there are if one cannot be read, since its
- * space is going, and the page with it.
+ * space is going, and the page with it, or its memory is bad: then the page is lost.
  */
 static unsigned contents_get(const struct writer_lane *lane, const struct writer_run *run, struct iovec *pages)
 {
     struct frames *frames = lane->worker->workers->partition->frames;
     char *copies = lane->copies + lane->batch->pages * (size_t)TIDE_PAGE_BYTES;
+    unsigned most = run->count; /* pages a call */
 
     for (unsigned i = 0, count; i < run->count; i += count) {
         const struct pfn *pfn = frame_pfn(frames, run->frames[i]);
-        const uint64_t *pte = pfn_pte(pfn);
+        uint64_t *pte = pfn_pte(pfn);
 
         count = 1;
         pages[i] = (struct iovec){ frame_memory(frames, run->frames[i]), TIDE_PAGE_BYTES };
@@ -270,12 +273,19 @@ static unsigned contents_get(const struct writer_lane *lane, const struct writer
         struct mapping *mapping = mapping_hold(page);
         if (mapping == NULL)
             return i;
-        while (i + count < run->count && count <= entries_behind(pte) &&
+        while (count < most && i + count < run->count && count <= entries_behind(pte) &&
                pfn_pte(frame_pfn(frames, run->frames[i + count])) == pte + count)
             count++;
         char *copy = copies + i * (size_t)TIDE_PAGE_BYTES;
         const int error = mapping_read(mapping, page * TIDE_PAGE_BYTES, copy, count * (size_t)TIDE_PAGE_BYTES);
+        if (error == EHWPOISON && count == 1)
+            bad_page_unreadable(mapping, pte, run->frames[i]);
         mapping_let(mapping);
+        if (error == EHWPOISON && count > 1) {
+            most = 1; /* which of them is it? */
+            count = 0;
+            continue;
+        }
         if (error != 0)
             return i;
         for (unsigned c = 0; c < count; c++)

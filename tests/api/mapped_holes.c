@@ -307,7 +307,9 @@ static void a_hole_is_the_windows_again_run(struct fixture *fixture, tide_delive
     release(space, memory);
     assert_int_equal(munmap(memory - 10 * PG, 40 * PG), 0); /* and beyond the window's begin */
     (void)region_at(space, memory, 100, TIDE_MEM_RESERVE);
+    const uint64_t violations = statistics_now(fixture).faults.access_violations;
     assert_signal(memory + 5 * PG, true, SIGSEGV);
+    assert_int_equal(statistics_now(fixture).faults.access_violations, violations + 1); /* the engine's, as of a stack */
     (void)region_at(space, memory, 100, TIDE_MEM_COMMIT);
     stamps_put(memory, 100, SPACE_OWNER, 9);
     pages_away(fixture, space, true);
