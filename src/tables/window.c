@@ -44,6 +44,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -258,8 +259,9 @@ static bool plug(struct mapping *mapping, uint64_t page, uint64_t end)
     uint64_t calls;
 
     (void)sync_swap_32(&mapping->fences, 1);
-    return mmap(at, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, mapping->file,
-                window_offset(mapping, page)) == at &&
+    /* Not by mmap(), which ThreadSanitizer takes for a write of all that memory: who unmapped it may access it now. */
+    return syscall(SYS_mmap, at, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, mapping->file,
+                   window_offset(mapping, page)) == (long)(uintptr_t)at &&
            register_pages(mapping, page, end - page, &calls) == 0 && keep_to_oneself(at, bytes);
 }
 
@@ -269,8 +271,8 @@ static bool adopt(struct mapping *mapping, uint64_t page, uint64_t end)
     uint64_t calls;
 
     (void)sync_swap_32(&mapping->fences, 1);
-    return madvise((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), (end - page) * TIDE_PAGE_BYTES,
-                   MADV_DONTNEED_LOCKED) == 0 &&
+    return madvise((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), (end - page) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) ==
+               0 &&
            register_pages(mapping, page, end - page, &calls) == 0;
 }
 
@@ -405,8 +407,8 @@ static char *place_find(const struct mapping *mapping, uint64_t bytes)
     uint64_t random = (uintptr_t)mapping->zeroes;
 
     for (unsigned i = 1;; i++) {
-        char *wish = places == 0 ? NULL
-                                 : (char *)(uintptr_t)(PLACES_BEGIN + random_below(&random, places) * HUGE_BYTES);
+        char *wish =
+            places == 0 ? NULL : (char *)(uintptr_t)(PLACES_BEGIN + random_below(&random, places) * HUGE_BYTES);
         char *place = mmap(wish, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
         if (place == MAP_FAILED)
