@@ -268,7 +268,7 @@ bool mappings_overlap(uint64_t page, uint64_t count)
     for (unsigned i = 0; i < MAPPINGS_MAX; i++) {
         const uint64_t pages = sync_load_64(&mappings[i].pages), first = sync_load_64(&mappings[i].first_page);
 
-        if (page < first + pages && first < page + count)
+        if (pages != 0 && page < first + pages && first < page + count)
             return true;
     }
     return false;
