@@ -72,10 +72,12 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_check(tide_delivery delivery
  * own. An access that nothing allows is delivered as SIGSEGV, a page that cannot be read back as SIGBUS, each with the
  * address.
  *
- * A child of fork() does not have the window: an access there is SIGSEGV.
+ * A child of fork() does not have the window: an access there is SIGSEGV. The window is not for the program to unmap,
+ * move or map over: munmap() of a part waits for a thread of the space, and an access there is SIGSEGV until a call on
+ * the pages gives them rights; what the program maps there stays its own (docs/mapped-spaces.md).
  * @param options NULL for the defaults.
  * @return TIDE_SUCCESS; TIDE_NOT_SUPPORTED with the remedy; TIDE_INVALID_PARAMETER; TIDE_INVALID_HANDLE;
- *   TIDE_INSUFFICIENT_RESOURCES (addresses, descriptors); else as tide_space_create(). Thread-safe.
+ *   TIDE_INSUFFICIENT_RESOURCES (addresses, descriptors, threads); else as tide_space_create(). Thread-safe.
  */
 TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_space_create(tide_engine *engine,
                                                                  const tide_mapped_options *options,

@@ -104,7 +104,7 @@ typedef struct tide_statistics {
     uint64_t reset_pages_lost;             /**< pages taken for other use whose content had been reset or offered */
     uint64_t pages_prefetched;             /**< of pages_input, those read by tide_virtual_prefetch() */
     uint64_t bad_pages_pending; /**< known to be bad and still in use: pinned, page tables, or noted just now */
-    uint64_t pages_lost;        /**< pages whose content was lost with a bad frame (bad_memory.h) */
+    uint64_t pages_lost;        /**< pages whose content was lost with bad memory (bad_memory.h) */
     uint64_t pages_together;    /**< of pages_output, those written with whatever else was, away from their neighbours
                                      (tide_config.keep_page_order) */
 } tide_statistics;

@@ -26,8 +26,8 @@ tide_status fault_no_memory(const struct fault *fault, int error)
 {
     if (error == EIO || error == EHWPOISON) { /* which the kernel says of a page of a memfd when it is to be shown */
         space_count(fault->space, SPACE_IN_PAGE_ERRORS, 1);
-        return error_set(TIDE_IN_PAGE_ERROR, EHWPOISON, fault->address, "the memory of the page of address 0x%lx is bad",
-                         fault->address);
+        return error_set(TIDE_IN_PAGE_ERROR, EHWPOISON, fault->address,
+                         "the memory of the page of address 0x%lx is bad", fault->address);
     }
     return error_set(TIDE_NO_MEMORY, error, fault->address,
                      "the system has no memory for the page of address 0x%lx, which the engine's budget has",

@@ -95,7 +95,7 @@ struct partition {
 
     partition_bad_settle *bad_settle; /* [I] */
     uint64_t bad_frames_lowered;      /* [A] by how much the limits were lowered for bad frames */
-    uint64_t bad_pages_lost;          /* [A] pages whose content went with a bad frame */
+    uint64_t bad_pages_lost;          /* [A] pages whose content went with bad memory */
     struct {
         uint64_t pages_input, page_reads, pages_output, page_writes, read_errors, write_errors,
             pages_prefetched;    /* [A] I/O paths only */

@@ -43,7 +43,7 @@ struct tide_space {
     struct partition *partition; /* [I] */
     uint64_t id;                 /* [I] */
     struct mapping *mapping;     /* [I] of a mapped space; NULL: a soft one */
-    struct delivery *delivery;   /* [I] of its faults by threads (engine/mapped.c); NULL: none */
+    struct delivery *delivery;   /* [I] threads that read of its window (engine/mapped.c); NULL: none */
     uint64_t lowest_page;        /* [I] addresses that can be used */
     uint64_t highest_page;       /* [I] */
     struct page_table table;

@@ -450,9 +450,9 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
     while (at < end) {
         const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
         const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
-        const int64_t some = bytes == 0 ? -ENOENT
-                                        : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most,
-                                                    content, writable);
+        const int64_t some =
+            bytes == 0 ? -ENOENT
+                       : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most, content, writable);
         int error = some < 0 ? (int)-some : 0;
 
         if (some >= 0) {

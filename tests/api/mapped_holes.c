@@ -378,14 +378,14 @@ static void addresses_of_the_program_are_not_given_out_run(struct fixture *fixtu
     char *regions[40];
     for (unsigned i = 0; i < 40; i++) {
         const uint32_t type = TIDE_MEM_RESERVE | TIDE_MEM_COMMIT | (i % 2 == 0 ? 0 : TIDE_MEM_TOP_DOWN);
-        regions[i] = region_at(space, NULL, 1 + i % 30, type);
-        assert_false(overlap(regions[i], 1 + i % 30, low, 5));
-        assert_false(overlap(regions[i], 1 + i % 30, high, 5));
-        stamps_put(regions[i], 1 + i % 30, SPACE_OWNER, i);
+        regions[i] = region_at(space, NULL, 30 - i % 30, type);
+        assert_false(overlap(regions[i], 30 - i % 30, low, 5));
+        assert_false(overlap(regions[i], 30 - i % 30, high, 5));
+        stamps_put(regions[i], 30 - i % 30, SPACE_OWNER, i);
         pages_away(fixture, space, i % 4 == 0);
     }
     for (unsigned i = 0; i < 40; i++) {
-        assert_true(stamps_match(regions[i], 1 + i % 30, SPACE_OWNER, i));
+        assert_true(stamps_match(regions[i], 30 - i % 30, SPACE_OWNER, i));
         release(space, regions[i]);
     }
     assert_true(stamps_match(low, 5, PROGRAM_OWNER, 1));
@@ -651,6 +651,8 @@ static void exit_while_parts_are_unmapped_run(struct fixture *fixture, tide_deli
     for (unsigned i = 0; i < 5; i++) {
         const pid_t child = fork();
         if (child == 0) {
+            /* A search for leaks stops all threads, and waits for one that waits for another. */
+            (void)setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
             execl(path, path, "--child", delivery == TIDE_DELIVERY_SIGNAL ? "signal" : "threads", (char *)NULL);
             _exit(127);
         }
