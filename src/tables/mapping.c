@@ -412,6 +412,21 @@ static bool crosses_fence(int error, uint64_t *most)
 }
 
 /*
+ * The next of the pages [*page, end) that are the window's; their number, 0 if there are no more. Without
+ * window_enter() they may become foreign at any moment, between the two looks too.
+ */
+static uint64_t own_next(const struct mapping *mapping, uint64_t *page, uint64_t end)
+{
+    uint64_t behind;
+
+    do {
+        *page = mapping_foreign_find(mapping, *page, end, false);
+        behind = mapping_foreign_find(mapping, *page, end, true);
+    } while (behind == *page && behind < end);
+    return behind - *page;
+}
+
+/*
  * Pages into the file, and shown, as many of `bytes` as one call does: with this content, or of zeroes if `from` is NULL,
  * which are writable then. What was done, or a negative errno value.
  */
@@ -528,11 +543,11 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
     if (!writable && !mapping->shows_protected)
         return show_anew(mapping, page, pages);
     const uint64_t end = page + pages;
-    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES, own;
     unsigned tries = 0;
 
-    while ((at = mapping_foreign_find(mapping, at, end, false)) < end) {
-        const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
+    while ((own = own_next(mapping, &at, end)) != 0) {
+        const uint64_t bytes = own * TIDE_PAGE_BYTES;
         struct uffdio_continue want = { .range = { address_of(mapping, at), bytes < most ? bytes : most },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
         const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
@@ -574,25 +589,19 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    const uint64_t end = page + pages;
-
-    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
-        behind = mapping_foreign_find(mapping, at, end, true);
-        write_protect(mapping, at, behind - at, false);
-    }
+    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
+        write_protect(mapping, at, own, false);
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
     uint64_t *users = window_enter(mapping);
-    const uint64_t end = page + pages;
 
-    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
+    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own) {
         void *const first = (void *)(uintptr_t)address_of(mapping, at);
 
-        behind = mapping_foreign_find(mapping, at, end, true);
         /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-        while (madvise(first, (behind - at) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
+        while (madvise(first, own * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
             ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
             if (errno == ENOMEM)
                 break; /* a part is not mapped any more: nothing is shown there */
@@ -647,12 +656,9 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
 static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
 {
     uint64_t *users = window_enter(mapping);
-    const uint64_t end = page + pages;
 
-    for (uint64_t at = page, behind; (at = mapping_foreign_find(mapping, at, end, false)) < end; at = behind) {
-        behind = mapping_foreign_find(mapping, at, end, true);
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), (behind - at) * TIDE_PAGE_BYTES, rights);
-    }
+    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, rights);
     window_leave(users);
 }
 

@@ -1,0 +1,204 @@
+/*
+ * A part of a window that becomes the program's at any step of a call on the pages around it. Steps are those of
+ * sync_point_hook, which builds with TIDE_SYNC_POINTS (debug and the sanitizers) call before each atomic operation;
+ * elsewhere the part goes after the call.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/sync.h"
+#include "support.h"
+#include "tables/mapping.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGES = 12, TAKEN_PAGES = 3, STEPS_MOST = 1000 };
+
+/* What is called on all pages, which are in memory. 0 or an errno value. */
+typedef int call_function(struct mapping *mapping);
+
+static struct {
+    struct mapping *mapping;
+    unsigned taken;      /* first page of the part */
+    unsigned steps_left; /* until the part is taken; 0: it was */
+    uint32_t over;       /* [A] */
+    bool inside;
+    char page[PAGE];
+} scene;
+
+/* By mistake, as the program would, byte by byte. It returns when what the kernel tells of it was read. */
+static void *part_take(void *context)
+{
+    char *at = scene.mapping->window + scene.taken * PAGE;
+
+    (void)context;
+    if (mmap(at, TAKEN_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at)
+        memset(at, 'p', TAKEN_PAGES * PAGE);
+    sync_store_32(&scene.over, 1);
+    return NULL;
+}
+
+static void part_take_now(void)
+{
+    pthread_t thread;
+    uint64_t address;
+    bool write;
+
+    assert_int_equal(pthread_create(&thread, NULL, part_take, NULL), 0);
+    while (sync_load_32(&scene.over) == 0)
+        if (!mapping_fault_next(scene.mapping, &address, &write))
+            (void)sched_yield();
+    pthread_join(thread, NULL);
+}
+
+/* Before each atomic operation of the call. */
+static void step_taken(const void *address)
+{
+    (void)address;
+    if (scene.inside || scene.steps_left == 0 || --scene.steps_left != 0)
+        return;
+    scene.inside = true;
+    part_take_now();
+    scene.inside = false;
+}
+
+static void steps_watch(bool on)
+{
+#ifdef TIDE_SYNC_POINTS
+    sync_point_hook_set(on ? step_taken : NULL);
+#else
+    (void)on;
+    (void)step_taken;
+#endif
+}
+
+static void content_of(uint64_t page)
+{
+    memset(scene.page, 'a' + (int)page, PAGE);
+}
+
+static void program_part_check(void)
+{
+    for (unsigned i = 0; i < TAKEN_PAGES * PAGE; i++)
+        assert_int_equal(scene.mapping->window[scene.taken * PAGE + i], 'p');
+}
+
+/* Takes the part at step `steps` of the call. False: the call was over before. */
+static bool call_torn(call_function *call, unsigned steps)
+{
+    tide_mapped_options options = { .struct_bytes = sizeof options, .window_bytes = 2 << 20 };
+    char found[PAGE];
+    int owner;
+
+    scene.over = 0;
+    assert_int_equal(mapping_create(&options, NULL, &owner, &scene.mapping), TIDE_SUCCESS);
+    const uint64_t first = scene.mapping->first_page;
+    for (uint64_t i = 0; i < PAGES; i++) {
+        content_of(i);
+        assert_int_equal(mapping_store(scene.mapping, first + i, 1, scene.page), 0);
+    }
+    scene.steps_left = steps;
+    steps_watch(true);
+    const int error = call(scene.mapping);
+    steps_watch(false);
+    assert_int_equal(error, 0);
+    const bool torn = scene.steps_left == 0;
+    if (!torn)
+        part_take_now();
+    program_part_check();
+    assert_int_equal(mapping_show(scene.mapping, first, PAGES, true), 0);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        content_of(i);
+        assert_int_equal(mapping_read(scene.mapping, (first + i) * PAGE, found, PAGE), 0);
+        assert_memory_equal(found, scene.page, PAGE);
+        if (i < scene.taken || i >= scene.taken + TAKEN_PAGES)
+            assert_memory_equal(scene.mapping->window + i * PAGE, scene.page, PAGE);
+    }
+    program_part_check();
+    mapping_destroy(scene.mapping);
+    program_part_check();
+    assert_int_equal(munmap(scene.mapping->window + scene.taken * PAGE, TAKEN_PAGES * PAGE), 0);
+    return torn;
+}
+
+static void tear_everywhere(call_function *call)
+{
+    if (tide_failed(mapping_check(TIDE_DELIVERY_SIGNAL)))
+        skip();
+    for (scene.taken = 0; scene.taken < 8; scene.taken += 4) {
+        unsigned steps = 1;
+
+        while (steps < STEPS_MOST && call_torn(call, steps))
+            steps++;
+#ifdef TIDE_SYNC_POINTS
+        assert_in_range(steps, 2, STEPS_MOST - 1); /* there were steps, and each was tried */
+#endif
+    }
+}
+
+static int show(struct mapping *mapping)
+{
+    return mapping_show(mapping, mapping->first_page, PAGES, true);
+}
+
+static int show_protected(struct mapping *mapping)
+{
+    return mapping_show(mapping, mapping->first_page, PAGES, false);
+}
+
+static int show_and_protect(struct mapping *mapping)
+{
+    const int error = show(mapping);
+
+    mapping_protect(mapping, mapping->first_page, PAGES);
+    return error;
+}
+
+static int fill_anew(struct mapping *mapping)
+{
+    int error = 0;
+
+    for (uint64_t i = 0; i < PAGES && error == 0; i += 2) {
+        char content[2 * PAGE];
+
+        for (uint64_t page = i; page < i + 2; page++) {
+            content_of(page);
+            memcpy(content + (page - i) * PAGE, scene.page, PAGE);
+        }
+        mapping_drop(mapping, mapping->first_page + i, 2);
+        error = mapping_fill(mapping, mapping->first_page + i, 2, content, i % 4 == 0);
+    }
+    return error;
+}
+
+static void a_part_goes_while_pages_are_shown(void **state)
+{
+    (void)state;
+    tear_everywhere(show);
+    tear_everywhere(show_protected);
+}
+
+static void a_part_goes_while_pages_are_protected(void **state)
+{
+    (void)state;
+    tear_everywhere(show_and_protect);
+}
+
+static void a_part_goes_while_pages_are_filled(void **state)
+{
+    (void)state;
+    tear_everywhere(fill_anew);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_part_goes_while_pages_are_shown),
+        cmocka_unit_test(a_part_goes_while_pages_are_protected),
+        cmocka_unit_test(a_part_goes_while_pages_are_filled),
+    };
+
+    return cmocka_run_group_tests_name("window", tests, NULL, NULL);
+}
