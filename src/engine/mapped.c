@@ -129,14 +129,13 @@ static bool is_of_before(uint64_t address)
 static bool resolve(siginfo_t *info, void *context)
 {
     const uint64_t address = (uintptr_t)info->si_addr;
-    const struct mapping *mapping = mapping_find(address / TIDE_PAGE_BYTES);
-    ucontext_t *const interrupted = context;
-
     const uint64_t page = address / TIDE_PAGE_BYTES;
+    struct mapping *mapping = mapping_find(page);
+    ucontext_t *const interrupted = context;
 
     if (mapping == NULL || mapping->by_threads)
         return false;
-    if (mapping_foreign_find(mapping, page, page + 1, true) == page)
+    if (mapping_is_foreign(mapping, page))
         return is_of_before(address);
     const bool write = (interrupted->uc_mcontext.gregs[REG_ERR] & PAGE_FAULT_WRITE_BIT) != 0;
     error_handler_begin();

@@ -63,6 +63,7 @@
 #define FEATURES                                                                                                       \
     (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                          \
      UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_UNMAP)
+#define ZEROES_BYTES ((MAPPING_BATCH + 1) * (size_t)TIDE_PAGE_BYTES) /* and a page that cannot be read */
 /* Tries for memory that the system has not. */
 enum { MEMORY_TRIES = 1000 };
 /* Pages from which on a large folio pays. */
@@ -284,7 +285,7 @@ static void mapping_free(struct mapping *mapping, uint64_t bytes)
     if (mapping->file >= 0)
         (void)close(mapping->file);
     if (mapping->zeroes != NULL)
-        (void)munmap((char *)(uintptr_t)mapping->zeroes, MAPPING_BATCH * TIDE_PAGE_BYTES);
+        (void)munmap((char *)(uintptr_t)mapping->zeroes, ZEROES_BYTES);
     quiet_lock(&mappings_lock, &quiet);
     taken[mapping - mappings] = 0;
     quiet_unlock(&mappings_lock, &quiet);
@@ -307,17 +308,20 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     mapping->is_changing = 0;
     mapping->foreign = NULL;
     mapping->foreign_pages = 0;
+    mapping->unsure_first = mapping->unsure_end = 0;
     sync_lock_init(&mapping->lock, SYNC_RANK_window);
     mapping->large = options->large_folios;
     mapping->waits = waits;
     memset(mapping->counters, 0, sizeof mapping->counters);
     /* Read and never written: one page of the kernel's lies behind all of it, and stays in the cache. */
-    void *zeroes = mmap(NULL, MAPPING_BATCH * TIDE_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *zeroes = mmap(NULL, ZEROES_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *nowhere = zeroes + ZEROES_BYTES - TIDE_PAGE_BYTES;
+    const bool ready = zeroes != MAP_FAILED && mprotect(nowhere, TIDE_PAGE_BYTES, PROT_NONE) == 0;
     mapping->zeroes = zeroes == MAP_FAILED ? NULL : zeroes;
+    mapping->nowhere = nowhere;
     uint64_t features = 0;
-    tide_status status = zeroes == MAP_FAILED
-                             ? error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno))
-                             : faults_get(delivery, &mapping->faults, &features);
+    tide_status status = ready ? faults_get(delivery, &mapping->faults, &features)
+                               : error_set(TIDE_INSUFFICIENT_RESOURCES, errno, 0, "no memory: %s", strerror(errno));
     mapping->shows_protected = (features & FEATURE_WP_UNPOPULATED) != 0;
     if (!tide_failed(status))
         status = file_open(bytes, &mapping->file, &mapping->large);

@@ -60,10 +60,12 @@ struct mapping {
     uint64_t *foreign;                       /* [A] a bit for each page of the window; written under the lock */
     uint64_t foreign_pages;                  /* [A] bits that are set */
     const char *zeroes;                      /* MAPPING_BATCH pages of zeroes to copy from */
+    const char *nowhere;                     /* behind them: nobody can read here */
     struct pte_waits *waits;                 /* where threads wait for PTEs of the space */
     uint32_t is_changing SYNC_CACHE_ALIGNED; /* [A] what was unmapped is being seen to: nobody acts by address */
     uint32_t holders;                        /* [A] mapping_hold(); of whatever mapping is here */
     struct sync_lock lock;                   /* who changes what the window is made of */
+    uint64_t unsure_first, unsure_end;       /* [L:window] among these pages some may be foreign only for the moment */
     struct mapping_counters counters[MAPPING_COUNTERS]; /* by CPU */
 };
 
@@ -78,6 +80,8 @@ bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write)
  * still, page + count if there is none. May read /proc/self/maps.
  */
 uint64_t mapping_mend(struct mapping *mapping, uint64_t page, uint64_t count);
+/* For sure, and not only while somebody looks whose it is. */
+bool mapping_is_foreign(struct mapping *mapping, uint64_t page);
 /* The first page from `page` on, before `end`, that is foreign, or that is not; `end` if there is none. */
 uint64_t mapping_foreign_find(const struct mapping *mapping, uint64_t page, uint64_t end, bool foreign);
 

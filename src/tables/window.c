@@ -15,9 +15,9 @@
  *   - closing the descriptor ends all that, but not while a child of fork() has it too; UFFDIO_UNREGISTER does at once.
  *
  * So the order is: who is about to read what may be such a message first keeps all others from acting by address, and
- * waits for those who are at it (window_enter()); then reads it, at which the program goes on; then plugs the hole, or
- * notes as foreign what lies there already; then lets the others go on. What the program does after its munmap() is thus
- * safe.
+ * waits for those who are at it (window_enter()); then reads it, at which the program goes on, and notes the pages as
+ * foreign; then plugs the hole, if nothing lies there, and sees that the plug is whole; then lets the others go on. What
+ * the program does after its munmap() is thus safe.
  * What another thread maps into the hole in the moment before the message is read is not, if somebody has begun to hide
  * pages just there; so windows lie where the kernel puts nothing by itself (place_find()).
  *
@@ -226,6 +226,60 @@ static bool maps_next(struct maps *maps, struct area *area)
     return true;
 }
 
+/* ---- what the kernel tells -------------------------------------------------------------------------------------- */
+
+/* Is a call of the program's under way that unmaps pages? Until it was read of, and the thread has run. */
+static bool is_told(const struct mapping *mapping)
+{
+    return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, NULL) != 0 && errno == EAGAIN;
+}
+
+/* Of these pages somebody must look whose the foreign ones are. Between changes_begin() and changes_end(). */
+static void unsure_add(struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    const bool first = mapping->unsure_end == 0;
+
+    if (first || page < mapping->unsure_first)
+        mapping->unsure_first = page;
+    if (end > mapping->unsure_end)
+        mapping->unsure_end = end;
+}
+
+static bool is_unsure(const struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    return mapping->unsure_first < end && page < mapping->unsure_end;
+}
+
+/* The next message; the pages that it says are unmapped are foreign until somebody has looked. False: none. */
+static bool message_read(struct mapping *mapping, struct uffd_msg *message)
+{
+    if (read(mapping->faults, message, sizeof *message) != (ssize_t)sizeof *message)
+        return false;
+    if (message->event == UFFD_EVENT_UNMAP) { /* it may have more than the window */
+        const uint64_t window_end = mapping->first_page + sync_load_64(&mapping->pages);
+        uint64_t page = message->arg.remove.start / TIDE_PAGE_BYTES, end = message->arg.remove.end / TIDE_PAGE_BYTES;
+
+        page = page < mapping->first_page ? mapping->first_page : page;
+        end = end > window_end ? window_end : end;
+        if (page < end) {
+            foreign_set(mapping, page, end, true);
+            unsure_add(mapping, page, end);
+        }
+    }
+    return true;
+}
+
+/* While calls on pages are EAGAIN: what there is to read, and a fault comes again. */
+static void message_take(struct mapping *mapping)
+{
+    struct uffd_msg message;
+
+    if (!message_read(mapping, &message))
+        (void)sched_yield();
+    else if (message.event == UFFD_EVENT_PAGEFAULT)
+        mapping_wake(mapping, message.arg.pagefault.address / TIDE_PAGE_BYTES);
+}
+
 /* ---- plugging --------------------------------------------------------------------------------------------------- */
 
 /* 0 or an errno value. *calls: what the kernel has for this memory. */
@@ -248,32 +302,53 @@ static bool keep_to_oneself(void *memory, size_t bytes)
 }
 
 /*
+ * Registers pages of the file that lie there, and makes sure that it is all of them: while they were not registered, the
+ * kernel did not tell what the program did there. From here on it does, and the program waits until that is read.
+ */
+static bool secure(struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    /* A copy from where nothing is fails after it has found one registered piece to copy to. */
+    struct uffdio_copy copy = { .dst = page * TIDE_PAGE_BYTES,
+                                .src = (uintptr_t)mapping->nowhere,
+                                .len = (end - page) * TIDE_PAGE_BYTES };
+    uint64_t calls;
+
+    if (register_pages(mapping, page, end - page, &calls) != 0)
+        return false;
+    while (ioctl(mapping->faults, UFFDIO_COPY, &copy) != 0 && errno == EAGAIN)
+        message_take(mapping);
+    if (errno != EFAULT)
+        return false;
+    if (!is_unsure(mapping, page, end))
+        return true;
+    unsure_add(mapping, page, end); /* all of it, once more */
+    return false;
+}
+
+/*
  * Pages of the file where nothing lies: fenced, so that an access is SIGSEGV as the program's mistake would have it,
- * until a call gives the page rights. False: something lies there, or the system has no room. What was mapped here and
- * cannot be registered stays: it is of no use to anybody, but by now it may be somebody else's.
+ * until a call gives the page rights. False: something lies there, or the system has no room, or it is unsure by now.
+ * What was mapped here and is not registered stays: it is of no use to anybody, but by now it may be somebody else's.
  */
 static bool plug(struct mapping *mapping, uint64_t page, uint64_t end)
 {
     void *const at = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
     const size_t bytes = (end - page) * TIDE_PAGE_BYTES;
-    uint64_t calls;
 
     (void)sync_swap_32(&mapping->fences, 1);
     /* Not by mmap(), which ThreadSanitizer takes for a write of all that memory: who unmapped it may access it now. */
     return syscall(SYS_mmap, at, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, mapping->file,
                    window_offset(mapping, page)) == (long)(uintptr_t)at &&
-           register_pages(mapping, page, end - page, &calls) == 0 && keep_to_oneself(at, bytes);
+           secure(mapping, page, end) && keep_to_oneself(at, bytes);
 }
 
 /* The window's own after all: as it is after hiding, and registered. */
 static bool adopt(struct mapping *mapping, uint64_t page, uint64_t end)
 {
-    uint64_t calls;
+    void *const at = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
 
     (void)sync_swap_32(&mapping->fences, 1);
-    return madvise((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), (end - page) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) ==
-               0 &&
-           register_pages(mapping, page, end - page, &calls) == 0;
+    return secure(mapping, page, end) && madvise(at, (end - page) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) == 0;
 }
 
 /* Are the pages from this one on that lie in the area the window's? */
@@ -284,7 +359,10 @@ static bool is_own(const struct mapping *mapping, const struct stat *file, const
            area->offset + (page * TIDE_PAGE_BYTES - area->begin) == (uint64_t)window_offset(mapping, page);
 }
 
-/* The pages [page, end), of which the window is not sure, become its own or foreign. Under the lock. */
+/*
+ * Foreign pages [page, end) become the window's own, if they are; but not those that the program unmaps meanwhile, which
+ * are unsure then.
+ */
 static void pages_sort(struct mapping *mapping, uint64_t page, uint64_t end)
 {
     struct maps maps;
@@ -304,17 +382,32 @@ static void pages_sort(struct mapping *mapping, uint64_t page, uint64_t end)
         if (behind <= page)
             continue;
         if (page < gap_end) {
-            foreign_set(mapping, page, gap_end, !plug(mapping, page, gap_end));
+            if (plug(mapping, page, gap_end))
+                foreign_set(mapping, page, gap_end, false);
             page = gap_end;
         }
         if (page < stop) {
-            foreign_set(mapping, page, stop, !is_own(mapping, &file, &area, page) || !adopt(mapping, page, stop));
+            if (is_own(mapping, &file, &area, page) && adopt(mapping, page, stop))
+                foreign_set(mapping, page, stop, false);
             page = stop;
         }
     }
     maps_close(&maps);
-    if (page < end)
-        foreign_set(mapping, page, end, true);
+}
+
+/* Between changes_begin() and changes_end(): until nothing is unsure. */
+static void unsure_settle(struct mapping *mapping)
+{
+    while (mapping->unsure_first < mapping->unsure_end) {
+        const uint64_t end = mapping->unsure_end;
+
+        mapping->unsure_end = 0;
+        for (uint64_t first = mapping->unsure_first, behind;
+             (first = mapping_foreign_find(mapping, first, end, true)) < end; first = behind) {
+            behind = mapping_foreign_find(mapping, first, end, false);
+            pages_sort(mapping, first, behind);
+        }
+    }
 }
 
 uint64_t mapping_mend(struct mapping *mapping, uint64_t page, uint64_t count)
@@ -325,40 +418,24 @@ uint64_t mapping_mend(struct mapping *mapping, uint64_t page, uint64_t count)
     /* What is being changed may have been read of already, and the program gone on. */
     if (sync_load_32(&mapping->is_changing) == 0 && mapping_foreign_find(mapping, page, end, true) == end)
         return end;
-    quiet_lock(&mapping->lock, &quiet);
-    for (uint64_t first = page, behind; (first = mapping_foreign_find(mapping, first, end, true)) < end;
-         first = behind) {
-        behind = mapping_foreign_find(mapping, first, end, false);
-        pages_sort(mapping, first, behind);
-    }
+    changes_begin(mapping, &quiet);
+    unsure_add(mapping, page, end);
+    unsure_settle(mapping);
     const uint64_t found = mapping_foreign_find(mapping, page, end, true);
-    quiet_unlock(&mapping->lock, &quiet);
+    changes_end(mapping, &quiet);
     return found;
 }
 
-/* ---- what the kernel tells -------------------------------------------------------------------------------------- */
-
-/* Is a call of the program's under way that unmaps pages, and was not read of? */
-static bool is_told(const struct mapping *mapping)
+bool mapping_is_foreign(struct mapping *mapping, uint64_t page)
 {
-    return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, NULL) != 0 && errno == EAGAIN;
-}
+    struct quiet quiet;
 
-static bool message_read(const struct mapping *mapping, struct uffd_msg *message)
-{
-    return read(mapping->faults, message, sizeof *message) == (ssize_t)sizeof *message;
-}
-
-/* The message may have more than the window. */
-static void unmapped(struct mapping *mapping, const struct uffd_msg *message)
-{
-    const uint64_t window_end = mapping->first_page + sync_load_64(&mapping->pages);
-    uint64_t page = message->arg.remove.start / TIDE_PAGE_BYTES, end = message->arg.remove.end / TIDE_PAGE_BYTES;
-
-    page = page < mapping->first_page ? mapping->first_page : page;
-    end = end > window_end ? window_end : end;
-    if (page < end)
-        pages_sort(mapping, page, end);
+    if (mapping_foreign_find(mapping, page, page + 1, true) != page)
+        return false;
+    quiet_lock(&mapping->lock, &quiet); /* it may be for the moment */
+    const bool found = mapping_foreign_find(mapping, page, page + 1, true) == page;
+    quiet_unlock(&mapping->lock, &quiet);
+    return found;
 }
 
 bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write)
@@ -370,8 +447,7 @@ bool mapping_fault_next(struct mapping *mapping, uint64_t *address, bool *write)
 
         changes_begin(mapping, &quiet);
         const bool got = message_read(mapping, &message);
-        if (got && message.event == UFFD_EVENT_UNMAP)
-            unmapped(mapping, &message);
+        unsure_settle(mapping);
         changes_end(mapping, &quiet);
         if (!got)
             return false;
@@ -495,7 +571,7 @@ void window_unmap(struct mapping *mapping, uint64_t bytes)
     }
     /* Who unmapped a part at this moment is not to wait for ever. */
     while (mapping->faults >= 0 && is_told(mapping))
-        if (!message_read(mapping, &message))
+        if (read(mapping->faults, &message, sizeof message) < 0)
             (void)sched_yield();
     if (mapping->foreign != NULL)
         (void)munmap(mapping->foreign, pages / 8);
