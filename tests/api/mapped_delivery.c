@@ -1565,6 +1565,43 @@ static int filtered_enosys(void)
     return filtered(ENOSYS);
 }
 
+/* The remedy that the refusal names: a device that may be opened does what the system call does not. */
+static int by_the_device(void)
+{
+    char page[PG];
+    int ends[2];
+    filter_install(SYS_userfaultfd, EPERM);
+    CHILD_CHECK(syscall(SYS_userfaultfd, 0) == -1 && errno == EPERM);
+    CHILD_CHECK(pipe(ends) == 0);
+    for (int delivery = 0; delivery < 2; delivery++) {
+        tide_engine *engine = NULL;
+        tide_space *space = child_space(&engine, (tide_delivery)delivery);
+        char *memory = child_pages(space, 300, TIDE_MEM_RESERVE | TIDE_MEM_COMMIT);
+        for (unsigned i = 0; i < 300; i++)
+            store(memory + i * PG, (unsigned char)i);
+        CHILD_CHECK(tide_working_set_empty(space) == TIDE_SUCCESS);
+        for (unsigned i = 0; i < 300; i++)
+            CHILD_CHECK(load(memory + i * PG) == (unsigned char)i);
+        if (delivery == TIDE_DELIVERY_THREADS) { /* the kernel's own accesses too */
+            CHILD_CHECK(tide_working_set_empty(space) == TIDE_SUCCESS);
+            CHILD_CHECK(write(ends[1], memory + 7 * PG, PG) == PG);
+            CHILD_CHECK(read(ends[0], page, PG) == PG && page[0] == 7);
+        }
+        child_close(space, engine);
+    }
+    return 0;
+}
+
+static void the_device_serves_where_the_call_is_not_permitted(void **state)
+{
+    (void)state;
+    if (access("/dev/userfaultfd", R_OK | W_OK) != 0) {
+        print_message("skipped: /dev/userfaultfd: %s\n", strerror(errno));
+        skip();
+    }
+    assert_child_exits("by_the_device");
+}
+
 static void what_is_not_permitted_is_refused_with_the_remedy(void **state)
 {
     (void)state;
@@ -1595,7 +1632,7 @@ static const struct {
     CHILD(blocked_segv),          CHILD(ignored_segv),   CHILD(default_segv),
     CHILD(blocked_bus),           CHILD(exit_in_flight), CHILD(exit_in_flight_by_threads),
     CHILD(locked_by_the_program), CHILD(filtered_eperm), CHILD(filtered_enosys),
-    CHILD(without_privileges),
+    CHILD(without_privileges),    CHILD(by_the_device),
 #undef CHILD
 };
 
@@ -1629,6 +1666,7 @@ static const struct CMUnitTest mapped_delivery[] = {
     API_TEST(by_threads_decommit_against_touch),
     API_TEST(by_threads_trim_and_write_out_against_touch),
     API_TEST(what_is_not_permitted_is_refused_with_the_remedy),
+    API_TEST(the_device_serves_where_the_call_is_not_permitted),
 };
 
 int main(int argc, char **argv)
