@@ -69,8 +69,8 @@ TIDE_MUST_CHECK TIDE_EXPORT tide_status tide_mapped_check(tide_delivery delivery
 /**
  * Creates an empty mapped space. The first one of a process installs a handler for SIGBUS (TIDE_DELIVERY_SIGNAL): what
  * it does not know goes to the handler from before. A program that installs its own later must pass on what is not its
- * own. An access that nothing allows is delivered as SIGSEGV, a page that cannot be read back as SIGBUS, each with the
- * address.
+ * own. An access that nothing allows is delivered as SIGSEGV, a page that cannot be read back as SIGBUS (by threads
+ * before Linux 6.6 as SIGSEGV too), each with the address.
  *
  * A child of fork() does not have the window: an access there is SIGSEGV. The window is not for the program to unmap,
  * move or map over: munmap() of a part waits for a thread of the space, and an access there is SIGSEGV until a call on

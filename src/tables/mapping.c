@@ -304,7 +304,7 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     mapping->owner = owner;
     mapping->file = mapping->faults = -1;
     mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
-    mapping->fences = 0;
+    mapping->fences = mapping->fences_for_poison = 0;
     mapping->is_changing = 0;
     mapping->foreign = NULL;
     mapping->foreign_pages = 0;
@@ -430,6 +430,23 @@ static uint64_t own_next(const struct mapping *mapping, uint64_t *page, uint64_t
     return behind - *page;
 }
 
+/* Whatever of these pages is the window's gets these rights of the kernel's. */
+static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
+{
+    uint64_t *users = window_enter(mapping);
+
+    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
+        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, rights);
+    window_leave(users);
+}
+
+/* Pages are in the file again, and may be accessed. */
+static void poison_end(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    if (sync_load_relaxed_32(&mapping->fences_for_poison) != 0)
+        rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
+}
+
 /*
  * Pages into the file, and shown, as many of `bytes` as one call does: with this content, or of zeroes if `from` is NULL,
  * which are writable then. What was done, or a negative errno value.
@@ -491,6 +508,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
             return error;
         }
     }
+    poison_end(mapping, page, pages);
     count(&counters_of(mapping)->filled, pages);
     return 0;
 }
@@ -573,6 +591,7 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
             return error;
         }
     }
+    poison_end(mapping, page, pages);
     count(&counters_of(mapping)->shown, pages);
     return 0;
 }
@@ -656,16 +675,6 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
-/* Whatever of these pages is the window's gets these rights of the kernel's. */
-static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
-{
-    uint64_t *users = window_enter(mapping);
-
-    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, rights);
-    window_leave(users);
-}
-
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 {
     (void)sync_swap_32(&mapping->fences, 1);
@@ -688,8 +697,14 @@ void mapping_poison(struct mapping *mapping, uint64_t page)
         int64_t updated;
     } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
 
-    if (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
-        mapping_fence(mapping, page, false); /* before Linux 6.6 */
+    unsigned tries = 0;
+
+    while (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
+        if (!again(mapping, errno, &tries)) { /* before Linux 6.6 */
+            (void)sync_swap_32(&mapping->fences_for_poison, 1);
+            mapping_fence(mapping, page, false);
+            return;
+        }
 }
 
 void mapping_wake(struct mapping *mapping, uint64_t page)

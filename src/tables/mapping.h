@@ -57,6 +57,7 @@ struct mapping {
     bool large;                              /* the file takes folios larger than a page for writes of many pages */
     bool by_threads;                         /* TIDE_DELIVERY_THREADS */
     uint32_t fences;                         /* [A] pages were fenced */
+    uint32_t fences_for_poison;              /* [A] by mapping_poison(): whatever is shown again loses its fence */
     uint64_t *foreign;                       /* [A] a bit for each page of the window; written under the lock */
     uint64_t foreign_pages;                  /* [A] bits that are set */
     const char *zeroes;                      /* MAPPING_BATCH pages of zeroes to copy from */
