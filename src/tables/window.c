@@ -346,9 +346,11 @@ static bool plug(struct mapping *mapping, uint64_t page, uint64_t end)
 static bool adopt(struct mapping *mapping, uint64_t page, uint64_t end)
 {
     void *const at = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
+    const size_t bytes = (end - page) * TIDE_PAGE_BYTES;
 
     (void)sync_swap_32(&mapping->fences, 1);
-    return secure(mapping, page, end) && madvise(at, (end - page) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) == 0;
+    /* It may be a plug that was not finished. */
+    return secure(mapping, page, end) && keep_to_oneself(at, bytes) && madvise(at, bytes, MADV_DONTNEED_LOCKED) == 0;
 }
 
 /* Are the pages from this one on that lie in the area the window's? */

@@ -9,10 +9,13 @@
 #include "support.h"
 #include "tables/mapping.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { PAGES = 12, TAKEN_PAGES = 3, STEPS_MOST = 1000 };
 
@@ -192,12 +195,160 @@ static void a_part_goes_while_pages_are_filled(void **state)
     tear_everywhere(fill_anew);
 }
 
+/* ---- calls of the program's one after the other ----------------------------------------------------------------- */
+
+/* A call of the program's on pages of the window; another thread sees what it has done. */
+struct program_call {
+    pthread_t thread;
+    char *at, *from;
+    size_t bytes;
+    uint32_t over; /* [A] */
+};
+
+/* Does anything lie there? */
+static bool is_mapped(const char *at)
+{
+    return msync((void *)(uintptr_t)at, PAGE, MS_ASYNC) == 0 || errno != ENOMEM;
+}
+
+static void *program_unmap(void *context)
+{
+    struct program_call *call = context;
+
+    assert_int_equal(munmap(call->at, call->bytes), 0);
+    sync_store_32(&call->over, 1);
+    return NULL;
+}
+
+/* Memory of the program's that it moves over the window. */
+static void *program_move(void *context)
+{
+    struct program_call *call = context;
+
+    assert_ptr_equal(mremap(call->from, call->bytes, call->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, call->at), call->at);
+    sync_store_32(&call->over, 1);
+    return NULL;
+}
+
+/* Returns when the pages are gone. The call itself waits until what the kernel tells of it is read. */
+static void unmap_begin(struct program_call *call, unsigned page, unsigned pages)
+{
+    *call = (struct program_call){ .at = scene.mapping->window + page * PAGE, .bytes = pages * PAGE };
+    assert_int_equal(pthread_create(&call->thread, NULL, program_unmap, call), 0);
+    while (is_mapped(call->at + call->bytes - PAGE))
+        (void)sched_yield();
+}
+
+static void move_begin(struct program_call *call, unsigned page, unsigned pages)
+{
+    *call = (struct program_call){ .at = scene.mapping->window + page * PAGE, .bytes = pages * PAGE };
+    call->from = mmap(NULL, call->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(call->from != MAP_FAILED);
+    memset(call->from, 'p', call->bytes);
+    assert_int_equal(pthread_create(&call->thread, NULL, program_move, call), 0);
+    while (is_mapped(call->from))
+        (void)sched_yield();
+}
+
+static void call_end(struct program_call *call)
+{
+    uint64_t address;
+    bool write;
+
+    while (sync_load_32(&call->over) == 0)
+        if (!mapping_fault_next(scene.mapping, &address, &write))
+            (void)sched_yield();
+    pthread_join(call->thread, NULL);
+}
+
+/* All pages in memory, not shown. */
+static void scene_begin(tide_delivery delivery)
+{
+    tide_mapped_options options = { .struct_bytes = sizeof options, .window_bytes = 2 << 20, .delivery = delivery };
+    static int owner;
+
+    if (tide_failed(mapping_check(delivery)))
+        skip();
+    assert_int_equal(mapping_create(&options, NULL, &owner, &scene.mapping), TIDE_SUCCESS);
+    for (unsigned i = 0; i < PAGES; i++) {
+        content_of(i);
+        assert_int_equal(mapping_store(scene.mapping, scene.mapping->first_page + i, 1, scene.page), 0);
+    }
+}
+
+#ifdef TIDE_SYNC_POINTS
+/* At the first atomic operation on this address something happens, once. */
+static const void *moment;
+static void (*at_moment)(void);
+
+static void moment_watch(const void *address)
+{
+    if (address != moment)
+        return;
+    moment = NULL;
+    at_moment();
+}
+
+static void moment_set(const void *address, void (*call)(void))
+{
+    moment = address;
+    at_moment = call;
+    sync_point_hook_set(moment_watch);
+}
+
+static void moment_end(void)
+{
+    sync_point_hook_set(NULL);
+    assert_null(moment);
+}
+#endif
+
+#ifdef TIDE_SYNC_POINTS
+static struct program_call second;
+
+static void more_goes(void)
+{
+    unmap_begin(&second, 6, 4);
+}
+
+/* What is unmapped while the hole that it overlaps is being plugged; all of the window stays unknown to children. */
+static void a_hole_grows_while_it_is_plugged(void **state)
+{
+    struct program_call first;
+    int status;
+
+    (void)state;
+    scene_begin(TIDE_DELIVERY_SIGNAL);
+    unmap_begin(&first, 4, 4);
+    moment_set(&scene.mapping->fences, more_goes); /* about to plug */
+    call_end(&first);
+    moment_end();
+    call_end(&second);
+    assert_int_equal(mapping_foreign_find(scene.mapping, scene.mapping->first_page, scene.mapping->first_page + PAGES, true),
+                     scene.mapping->first_page + PAGES);
+    const pid_t child = fork();
+    if (child == 0) {
+        int mapped = 0;
+
+        for (unsigned i = 0; i < PAGES; i++)
+            mapped += is_mapped(scene.mapping->window + i * PAGE);
+        _exit(mapped);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    mapping_destroy(scene.mapping);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_part_goes_while_pages_are_shown),
         cmocka_unit_test(a_part_goes_while_pages_are_protected),
         cmocka_unit_test(a_part_goes_while_pages_are_filled),
+#ifdef TIDE_SYNC_POINTS
+        cmocka_unit_test(a_hole_grows_while_it_is_plugged),
+#endif
     };
 
     return cmocka_run_group_tests_name("window", tests, NULL, NULL);
