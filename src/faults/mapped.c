@@ -278,3 +278,24 @@ void fault_show_held(tide_space *space, uint64_t first, uint64_t last)
         pte_release(space->partition->waits, pte, seen);
     }
 }
+
+void fault_clear(tide_space *space, uint64_t page)
+{
+    uint64_t *pte = page_table_find(&space->table, page);
+
+    while (pte != NULL) {
+        const pte_t seen = pte_load(pte);
+
+        if (seen.bits == 0)
+            return; /* as it has been from the beginning, or the region went */
+        if (pte_is_busy(seen)) {
+            pte_wait(space->partition->waits, NULL, pte);
+            continue;
+        }
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            continue;
+        mapping_clear(space->mapping, page);
+        pte_release(space->partition->waits, pte, seen);
+        return;
+    }
+}

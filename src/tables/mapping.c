@@ -304,9 +304,9 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     mapping->owner = owner;
     mapping->file = mapping->faults = -1;
     mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
-    mapping->fences = 0;
+    mapping->fences = mapping->poisons = 0;
     mapping->is_changing = 0;
-    mapping->foreign = NULL;
+    mapping->foreign = mapping->poisoned = NULL;
     mapping->foreign_pages = 0;
     mapping->unsure_first = mapping->unsure_end = 0;
     sync_lock_init(&mapping->lock, SYNC_RANK_window);
@@ -448,12 +448,43 @@ static int64_t fill_some(const struct mapping *mapping, uint64_t address, uint64
     return done > 0 ? done : result != 0 ? -errno : 0;
 }
 
+static void poison_note(const struct mapping *mapping, uint64_t page, bool poisoned)
+{
+    const uint64_t index = page - mapping->first_page, bit = 1ull << (index % 64);
+    uint64_t *word = &mapping->poisoned[index / 64];
+
+    for (uint64_t seen = sync_load_64(word);;)
+        if (sync_cas_value_64(word, seen, poisoned ? seen | bit : seen & ~bit, &seen))
+            return;
+}
+
+/*
+ * These pages are poisoned no more. That neither goes with the file's page nor is seen in the soft page table; it is
+ * the hardware's alone, and hiding takes it away.
+ */
+static void poison_end(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    if (__builtin_expect(sync_load_32(&mapping->poisons) == 0, 1))
+        return;
+    for (uint64_t end = page + pages, next; page < end; page = next) {
+        const uint64_t index = page - mapping->first_page;
+        const uint64_t left = sync_load_64(&mapping->poisoned[index / 64]) >> (index % 64);
+
+        next = page + (left == 0 ? 64 - index % 64 : 1);
+        if (!(left & 1))
+            continue;
+        poison_note(mapping, page, false);
+        mapping_hide(mapping, page, 1);
+    }
+}
+
 /* Pages with this content into the file. 0 or ENOMEM. */
 static int store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
     unsigned tries = 0;
     int error;
 
+    poison_end(mapping, page, pages);
     do
         error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
     while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &tries));
@@ -466,6 +497,7 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
     uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
+    poison_end(mapping, page, pages);
     while (at < end) {
         const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
         const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
@@ -546,6 +578,7 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 {
     if (!writable && !mapping->shows_protected)
         return show_anew(mapping, page, pages);
+    poison_end(mapping, page, pages);
     const uint64_t end = page + pages;
     uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES, own;
     unsigned tries = 0;
@@ -675,21 +708,41 @@ void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
     (void)mapping_mend(mapping, page, pages);
+    poison_end(mapping, page, pages);
     /* With a barrier: the rights that were just given are seen by who fences from now on. */
     if (sync_add_32(&mapping->fences, 0) != 0)
         rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
 }
 
-void mapping_poison(struct mapping *mapping, uint64_t page)
+bool mapping_poison(struct mapping *mapping, uint64_t page)
 {
     struct {
         struct uffdio_range range;
         uint64_t mode;
         int64_t updated;
     } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
+    unsigned tries = 0;
+    int error;
 
-    if (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
+    (void)sync_swap_32(&mapping->poisons, 1);
+    do {
+        uint64_t *users = window_enter(mapping);
+        const bool own = mapping_foreign_find(mapping, page, page + 1, true) != page;
+
+        if (own) /* first, for who takes it away */
+            poison_note(mapping, page, true);
+        error = own && ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 ? errno : 0;
+        window_leave(users);
+    } while (error != 0 && again(mapping, error, &tries));
+    if (error != 0 && error != EEXIST)
         mapping_fence(mapping, page, false); /* before Linux 6.6 */
+    return error != EEXIST;
+}
+
+void mapping_clear(struct mapping *mapping, uint64_t page)
+{
+    mapping_hide(mapping, page, 1);
+    write_protect(mapping, page, 1, true);
 }
 
 void mapping_wake(struct mapping *mapping, uint64_t page)

@@ -514,6 +514,10 @@ tide_status window_map(struct mapping *mapping, uint64_t bytes)
     if (bits == MAP_FAILED)
         return no_window(bytes, errno);
     mapping->foreign = bits;
+    bits = mmap(NULL, pages / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (bits == MAP_FAILED)
+        return no_window(bytes, errno);
+    mapping->poisoned = bits;
     char *reserved = place_find(mapping, bytes + HUGE_BYTES);
     if (reserved == MAP_FAILED)
         return no_window(bytes, errno);
@@ -577,4 +581,6 @@ void window_unmap(struct mapping *mapping, uint64_t bytes)
             (void)sched_yield();
     if (mapping->foreign != NULL)
         (void)munmap(mapping->foreign, pages / 8);
+    if (mapping->poisoned != NULL)
+        (void)munmap(mapping->poisoned, pages / 8);
 }
