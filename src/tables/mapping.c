@@ -416,8 +416,9 @@ static bool crosses_fence(int error, uint64_t *most)
 }
 
 /*
- * The next of the pages [*page, end) that are the window's; their number, 0 if there are no more. Without
- * window_enter() they may become foreign at any moment, between the two looks too.
+ * The next of the pages [*page, end) that are the window's; their number, 0 if there are no more. For who acts on them
+ * before window_leave(): userfaultfd takes whatever some userfaultfd of the process has registered for its own, also
+ * memory that the program has registered with another one.
  */
 static uint64_t own_next(const struct mapping *mapping, uint64_t *page, uint64_t end)
 {
@@ -500,12 +501,14 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
     poison_end(mapping, page, pages);
     while (at < end) {
         const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
+        uint64_t *users = window_enter(mapping);
         const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
         const int64_t some =
             bytes == 0 ? -ENOENT
                        : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most, content, writable);
         int error = some < 0 ? (int)-some : 0;
 
+        window_leave(users);
         if (some >= 0) {
             at += (uint64_t)some / TIDE_PAGE_BYTES;
         } else if (error == EEXIST) {
@@ -540,12 +543,20 @@ int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const 
 /* Pages of these that are shown may be written from now on, or may not. */
 static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
 {
-    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
-                                        .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
+    uint64_t at = page, own;
     unsigned tries = 0;
 
-    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(mapping, errno, &tries))
-        continue;
+    do {
+        uint64_t *users = window_enter(mapping);
+
+        own = own_next(mapping, &at, page + pages);
+        struct uffdio_writeprotect want = { .range = { at * TIDE_PAGE_BYTES, own * TIDE_PAGE_BYTES },
+                                            .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
+        const int error = own != 0 && ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 ? errno : 0;
+        window_leave(users);
+        if (error == 0 || !again(mapping, error, &tries))
+            at += own;
+    } while (own != 0);
 }
 
 /*
@@ -580,16 +591,20 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
         return show_anew(mapping, page, pages);
     poison_end(mapping, page, pages);
     const uint64_t end = page + pages;
-    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES, own;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
-    while ((own = own_next(mapping, &at, end)) != 0) {
-        const uint64_t bytes = own * TIDE_PAGE_BYTES;
-        struct uffdio_continue want = { .range = { address_of(mapping, at), bytes < most ? bytes : most },
+    for (;;) {
+        uint64_t *users = window_enter(mapping);
+        const uint64_t bytes = own_next(mapping, &at, end) * TIDE_PAGE_BYTES;
+        struct uffdio_continue want = { .range = { at * TIDE_PAGE_BYTES, bytes < most ? bytes : most },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
-        const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
+        const int result = bytes == 0 ? 0 : ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
+        window_leave(users);
+        if (bytes == 0)
+            break;
         if (want.mapped > 0) {
             at += (uint64_t)want.mapped / TIDE_PAGE_BYTES;
         } else if (result != 0 && crosses_fence(error, &most)) {
@@ -626,8 +641,7 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
-        write_protect(mapping, at, own, false);
+    write_protect(mapping, page, pages, false);
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)

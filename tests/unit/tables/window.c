@@ -10,14 +10,22 @@
 #include "tables/mapping.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
 
 enum { PAGES = 12, TAKEN_PAGES = 3, STEPS_MOST = 1000 };
 
@@ -30,8 +38,24 @@ static struct {
     unsigned steps_left; /* until the part is taken; 0: it was */
     uint32_t over;       /* [A] */
     bool inside;
+    bool registers; /* with a userfaultfd of its own, and leaves the part empty */
+    int faults;     /* that, -1: none */
     char page[PAGE];
 } scene;
+
+/* A userfaultfd of the program's, which is to bring what it has mapped there. */
+static int part_register(char *at)
+{
+    struct uffdio_api api = { .api = UFFD_API };
+    struct uffdio_register want = { .range = { (uintptr_t)at, TAKEN_PAGES * PAGE },
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
+    const int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+    assert_true(faults >= 0);
+    assert_int_equal(ioctl(faults, UFFDIO_API, &api), 0);
+    assert_int_equal(ioctl(faults, UFFDIO_REGISTER, &want), 0);
+    return faults;
+}
 
 /* By mistake, as the program would, byte by byte. It returns when what the kernel tells of it was read. */
 static void *part_take(void *context)
@@ -39,8 +63,12 @@ static void *part_take(void *context)
     char *at = scene.mapping->window + scene.taken * PAGE;
 
     (void)context;
-    if (mmap(at, TAKEN_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at)
-        memset(at, 'p', TAKEN_PAGES * PAGE);
+    if (mmap(at, TAKEN_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at) {
+        if (scene.registers)
+            scene.faults = part_register(at);
+        else
+            memset(at, 'p', TAKEN_PAGES * PAGE);
+    }
     sync_store_32(&scene.over, 1);
     return NULL;
 }
@@ -58,24 +86,48 @@ static void part_take_now(void)
     pthread_join(thread, NULL);
 }
 
+/* Who acts by address now is waited for before anybody is told that the part is his. */
+static bool is_acted(void)
+{
+    uint64_t users = 0;
+
+    for (unsigned i = 0; i < MAPPING_COUNTERS; i++)
+        users += sync_load_relaxed_64(&scene.mapping->counters[i].users);
+    return users != 0;
+}
+
 /* Before each atomic operation of the call. */
 static void step_taken(const void *address)
 {
     (void)address;
-    if (scene.inside || scene.steps_left == 0 || --scene.steps_left != 0)
+    if (scene.inside || is_acted() || scene.steps_left == 0 || --scene.steps_left != 0)
         return;
     scene.inside = true;
     part_take_now();
     scene.inside = false;
 }
 
+static bool steps_watched;
+
+/* In the place of libc's: before each call on pages too. */
+int ioctl(int file, unsigned long request, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, request);
+    void *const argument = va_arg(arguments, void *);
+    va_end(arguments);
+    if (steps_watched && argument != NULL && file == scene.mapping->faults)
+        step_taken(argument);
+    return (int)syscall(SYS_ioctl, file, request, argument);
+}
+
 static void steps_watch(bool on)
 {
+    steps_watched = on;
 #ifdef TIDE_SYNC_POINTS
     sync_point_hook_set(on ? step_taken : NULL);
 #else
-    (void)on;
-    (void)step_taken;
 #endif
 }
 
@@ -86,6 +138,15 @@ static void content_of(uint64_t page)
 
 static void program_part_check(void)
 {
+    const char *at = scene.mapping->window + scene.taken * PAGE;
+    unsigned char there[TAKEN_PAGES];
+
+    if (scene.registers) { /* nobody has brought anything */
+        assert_int_equal(mincore((void *)(uintptr_t)at, sizeof there * PAGE, there), 0);
+        for (unsigned i = 0; i < TAKEN_PAGES; i++)
+            assert_false(there[i] & 1);
+        return;
+    }
     for (unsigned i = 0; i < TAKEN_PAGES * PAGE; i++)
         assert_int_equal(scene.mapping->window[scene.taken * PAGE + i], 'p');
 }
@@ -98,6 +159,7 @@ static bool call_torn(call_function *call, unsigned steps)
     int owner;
 
     scene.over = 0;
+    scene.faults = -1;
     assert_int_equal(mapping_create(&options, NULL, &owner, &scene.mapping), TIDE_SUCCESS);
     const uint64_t first = scene.mapping->first_page;
     for (uint64_t i = 0; i < PAGES; i++) {
@@ -125,6 +187,8 @@ static bool call_torn(call_function *call, unsigned steps)
     mapping_destroy(scene.mapping);
     program_part_check();
     assert_int_equal(munmap(scene.mapping->window + scene.taken * PAGE, TAKEN_PAGES * PAGE), 0);
+    if (scene.registers)
+        (void)close(scene.faults);
     return torn;
 }
 
@@ -132,8 +196,11 @@ static void tear_everywhere(call_function *call)
 {
     if (tide_failed(mapping_check(TIDE_DELIVERY_SIGNAL)))
         skip();
-    for (scene.taken = 0; scene.taken < 8; scene.taken += 4) {
+    for (unsigned turn = 0; turn < 4; turn++) {
         unsigned steps = 1;
+
+        scene.taken = turn % 2 * 4;
+        scene.registers = turn >= 2;
 
         while (steps < STEPS_MOST && call_torn(call, steps))
             steps++;
