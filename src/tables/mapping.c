@@ -703,14 +703,28 @@ int mapping_write(struct mapping *mapping, uint64_t address, const void *from, s
     return transfer(mapping, address, (char *)(uintptr_t)from, bytes, true);
 }
 
-/* Whatever of these pages is the window's gets these rights of the kernel's. */
+/*
+ * Whatever of these pages is the window's gets these rights of the kernel's. mprotect() ends at the first page that is
+ * not there, or that cannot have the rights. Has the program just made it so, then what it did is seen to, and the rest
+ * gets its rights.
+ */
 static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
 {
-    uint64_t *users = window_enter(mapping);
+    uint64_t at = page, own;
 
-    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, rights);
-    window_leave(users);
+    do {
+        uint64_t *users = window_enter(mapping);
+
+        own = own_next(mapping, &at, page + pages);
+        const bool failed =
+            own != 0 && mprotect((void *)(uintptr_t)(at * TIDE_PAGE_BYTES), own * TIDE_PAGE_BYTES, rights) != 0;
+        const bool told = failed && window_is_told(mapping);
+        window_leave(users);
+        if (told)
+            window_events_take(mapping);
+        else
+            at += own;
+    } while (own != 0);
 }
 
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)

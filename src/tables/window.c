@@ -228,8 +228,7 @@ static bool maps_next(struct maps *maps, struct area *area)
 
 /* ---- what the kernel tells -------------------------------------------------------------------------------------- */
 
-/* Is a call of the program's under way that unmaps pages? Until it was read of, and the thread has run. */
-static bool is_told(const struct mapping *mapping)
+bool window_is_told(const struct mapping *mapping)
 {
     return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, NULL) != 0 && errno == EAGAIN;
 }
@@ -464,7 +463,7 @@ void window_events_take(struct mapping *mapping)
     uint64_t address;
     bool write;
 
-    while (is_told(mapping) && mapping_fault_next(mapping, &address, &write))
+    while (window_is_told(mapping) && mapping_fault_next(mapping, &address, &write))
         mapping_wake(mapping, address / TIDE_PAGE_BYTES);
 }
 
@@ -576,7 +575,7 @@ void window_unmap(struct mapping *mapping, uint64_t bytes)
             pages_unmap(mapping, page, end);
     }
     /* Who unmapped a part at this moment is not to wait for ever. */
-    while (mapping->faults >= 0 && is_told(mapping))
+    while (mapping->faults >= 0 && window_is_told(mapping))
         if (read(mapping->faults, &message, sizeof message) < 0)
             (void)sched_yield();
     if (mapping->foreign != NULL)

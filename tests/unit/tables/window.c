@@ -467,6 +467,38 @@ static void a_part_goes_before_a_page_is_poisoned(void **state)
     mapping_destroy(scene.mapping);
 }
 
+/* By the kernel, which says whether the page is there and may be read. */
+static bool is_readable(const char *at)
+{
+    int ends[2];
+
+    assert_int_equal(pipe(ends), 0);
+    const bool readable = write(ends[1], at, 1) == 1;
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    return readable;
+}
+
+/* The rights of what lies behind a hole that nobody has seen yet. */
+static void a_part_goes_before_pages_get_rights(void **state)
+{
+    struct program_call call;
+
+    (void)state;
+    scene_begin(TIDE_DELIVERY_SIGNAL);
+    const uint64_t first = scene.mapping->first_page;
+    assert_int_equal(mapping_show(scene.mapping, first, PAGES, true), 0);
+    mapping_fence(scene.mapping, first + 8, false);
+    assert_false(is_readable(scene.mapping->window + 8 * PAGE));
+    unmap_begin(&call, 4, 1);
+    mapping_unfence(scene.mapping, first, PAGES);
+    assert_true(is_readable(scene.mapping->window + 8 * PAGE));
+    call_end(&call);
+    for (unsigned i = 0; i < PAGES; i++)
+        assert_true(is_readable(scene.mapping->window + i * PAGE) == (i != 4));
+    mapping_destroy(scene.mapping);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +509,7 @@ int main(void)
         cmocka_unit_test(a_hole_grows_while_it_is_plugged),
 #endif
         cmocka_unit_test(a_part_goes_before_a_page_is_poisoned),
+        cmocka_unit_test(a_part_goes_before_pages_get_rights),
     };
 
     return cmocka_run_group_tests_name("window", tests, NULL, NULL);
