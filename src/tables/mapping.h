@@ -49,6 +49,7 @@ struct mapping_counters {
 struct mapping {
     uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
     uint64_t first_page; /* page number of the first byte of the window */
+    uint64_t end_page;   /* page number behind its last byte */
     char *window;
     void *owner;                             /* the space */
     int file;                                /* memfd */

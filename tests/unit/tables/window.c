@@ -289,33 +289,12 @@ static void *program_unmap(void *context)
     return NULL;
 }
 
-/* Memory of the program's that it moves over the window. */
-static void *program_move(void *context)
-{
-    struct program_call *call = context;
-
-    assert_ptr_equal(mremap(call->from, call->bytes, call->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, call->at), call->at);
-    sync_store_32(&call->over, 1);
-    return NULL;
-}
-
 /* Returns when the pages are gone. The call itself waits until what the kernel tells of it is read. */
 static void unmap_begin(struct program_call *call, unsigned page, unsigned pages)
 {
     *call = (struct program_call){ .at = scene.mapping->window + page * PAGE, .bytes = pages * PAGE };
     assert_int_equal(pthread_create(&call->thread, NULL, program_unmap, call), 0);
     while (is_mapped(call->at + call->bytes - PAGE))
-        (void)sched_yield();
-}
-
-static void move_begin(struct program_call *call, unsigned page, unsigned pages)
-{
-    *call = (struct program_call){ .at = scene.mapping->window + page * PAGE, .bytes = pages * PAGE };
-    call->from = mmap(NULL, call->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(call->from != MAP_FAILED);
-    memset(call->from, 'p', call->bytes);
-    assert_int_equal(pthread_create(&call->thread, NULL, program_move, call), 0);
-    while (is_mapped(call->from))
         (void)sched_yield();
 }
 
@@ -346,6 +325,27 @@ static void scene_begin(tide_delivery delivery)
 }
 
 #ifdef TIDE_SYNC_POINTS
+/* Memory of the program's that it moves over the window. */
+static void *program_move(void *context)
+{
+    struct program_call *call = context;
+
+    assert_ptr_equal(mremap(call->from, call->bytes, call->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, call->at), call->at);
+    sync_store_32(&call->over, 1);
+    return NULL;
+}
+
+static void move_begin(struct program_call *call, unsigned page, unsigned pages)
+{
+    *call = (struct program_call){ .at = scene.mapping->window + page * PAGE, .bytes = pages * PAGE };
+    call->from = mmap(NULL, call->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(call->from != MAP_FAILED);
+    memset(call->from, 'p', call->bytes);
+    assert_int_equal(pthread_create(&call->thread, NULL, program_move, call), 0);
+    while (is_mapped(call->from))
+        (void)sched_yield();
+}
+
 /* At the first atomic operation on this address something happens, once. */
 static const void *moment;
 static void (*at_moment)(void);
@@ -499,6 +499,32 @@ static void a_part_goes_before_pages_get_rights(void **state)
     mapping_destroy(scene.mapping);
 }
 
+#ifdef TIDE_SYNC_POINTS
+static struct program_call late;
+
+static void something_comes(void)
+{
+    move_begin(&late, 4, 2);
+}
+
+/* What the program puts over the window while this ends, stays. */
+static void something_comes_while_the_window_ends(void **state)
+{
+    (void)state;
+    scene_begin(TIDE_DELIVERY_SIGNAL);
+    char *const window = scene.mapping->window;
+    moment_set(&scene.mapping->pages, something_comes);
+    mapping_destroy(scene.mapping);
+    moment_end();
+    pthread_join(late.thread, NULL);
+    for (unsigned i = 0; i < PAGES; i++)
+        assert_true(is_mapped(window + i * PAGE) == (i == 4 || i == 5));
+    for (unsigned i = 4 * PAGE; i < 6 * PAGE; i++)
+        assert_int_equal(window[i], 'p');
+    assert_int_equal(munmap(window + 4 * PAGE, 2 * PAGE), 0);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -510,6 +536,9 @@ int main(void)
 #endif
         cmocka_unit_test(a_part_goes_before_a_page_is_poisoned),
         cmocka_unit_test(a_part_goes_before_pages_get_rights),
+#ifdef TIDE_SYNC_POINTS
+        cmocka_unit_test(something_comes_while_the_window_ends),
+#endif
     };
 
     return cmocka_run_group_tests_name("window", tests, NULL, NULL);
