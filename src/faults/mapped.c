@@ -145,6 +145,14 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
         return FAULT_AGAIN;
     }
     neighbours_claim(fault, seen, vad, protection, place, &fresh);
+    /*
+     * Asked again, now that they are claimed and cannot go: without `vad` they may be of a region with write watch that
+     * is newer than the first look. Then the faulting page comes alone.
+     */
+    if (fresh.count > 1 && fault_may_be_watched(fault)) {
+        fresh_give_back(fault, &fresh, seen);
+        return FAULT_AGAIN;
+    }
     /* As in demand_zero(): what only the VAD says is asked again once the PTEs are claimed. */
     if (vad != NULL && sync_load_32(&vad->commit_state) != protection) {
         fresh_give_back(fault, &fresh, seen);
