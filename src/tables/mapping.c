@@ -647,16 +647,22 @@ void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
     uint64_t *users = window_enter(mapping);
+    uint64_t most = pages;
 
     for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own) {
-        void *const first = (void *)(uintptr_t)address_of(mapping, at);
+        int result;
 
+        own = own < most ? own : most;
         /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-        while (madvise(first, own * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
-            ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
-            if (errno == ENOMEM)
-                break; /* a part is not mapped any more: nothing is shown there */
-        }
+        do
+            result = madvise((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED);
+        while (result != 0 && (errno == EAGAIN || errno == EINTR));
+        /* ENOMEM: a part is not mapped any more, and nothing is shown there. */
+        if (result == 0 || errno == ENOMEM || own == 1)
+            continue;
+        /* EINVAL, EPERM: what the program has just put over a part is not to be emptied. The rest goes page by page. */
+        most = 1;
+        own = 0;
     }
     window_leave(users);
     count(&counters_of(mapping)->hidden, pages);

@@ -27,6 +27,7 @@
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
+enum { SYSTEM_CALL_MSEAL = 462 }; /* Linux 6.10 */
 enum { PAGES = 12, TAKEN_PAGES = 3, STEPS_MOST = 1000 };
 
 /* What is called on all pages, which are in memory. 0 or an errno value. */
@@ -525,6 +526,29 @@ static void something_comes_while_the_window_ends(void **state)
 }
 #endif
 
+#ifdef TIDE_SYNC_POINTS
+static struct program_call sealed;
+
+/* What the program has put over the window cannot be emptied, and nobody has seen yet that it is there. */
+static void pages_are_hidden_around_what_cannot_be(void **state)
+{
+    (void)state;
+    scene_begin(TIDE_DELIVERY_SIGNAL);
+    const uint64_t first = scene.mapping->first_page;
+    assert_int_equal(mapping_show(scene.mapping, first, PAGES, true), 0);
+    move_begin(&sealed, 4, 2);
+    assert_int_equal(mprotect(sealed.at, sealed.bytes, PROT_READ), 0);
+    const bool can_seal = syscall(SYSTEM_CALL_MSEAL, sealed.at, sealed.bytes, 0) == 0;
+    mapping_hide(scene.mapping, first, PAGES);
+    call_end(&sealed);
+    for (unsigned i = 0; i < PAGES; i++)
+        assert_true(is_readable(scene.mapping->window + i * PAGE) == (i == 4 || i == 5));
+    for (unsigned i = 0; i < 2 * PAGE && can_seal; i++)
+        assert_int_equal(sealed.at[i], 'p');
+    mapping_destroy(scene.mapping);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -538,6 +562,9 @@ int main(void)
         cmocka_unit_test(a_part_goes_before_pages_get_rights),
 #ifdef TIDE_SYNC_POINTS
         cmocka_unit_test(something_comes_while_the_window_ends),
+#endif
+#ifdef TIDE_SYNC_POINTS
+        cmocka_unit_test(pages_are_hidden_around_what_cannot_be),
 #endif
     };
 
