@@ -644,9 +644,26 @@ void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
     write_protect(mapping, page, pages, false);
 }
 
+/*
+ * For what, unlike the calls on a userfaultfd, the kernel does while it tells of unmapped pages: window_enter() when there
+ * is nothing that was not read of. Something else may lie there by then that the program has moved over the window.
+ */
+static uint64_t *told_enter(struct mapping *mapping)
+{
+    for (;;) {
+        uint64_t *users = window_enter(mapping);
+
+        if (!window_is_told(mapping))
+            return users;
+        window_leave(users);
+        window_events_take(mapping);
+        (void)sched_yield();
+    }
+}
+
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    uint64_t *users = window_enter(mapping);
+    uint64_t *users = told_enter(mapping);
     uint64_t most = pages;
 
     for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own) {
@@ -719,7 +736,7 @@ static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, i
     uint64_t at = page, own;
 
     do {
-        uint64_t *users = window_enter(mapping);
+        uint64_t *users = told_enter(mapping);
 
         own = own_next(mapping, &at, page + pages);
         const bool failed =

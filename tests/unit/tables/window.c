@@ -109,6 +109,7 @@ static void step_taken(const void *address)
 }
 
 static bool steps_watched;
+static void (*once_asked)(void); /* called when the kernel has said that no part is being unmapped */
 
 /* In the place of libc's: before each call on pages too. */
 int ioctl(int file, unsigned long request, ...)
@@ -120,7 +121,15 @@ int ioctl(int file, unsigned long request, ...)
     va_end(arguments);
     if (steps_watched && argument != NULL && file == scene.mapping->faults)
         step_taken(argument);
-    return (int)syscall(SYS_ioctl, file, request, argument);
+    const int result = (int)syscall(SYS_ioctl, file, request, argument), error = errno;
+    if (argument == NULL && once_asked != NULL) {
+        void (*const call)(void) = once_asked;
+
+        once_asked = NULL;
+        call();
+    }
+    errno = error;
+    return result;
 }
 
 static void steps_watch(bool on)
@@ -528,6 +537,14 @@ static void something_comes_while_the_window_ends(void **state)
 
 #ifdef TIDE_SYNC_POINTS
 static struct program_call sealed;
+static bool can_seal;
+
+static void something_sealed_comes(void)
+{
+    move_begin(&sealed, 4, 2);
+    assert_int_equal(mprotect(sealed.at, sealed.bytes, PROT_READ), 0);
+    can_seal = syscall(SYSTEM_CALL_MSEAL, sealed.at, sealed.bytes, 0) == 0;
+}
 
 /* What the program has put over the window cannot be emptied, and nobody has seen yet that it is there. */
 static void pages_are_hidden_around_what_cannot_be(void **state)
@@ -536,16 +553,40 @@ static void pages_are_hidden_around_what_cannot_be(void **state)
     scene_begin(TIDE_DELIVERY_SIGNAL);
     const uint64_t first = scene.mapping->first_page;
     assert_int_equal(mapping_show(scene.mapping, first, PAGES, true), 0);
-    move_begin(&sealed, 4, 2);
-    assert_int_equal(mprotect(sealed.at, sealed.bytes, PROT_READ), 0);
-    const bool can_seal = syscall(SYSTEM_CALL_MSEAL, sealed.at, sealed.bytes, 0) == 0;
+    once_asked = something_sealed_comes;
     mapping_hide(scene.mapping, first, PAGES);
+    assert_null(once_asked);
     call_end(&sealed);
     for (unsigned i = 0; i < PAGES; i++)
         assert_true(is_readable(scene.mapping->window + i * PAGE) == (i == 4 || i == 5));
     for (unsigned i = 0; i < 2 * PAGE && can_seal; i++)
         assert_int_equal(sealed.at[i], 'p');
     mapping_destroy(scene.mapping);
+}
+
+/* What the program has moved over the window is neither emptied nor gets other rights before anybody has seen it. */
+static void what_comes_over_the_window_stays_as_it_is(void **state)
+{
+    struct program_call call;
+
+    (void)state;
+    for (unsigned turn = 0; turn < 2; turn++) {
+        scene_begin(TIDE_DELIVERY_SIGNAL);
+        const uint64_t first = scene.mapping->first_page;
+        assert_int_equal(mapping_show(scene.mapping, first, PAGES, true), 0);
+        move_begin(&call, 4, 2);
+        if (turn == 0)
+            mapping_hide(scene.mapping, first, PAGES);
+        else
+            mapping_fence(scene.mapping, first + 5, false);
+        call_end(&call);
+        for (unsigned i = 0; i < PAGES; i++)
+            assert_true(is_readable(scene.mapping->window + i * PAGE) == (turn == 1 || i == 4 || i == 5));
+        for (unsigned i = 0; i < 2 * PAGE; i++)
+            assert_int_equal(call.at[i], 'p');
+        mapping_destroy(scene.mapping);
+        assert_int_equal(munmap(call.at, call.bytes), 0);
+    }
 }
 #endif
 
@@ -565,6 +606,9 @@ int main(void)
 #endif
 #ifdef TIDE_SYNC_POINTS
         cmocka_unit_test(pages_are_hidden_around_what_cannot_be),
+#endif
+#ifdef TIDE_SYNC_POINTS
+        cmocka_unit_test(what_comes_over_the_window_stays_as_it_is),
 #endif
     };
 
