@@ -356,8 +356,8 @@ static void move_begin(struct program_call *call, unsigned page, unsigned pages)
         (void)sched_yield();
 }
 
-/* At the first atomic operation on this address something happens, once. */
-static const void *moment;
+/* At this thread's first atomic operation on this address something happens, once. */
+static _Thread_local const void *moment;
 static void (*at_moment)(void);
 
 static void moment_watch(const void *address)
@@ -397,6 +397,9 @@ static void a_hole_grows_while_it_is_plugged(void **state)
     int status;
 
     (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* the stack of the second thread would come to lie in the hole of the first: no other addresses are allowed */
+#endif
     scene_begin(TIDE_DELIVERY_SIGNAL);
     unmap_begin(&first, 4, 4);
     moment_set(&scene.mapping->fences, more_goes); /* about to plug */
