@@ -185,6 +185,23 @@ static void fence(struct mapping *mapping, tide_address address, tide_access_kin
         mapping_unfence(mapping, page, 1);
 }
 
+/* Nothing is left of the page in the hardware's page table. */
+static void page_clear(tide_space *space, tide_address address)
+{
+    struct grace_thread *thread = engine_thread(engine_of(space));
+
+    if (thread == NULL)
+        return;
+    grace_enter(thread);
+    fault_clear(space, address / TIDE_PAGE_BYTES);
+    grace_leave(thread);
+}
+
+static bool is_bus_error(tide_status status)
+{
+    return tide_failed(status) && !is_violation(status) && status != TIDE_TIMEOUT; /* as by signal: it faults again */
+}
+
 static void message_take(struct mapping *mapping, tide_address address, tide_access_kind kind)
 {
     tide_status status;
@@ -192,10 +209,14 @@ static void message_take(struct mapping *mapping, tide_address address, tide_acc
     do /* a guard page is told in the counters alone: there is no moment at which to take a fence away again */
         status = fault_take(mapping->owner, address, kind);
     while (status == TIDE_GUARD_PAGE_VIOLATION);
-    if (is_violation(status))
+    if (is_violation(status)) {
         fence(mapping, address, kind, status);
-    else if (tide_failed(status) && status != TIDE_TIMEOUT) /* as by signal: the access faults again */
-        mapping_poison(mapping, address / TIDE_PAGE_BYTES);
+    } else if (is_bus_error(status) && !mapping_poison(mapping, address / TIDE_PAGE_BYTES)) {
+        /* It has come meanwhile; or something is left of it, and then it is asked for once more. */
+        page_clear(mapping->owner, address);
+        if (is_bus_error(fault_take(mapping->owner, address, kind)))
+            (void)mapping_poison(mapping, address / TIDE_PAGE_BYTES);
+    }
     /* Who came second finds the page there and wakes nobody. */
     mapping_wake(mapping, address / TIDE_PAGE_BYTES);
 }

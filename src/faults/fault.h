@@ -57,6 +57,8 @@ TIDE_MUST_CHECK tide_status fault_lock(tide_space *space, struct grace_thread *t
  * hidden, and from now on not hidden any more. Inside the engine. mapped.c
  */
 void fault_show_held(tide_space *space, uint64_t first, uint64_t last);
+/* mapping_clear() for a page in any form. Inside the engine. */
+void fault_clear(tide_space *space, uint64_t page);
 
 /* The frames that prefetching may take: those that are free, and half of the standby pages of each node. */
 struct prefetch_budget {

@@ -145,6 +145,14 @@ tide_status fault_zero_mapped(struct fault *fault, uint64_t *pte, pte_t seen, co
         return FAULT_AGAIN;
     }
     neighbours_claim(fault, seen, vad, protection, place, &fresh);
+    /*
+     * Asked again, now that they are claimed and cannot go: without `vad` they may be of a region with write watch that
+     * is newer than the first look. Then the faulting page comes alone.
+     */
+    if (fresh.count > 1 && fault_may_be_watched(fault)) {
+        fresh_give_back(fault, &fresh, seen);
+        return FAULT_AGAIN;
+    }
     /* As in demand_zero(): what only the VAD says is asked again once the PTEs are claimed. */
     if (vad != NULL && sync_load_32(&vad->commit_state) != protection) {
         fresh_give_back(fault, &fresh, seen);
@@ -276,5 +284,26 @@ void fault_show_held(tide_space *space, uint64_t first, uint64_t last)
         if (pte_is_valid(seen) && mapping_show(space->mapping, page, 1, pte_is_writable(seen)) == 0)
             seen.bits |= PTE_ACCESSED;
         pte_release(space->partition->waits, pte, seen);
+    }
+}
+
+void fault_clear(tide_space *space, uint64_t page)
+{
+    uint64_t *pte = page_table_find(&space->table, page);
+
+    while (pte != NULL) {
+        const pte_t seen = pte_load(pte);
+
+        if (seen.bits == 0)
+            return; /* as it has been from the beginning, or the region went */
+        if (pte_is_busy(seen)) {
+            pte_wait(space->partition->waits, NULL, pte);
+            continue;
+        }
+        if (!pte_cas(pte, seen, pte_busy_form(seen)))
+            continue;
+        mapping_clear(space->mapping, page);
+        pte_release(space->partition->waits, pte, seen);
+        return;
     }
 }

@@ -304,9 +304,9 @@ tide_status mapping_create(const tide_mapped_options *options, struct pte_waits 
     mapping->owner = owner;
     mapping->file = mapping->faults = -1;
     mapping->by_threads = delivery == TIDE_DELIVERY_THREADS;
-    mapping->fences = mapping->fences_for_poison = 0;
+    mapping->fences = mapping->poisons = 0;
     mapping->is_changing = 0;
-    mapping->foreign = NULL;
+    mapping->foreign = mapping->poisoned = NULL;
     mapping->foreign_pages = 0;
     mapping->unsure_first = mapping->unsure_end = 0;
     sync_lock_init(&mapping->lock, SYNC_RANK_window);
@@ -416,8 +416,9 @@ static bool crosses_fence(int error, uint64_t *most)
 }
 
 /*
- * The next of the pages [*page, end) that are the window's; their number, 0 if there are no more. Without
- * window_enter() they may become foreign at any moment, between the two looks too.
+ * The next of the pages [*page, end) that are the window's; their number, 0 if there are no more. For who acts on them
+ * before window_leave(): userfaultfd takes whatever some userfaultfd of the process has registered for its own, also
+ * memory that the program has registered with another one.
  */
 static uint64_t own_next(const struct mapping *mapping, uint64_t *page, uint64_t end)
 {
@@ -430,21 +431,45 @@ static uint64_t own_next(const struct mapping *mapping, uint64_t *page, uint64_t
     return behind - *page;
 }
 
-/* Whatever of these pages is the window's gets these rights of the kernel's. */
-static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
+/*
+ * For what, unlike the calls on a userfaultfd, the kernel does while it tells of unmapped pages: window_enter() when there
+ * is nothing that was not read of. Something else may lie there by then that the program has moved over the window.
+ */
+static uint64_t *told_enter(struct mapping *mapping)
 {
-    uint64_t *users = window_enter(mapping);
+    for (;;) {
+        uint64_t *users = window_enter(mapping);
 
-    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
-        (void)mprotect((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, rights);
-    window_leave(users);
+        if (!window_is_told(mapping))
+            return users;
+        window_leave(users);
+        window_events_take(mapping);
+        (void)sched_yield();
+    }
 }
 
-/* Pages are in the file again, and may be accessed. */
-static void poison_end(struct mapping *mapping, uint64_t page, uint64_t pages)
+/*
+ * Whatever of these pages is the window's gets these rights of the kernel's. mprotect() ends at the first page that is
+ * not there, or that cannot have the rights. Has the program just made it so, then what it did is seen to, and the rest
+ * gets its rights.
+ */
+static void rights_set(struct mapping *mapping, uint64_t page, uint64_t pages, int rights)
 {
-    if (sync_load_relaxed_32(&mapping->fences_for_poison) != 0)
-        rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
+    uint64_t at = page, own;
+
+    do {
+        uint64_t *users = told_enter(mapping);
+
+        own = own_next(mapping, &at, page + pages);
+        const bool failed =
+            own != 0 && mprotect((void *)(uintptr_t)(at * TIDE_PAGE_BYTES), own * TIDE_PAGE_BYTES, rights) != 0;
+        const bool told = failed && window_is_told(mapping);
+        window_leave(users);
+        if (told)
+            window_events_take(mapping);
+        else
+            at += own;
+    } while (own != 0);
 }
 
 /*
@@ -465,12 +490,45 @@ static int64_t fill_some(const struct mapping *mapping, uint64_t address, uint64
     return done > 0 ? done : result != 0 ? -errno : 0;
 }
 
+static void poison_note(const struct mapping *mapping, uint64_t page, bool poisoned)
+{
+    const uint64_t index = page - mapping->first_page, bit = 1ull << (index % 64);
+    uint64_t *word = &mapping->poisoned[index / 64];
+
+    for (uint64_t seen = sync_load_64(word);;)
+        if (sync_cas_value_64(word, seen, poisoned ? seen | bit : seen & ~bit, &seen))
+            return;
+}
+
+/*
+ * These pages are poisoned no more. That neither goes with the file's page nor is seen in the soft page table; it is
+ * the hardware's alone, and hiding takes it away.
+ */
+static void poison_end(struct mapping *mapping, uint64_t page, uint64_t pages)
+{
+    if (__builtin_expect(sync_load_32(&mapping->poisons) == 0, 1))
+        return;
+    for (uint64_t end = page + pages, next; page < end; page = next) {
+        const uint64_t index = page - mapping->first_page;
+        const uint64_t left = sync_load_64(&mapping->poisoned[index / 64]) >> (index % 64);
+
+        next = page + (left == 0 ? 64 - index % 64 : 1);
+        if (!(left & 1))
+            continue;
+        poison_note(mapping, page, false);
+        mapping_hide(mapping, page, 1);
+        if (sync_load_32(&mapping->fences) != 0) /* before Linux 6.6 it was fenced */
+            rights_set(mapping, page, 1, PROT_READ | PROT_WRITE);
+    }
+}
+
 /* Pages with this content into the file. 0 or ENOMEM. */
 static int store(struct mapping *mapping, uint64_t page, unsigned pages, const void *from)
 {
     unsigned tries = 0;
     int error;
 
+    poison_end(mapping, page, pages);
     do
         error = mapping_write(mapping, page * TIDE_PAGE_BYTES, from, pages * (size_t)TIDE_PAGE_BYTES);
     while (error != 0 && again(mapping, error == ENOSPC ? ENOMEM : error, &tries));
@@ -483,14 +541,17 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
     uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
+    poison_end(mapping, page, pages);
     while (at < end) {
         const char *content = from == NULL ? NULL : (const char *)from + (at - page) * TIDE_PAGE_BYTES;
+        uint64_t *users = window_enter(mapping);
         const uint64_t bytes = (mapping_foreign_find(mapping, at, end, true) - at) * TIDE_PAGE_BYTES;
         const int64_t some =
             bytes == 0 ? -ENOENT
                        : fill_some(mapping, address_of(mapping, at), bytes < most ? bytes : most, content, writable);
         int error = some < 0 ? (int)-some : 0;
 
+        window_leave(users);
         if (some >= 0) {
             at += (uint64_t)some / TIDE_PAGE_BYTES;
         } else if (error == EEXIST) {
@@ -508,7 +569,6 @@ int mapping_fill(struct mapping *mapping, uint64_t page, unsigned pages, const v
             return error;
         }
     }
-    poison_end(mapping, page, pages);
     count(&counters_of(mapping)->filled, pages);
     return 0;
 }
@@ -526,12 +586,20 @@ int mapping_store(struct mapping *mapping, uint64_t page, unsigned pages, const 
 /* Pages of these that are shown may be written from now on, or may not. */
 static void write_protect(struct mapping *mapping, uint64_t page, uint64_t pages, bool writable)
 {
-    struct uffdio_writeprotect want = { .range = { address_of(mapping, page), pages * TIDE_PAGE_BYTES },
-                                        .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
+    uint64_t at = page, own;
     unsigned tries = 0;
 
-    while (ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 && again(mapping, errno, &tries))
-        continue;
+    do {
+        uint64_t *users = window_enter(mapping);
+
+        own = own_next(mapping, &at, page + pages);
+        struct uffdio_writeprotect want = { .range = { at * TIDE_PAGE_BYTES, own * TIDE_PAGE_BYTES },
+                                            .mode = writable ? 0 : UFFDIO_WRITEPROTECT_MODE_WP };
+        const int error = own != 0 && ioctl(mapping->faults, UFFDIO_WRITEPROTECT, &want) != 0 ? errno : 0;
+        window_leave(users);
+        if (error == 0 || !again(mapping, error, &tries))
+            at += own;
+    } while (own != 0);
 }
 
 /*
@@ -564,17 +632,22 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 {
     if (!writable && !mapping->shows_protected)
         return show_anew(mapping, page, pages);
+    poison_end(mapping, page, pages);
     const uint64_t end = page + pages;
-    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES, own;
+    uint64_t at = page, most = pages * (uint64_t)TIDE_PAGE_BYTES;
     unsigned tries = 0;
 
-    while ((own = own_next(mapping, &at, end)) != 0) {
-        const uint64_t bytes = own * TIDE_PAGE_BYTES;
-        struct uffdio_continue want = { .range = { address_of(mapping, at), bytes < most ? bytes : most },
+    for (;;) {
+        uint64_t *users = window_enter(mapping);
+        const uint64_t bytes = own_next(mapping, &at, end) * TIDE_PAGE_BYTES;
+        struct uffdio_continue want = { .range = { at * TIDE_PAGE_BYTES, bytes < most ? bytes : most },
                                         .mode = writable ? 0 : CONTINUE_MODE_WP };
-        const int result = ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
+        const int result = bytes == 0 ? 0 : ioctl(mapping->faults, UFFDIO_CONTINUE, &want);
         const int error = errno;
 
+        window_leave(users);
+        if (bytes == 0)
+            break;
         if (want.mapped > 0) {
             at += (uint64_t)want.mapped / TIDE_PAGE_BYTES;
         } else if (result != 0 && crosses_fence(error, &most)) {
@@ -591,7 +664,6 @@ int mapping_show(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
             return error;
         }
     }
-    poison_end(mapping, page, pages);
     count(&counters_of(mapping)->shown, pages);
     return 0;
 }
@@ -612,23 +684,28 @@ int mapping_zero(struct mapping *mapping, uint64_t page, unsigned pages, bool wr
 
 void mapping_protect(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own)
-        write_protect(mapping, at, own, false);
+    write_protect(mapping, page, pages, false);
 }
 
 void mapping_hide(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
-    uint64_t *users = window_enter(mapping);
+    uint64_t *users = told_enter(mapping);
+    uint64_t most = pages;
 
     for (uint64_t at = page, own; (own = own_next(mapping, &at, page + pages)) != 0; at += own) {
-        void *const first = (void *)(uintptr_t)address_of(mapping, at);
+        int result;
 
+        own = own < most ? own : most;
         /* _LOCKED: what the program has locked with mlock() too. It must not be hidden half. */
-        while (madvise(first, own * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) != 0) {
-            ASSERT_ALWAYS(errno == EAGAIN || errno == EINTR || errno == ENOMEM);
-            if (errno == ENOMEM)
-                break; /* a part is not mapped any more: nothing is shown there */
-        }
+        do
+            result = madvise((void *)(uintptr_t)address_of(mapping, at), own * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED);
+        while (result != 0 && (errno == EAGAIN || errno == EINTR));
+        /* ENOMEM: a part is not mapped any more, and nothing is shown there. */
+        if (result == 0 || errno == ENOMEM || own == 1)
+            continue;
+        /* EINVAL, EPERM: what the program has just put over a part is not to be emptied. The rest goes page by page. */
+        most = 1;
+        own = 0;
     }
     window_leave(users);
     count(&counters_of(mapping)->hidden, pages);
@@ -684,27 +761,41 @@ void mapping_fence(struct mapping *mapping, uint64_t page, bool readable)
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t pages)
 {
     (void)mapping_mend(mapping, page, pages);
+    poison_end(mapping, page, pages);
     /* With a barrier: the rights that were just given are seen by who fences from now on. */
     if (sync_add_32(&mapping->fences, 0) != 0)
         rights_set(mapping, page, pages, PROT_READ | PROT_WRITE);
 }
 
-void mapping_poison(struct mapping *mapping, uint64_t page)
+bool mapping_poison(struct mapping *mapping, uint64_t page)
 {
     struct {
         struct uffdio_range range;
         uint64_t mode;
         int64_t updated;
     } poison = { .range = { address_of(mapping, page), TIDE_PAGE_BYTES } };
-
     unsigned tries = 0;
+    int error;
 
-    while (ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 && errno != EEXIST)
-        if (!again(mapping, errno, &tries)) { /* before Linux 6.6 */
-            (void)sync_swap_32(&mapping->fences_for_poison, 1);
-            mapping_fence(mapping, page, false);
-            return;
-        }
+    (void)sync_swap_32(&mapping->poisons, 1);
+    do {
+        uint64_t *users = window_enter(mapping);
+        const bool own = mapping_foreign_find(mapping, page, page + 1, true) != page;
+
+        if (own) /* first, for who takes it away */
+            poison_note(mapping, page, true);
+        error = own && ioctl(mapping->faults, _IOWR(UFFDIO, 0x08, __typeof__(poison)), &poison) != 0 ? errno : 0;
+        window_leave(users);
+    } while (error != 0 && again(mapping, error, &tries));
+    if (error != 0 && error != EEXIST)
+        mapping_fence(mapping, page, false); /* before Linux 6.6 */
+    return error != EEXIST;
+}
+
+void mapping_clear(struct mapping *mapping, uint64_t page)
+{
+    mapping_hide(mapping, page, 1);
+    write_protect(mapping, page, 1, true);
 }
 
 void mapping_wake(struct mapping *mapping, uint64_t page)

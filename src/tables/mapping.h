@@ -49,6 +49,7 @@ struct mapping_counters {
 struct mapping {
     uint64_t pages;      /* [A] 0: there is none here; all else is [I] while it is not */
     uint64_t first_page; /* page number of the first byte of the window */
+    uint64_t end_page;   /* page number behind its last byte */
     char *window;
     void *owner;                             /* the space */
     int file;                                /* memfd */
@@ -57,7 +58,8 @@ struct mapping {
     bool large;                              /* the file takes folios larger than a page for writes of many pages */
     bool by_threads;                         /* TIDE_DELIVERY_THREADS */
     uint32_t fences;                         /* [A] pages were fenced */
-    uint32_t fences_for_poison;              /* [A] by mapping_poison(): whatever is shown again loses its fence */
+    uint32_t poisons;                        /* [A] pages were poisoned */
+    uint64_t *poisoned;                      /* [A] a bit for each page: it may be */
     uint64_t *foreign;                       /* [A] a bit for each page of the window; written under the lock */
     uint64_t foreign_pages;                  /* [A] bits that are set */
     const char *zeroes;                      /* MAPPING_BATCH pages of zeroes to copy from */
@@ -140,11 +142,14 @@ TIDE_MUST_CHECK int mapping_write(struct mapping *mapping, uint64_t address, con
 
 /*
  * For handler threads. Accesses to the page are SIGSEGV, those that write at least, until mapping_unfence(); or SIGBUS,
- * until it gets content. mapping_unfence() mends foreign pages too, as far as it can be.
+ * until that, or until it gets content. mapping_unfence() mends foreign pages too, as far as it can be.
  */
 void mapping_fence(struct mapping *mapping, uint64_t page, bool readable);
 void mapping_unfence(struct mapping *mapping, uint64_t page, uint64_t count);
-void mapping_poison(struct mapping *mapping, uint64_t page);
+/* False: it is shown, or was when it could not be written, of which the kernel keeps a mark: mapping_clear(). */
+bool mapping_poison(struct mapping *mapping, uint64_t page);
+/* Hides a page that is claimed, and leaves nothing of it in the hardware's page table, as if it had never been shown. */
+void mapping_clear(struct mapping *mapping, uint64_t page);
 
 /* Ends the sleep of a thread whose fault came by TIDE_DELIVERY_THREADS, and that nothing above has woken. */
 void mapping_wake(struct mapping *mapping, uint64_t page);

@@ -228,8 +228,7 @@ static bool maps_next(struct maps *maps, struct area *area)
 
 /* ---- what the kernel tells -------------------------------------------------------------------------------------- */
 
-/* Is a call of the program's under way that unmaps pages? Until it was read of, and the thread has run. */
-static bool is_told(const struct mapping *mapping)
+bool window_is_told(const struct mapping *mapping)
 {
     return ioctl(mapping->faults, UFFDIO_WRITEPROTECT, NULL) != 0 && errno == EAGAIN;
 }
@@ -256,7 +255,7 @@ static bool message_read(struct mapping *mapping, struct uffd_msg *message)
     if (read(mapping->faults, message, sizeof *message) != (ssize_t)sizeof *message)
         return false;
     if (message->event == UFFD_EVENT_UNMAP) { /* it may have more than the window */
-        const uint64_t window_end = mapping->first_page + sync_load_64(&mapping->pages);
+        const uint64_t window_end = mapping->end_page;
         uint64_t page = message->arg.remove.start / TIDE_PAGE_BYTES, end = message->arg.remove.end / TIDE_PAGE_BYTES;
 
         page = page < mapping->first_page ? mapping->first_page : page;
@@ -346,9 +345,11 @@ static bool plug(struct mapping *mapping, uint64_t page, uint64_t end)
 static bool adopt(struct mapping *mapping, uint64_t page, uint64_t end)
 {
     void *const at = (void *)(uintptr_t)(page * TIDE_PAGE_BYTES);
+    const size_t bytes = (end - page) * TIDE_PAGE_BYTES;
 
     (void)sync_swap_32(&mapping->fences, 1);
-    return secure(mapping, page, end) && madvise(at, (end - page) * TIDE_PAGE_BYTES, MADV_DONTNEED_LOCKED) == 0;
+    /* It may be a plug that was not finished. */
+    return secure(mapping, page, end) && keep_to_oneself(at, bytes) && madvise(at, bytes, MADV_DONTNEED_LOCKED) == 0;
 }
 
 /* Are the pages from this one on that lie in the area the window's? */
@@ -462,7 +463,7 @@ void window_events_take(struct mapping *mapping)
     uint64_t address;
     bool write;
 
-    while (is_told(mapping) && mapping_fault_next(mapping, &address, &write))
+    while (window_is_told(mapping) && mapping_fault_next(mapping, &address, &write))
         mapping_wake(mapping, address / TIDE_PAGE_BYTES);
 }
 
@@ -512,6 +513,10 @@ tide_status window_map(struct mapping *mapping, uint64_t bytes)
     if (bits == MAP_FAILED)
         return no_window(bytes, errno);
     mapping->foreign = bits;
+    bits = mmap(NULL, pages / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (bits == MAP_FAILED)
+        return no_window(bytes, errno);
+    mapping->poisoned = bits;
     char *reserved = place_find(mapping, bytes + HUGE_BYTES);
     if (reserved == MAP_FAILED)
         return no_window(bytes, errno);
@@ -525,6 +530,7 @@ tide_status window_map(struct mapping *mapping, uint64_t bytes)
     }
     mapping->window = begin;
     sync_store_64(&mapping->first_page, (uintptr_t)begin / TIDE_PAGE_BYTES);
+    mapping->end_page = mapping->first_page + pages;
     if (begin != reserved)
         (void)munmap(reserved, (size_t)(begin - reserved));
     const size_t behind = (size_t)(reserved + HUGE_BYTES - begin);
@@ -546,33 +552,62 @@ tide_status window_map(struct mapping *mapping, uint64_t bytes)
     return TIDE_SUCCESS;
 }
 
-/*
- * What is registered would have munmap() wait for a reader, who is gone. What the kernel will not unregister is not the
- * window's, though nobody has told, and stays.
- */
-static void pages_unmap(const struct mapping *mapping, uint64_t page, uint64_t end)
+static bool run_unregister(const struct mapping *mapping, uint64_t page, uint64_t end)
 {
     struct uffdio_range range = { page * TIDE_PAGE_BYTES, (end - page) * TIDE_PAGE_BYTES };
 
-    if (ioctl(mapping->faults, UFFDIO_UNREGISTER, &range) == 0)
-        (void)munmap((void *)(uintptr_t)range.start, range.len);
+    return ioctl(mapping->faults, UFFDIO_UNREGISTER, &range) == 0;
 }
 
+/* What the kernel will not unregister is not the window's, though nobody has told, and stays. */
+static bool run_unmap(const struct mapping *mapping, uint64_t page, uint64_t end)
+{
+    return run_unregister(mapping, page, end) &&
+           munmap((void *)(uintptr_t)(page * TIDE_PAGE_BYTES), (end - page) * TIDE_PAGE_BYTES) == 0;
+}
+
+/* All that is the window's still. */
+static void runs_call(const struct mapping *mapping,
+                      bool (*call)(const struct mapping *mapping, uint64_t page, uint64_t end))
+{
+    for (uint64_t page = mapping->first_page, end; page < mapping->end_page; page = end) {
+        page = mapping_foreign_find(mapping, page, mapping->end_page, false);
+        end = mapping_foreign_find(mapping, page, mapping->end_page, true);
+        if (page < end)
+            (void)call(mapping, page, end);
+    }
+}
+
+/* Who unmapped a part at this moment is not to wait for ever, and what he put there is his. True: there was one. */
+static bool messages_drain(struct mapping *mapping)
+{
+    struct uffd_msg message;
+    bool any = false;
+
+    while (window_is_told(mapping))
+        if (message_read(mapping, &message))
+            any = true;
+        else
+            (void)sched_yield();
+    return any;
+}
+
+/*
+ * What is registered would have munmap() wait for a reader, who is gone. Once nothing is, no more is told; only then is
+ * it known what of the window is somebody else's.
+ */
 void window_unmap(struct mapping *mapping, uint64_t bytes)
 {
-    const uint64_t pages = bytes / TIDE_PAGE_BYTES, first = mapping->first_page;
-    struct uffd_msg message;
+    const uint64_t pages = bytes / TIDE_PAGE_BYTES;
 
-    for (uint64_t page = first, end; mapping->window != NULL && page < first + pages; page = end) {
-        page = mapping_foreign_find(mapping, page, first + pages, false);
-        end = mapping_foreign_find(mapping, page, first + pages, true);
-        if (page < end)
-            pages_unmap(mapping, page, end);
+    if (mapping->window != NULL) {
+        do
+            runs_call(mapping, run_unregister);
+        while (messages_drain(mapping)); /* it may have stood in the way */
+        runs_call(mapping, run_unmap);
     }
-    /* Who unmapped a part at this moment is not to wait for ever. */
-    while (mapping->faults >= 0 && is_told(mapping))
-        if (read(mapping->faults, &message, sizeof message) < 0)
-            (void)sched_yield();
     if (mapping->foreign != NULL)
         (void)munmap(mapping->foreign, pages / 8);
+    if (mapping->poisoned != NULL)
+        (void)munmap(mapping->poisoned, pages / 8);
 }

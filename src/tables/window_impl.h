@@ -17,6 +17,8 @@
 TIDE_MUST_CHECK tide_status window_map(struct mapping *mapping, uint64_t bytes);
 /* Unmaps what is still the window's, however far window_map() came. Nobody uses the mapping any more. */
 void window_unmap(struct mapping *mapping, uint64_t bytes);
+/* Is a call of the program's under way that unmaps pages? Until it was read of, and the thread has run. */
+bool window_is_told(const struct mapping *mapping);
 /* What the kernel has told of the window is seen to; faults that came with it come again. */
 void window_events_take(struct mapping *mapping);
 

@@ -144,6 +144,7 @@ enum ambush_deed {
     AMBUSH_DECOMMIT,    /* its pages go */
     AMBUSH_RENEW,       /* it goes, and another comes at its place */
     AMBUSH_DECOMMITTER, /* another thread decommits and has to wait for this one's claim */
+    AMBUSH_WATCH_FRESH, /* a region with write watch comes behind it, of which nothing was touched */
     AMBUSH_WATCH /* a region with write watch comes behind it, and a page of it is written, trimmed and reported */
 };
 
@@ -194,6 +195,21 @@ static tide_status watched_region(tide_space *space, tide_address base)
     return !tide_failed(status) && reported(space, base) == 1 ? TIDE_SUCCESS : TIDE_INVARIANT_VIOLATED;
 }
 
+/* Committed in parts, so that the pages say so themselves. */
+static tide_status committed_in_parts(tide_space *space, tide_address base, uint32_t type)
+{
+    uint64_t bytes = 16 * PAGE;
+    tide_status status = tide_virtual_alloc(space, &base, &bytes, TIDE_MEM_RESERVE | type, TIDE_PAGE_READWRITE);
+
+    for (unsigned i = 0; i < 2 && status == TIDE_SUCCESS; i++) {
+        tide_address part = base + i * 8 * PAGE;
+
+        bytes = 8 * PAGE;
+        status = tide_virtual_alloc(space, &part, &bytes, TIDE_MEM_COMMIT, TIDE_PAGE_READWRITE);
+    }
+    return status;
+}
+
 static void ambush_hook(const void *address)
 {
     if (ambush.space == NULL || ambush.sprung || (const char *)address < ambush.from ||
@@ -205,6 +221,10 @@ static void ambush_hook(const void *address)
 
         if (pthread_create(&ambush.decommitter, NULL, decommitter_main, &ambush) == 0)
             wait_until_waited_for(pte);
+        return;
+    }
+    if (ambush.deed == AMBUSH_WATCH_FRESH) {
+        ambush.status = committed_in_parts(ambush.space, ambush.base + ambush.pages * PAGE, TIDE_MEM_WRITE_WATCH);
         return;
     }
     if (ambush.deed == AMBUSH_WATCH) {
@@ -367,6 +387,32 @@ static void pages_of_a_new_watched_region_are_not_shown_for_writing(void **state
     assert_status(tide_space_destroy(space), TIDE_SUCCESS);
     scene_close(scene);
 }
+
+/* The same of fresh pages, which come with the faulting one. */
+static void fresh_pages_of_a_new_watched_region_are_not_for_writing(void **state)
+{
+    struct scene *scene = *state;
+    const uint64_t word = 2;
+    tide_space *space;
+
+    if (tide_mapped_check(TIDE_DELIVERY_SIGNAL) != TIDE_SUCCESS)
+        skip();
+    scene_open(scene, FRAMES, SLOTS);
+    assert_status(tide_mapped_space_create(scene->engine, NULL, &space), TIDE_SUCCESS);
+    tide_address base = 0, highest = 0;
+    assert_status(tide_space_range(space, &base, &highest), TIDE_SUCCESS);
+    assert_status(committed_in_parts(space, base, 0), TIDE_SUCCESS);
+    for (unsigned i = 15; i-- > 0;) /* downwards, and nothing beside them */
+        if (page_now(space, base + i * PAGE).state != TIDE_PAGE_STATE_ACTIVE)
+            assert_false(tide_failed(tide_touch(space, base + i * PAGE, TIDE_ACCESS_WRITE)));
+    const uint64_t *follower = pte_at(space, base + 16 * PAGE);
+    assert_status(ambushed_fault(scene, AMBUSH_WATCH_FRESH, follower, sizeof *follower, 0, space, base, 15),
+                  TIDE_PAGE_FAULT_DEMAND_ZERO);
+    assert_false(tide_failed(tide_write(space, base + 16 * PAGE, &word, sizeof word)));
+    assert_int_equal(reported(space, base + 16 * PAGE), 1);
+    assert_status(tide_space_destroy(space), TIDE_SUCCESS);
+    scene_close(scene);
+}
 #endif
 
 int main(void)
@@ -382,6 +428,7 @@ int main(void)
         SCENE_TEST(a_page_is_put_where_the_new_region_looks_for_it),
         SCENE_TEST(tables_of_a_fault_that_came_too_late_are_charged),
         SCENE_TEST(pages_of_a_new_watched_region_are_not_shown_for_writing),
+        SCENE_TEST(fresh_pages_of_a_new_watched_region_are_not_for_writing),
 #endif
     };
 
